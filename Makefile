@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# make            set everything up in .venv
+# make demo       real images -> train -> test -> re-parameterize -> test again -> summary
+# make test       the whole test suite
+# make lint       format and lint checks
+# Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
+
+.PHONY: env demo test lint clean
+env: $(STAMP)
+
+$(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
+	@rm -f $(VENV)/.installed*
+	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' tools/setup_env.sh
+	@touch $@
+
+demo: $(STAMP)
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) work_dirs data build *.egg-info

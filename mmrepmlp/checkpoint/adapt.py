@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a state dict from anywhere fit a RepMLPNet, or say why it cannot."""
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names, unwrap
+
+TILES = "tile_pixels"
+
+
+def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> None:
+    """Rename, and fold where the model is in deploy form, the part of a state dict that belongs to a RepMLPNet.
+
+    Args:
+        model: The RepMLPNet that is about to load.
+        state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
+        prefix: Where the model sits in the state dict, e.g. ``"backbone."``.
+
+    Raises:
+        ValueError: The state dict is of another network, another architecture, or of a form that cannot become the
+            model's.
+    """
+    own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    if not own:
+        return
+    state = to_native_names(own if prefix else backbone_part(unwrap(own)))
+    if not architecture_of(state):
+        raise ValueError(
+            f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Accepted are the names of "
+            "mmpretrain's RepMLPNet, with or without 'backbone.', and the authors'."
+        )
+    expected = model.state_dict()
+    form = form_of(state)
+    if form != form_of(expected):
+        if not model.deploy:
+            raise ValueError(
+                f"The state dict is in {form} form and has no local branches to train; the model is in "
+                f"{form_of(expected)} form. Build the model with deploy=True."
+            )
+        state = fold(model, state, form)
+    check_architecture(expected, state)
+    for name in list(own):
+        del state_dict[prefix + name]
+    state_dict.update({prefix + name: value for name, value in state.items()})
+
+
+def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+    """Convert a state dict of a model's training form, or of its injected form, to its deploy form.
+
+    Raises:
+        ValueError: The state dict does not fit the model.
+    """
+    kernels = architecture_of(state).get("reparam_conv_kernels", ())
+    with torch.device("meta"):
+        source = model.build_training_form(reparam_conv_kernels=kernels)
+    if form == "injected":
+        for unit in (unit for stage in source.stages for unit in stage):
+            unit.repmlp_block.switch_to_deploy()
+    check_architecture(source.state_dict(), state)
+    try:
+        nn.Module.load_state_dict(source, state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"The state dict cannot be folded into deploy form. {error}") from error
+    source.switch_to_deploy()
+    return source.state_dict()
+
+
+def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Compare what two state dicts say of their networks.
+
+    Raises:
+        ValueError: They differ; the message names each difference.
+    """
+    wanted, given = architecture_of(expected), architecture_of(state)
+    differences = [
+        f"{key} {given[key]} (the model: {wanted[key]})" for key in wanted if key in given and given[key] != wanted[key]
+    ]
+    if not differences:
+        return
+    advice = "Build the model with the arch and img_size of the checkpoint, or load another checkpoint."
+    raise ValueError(f"The state dict is of another RepMLPNet: {'; '.join(differences)}. {advice}")
+
+
+def abbreviate(names: object, limit: int = 10) -> str:
+    """List names, at most ``limit`` of them and the count of the rest."""
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a state dict says of the network that it came from: its names, its form, its architecture."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+# The authors' names and ours, which are mmpretrain's.
+RENAMES = (
+    (r"^conv_embedding\.conv\.", "patch_embed.projection."),
+    (r"^conv_embedding\.bn\.", "patch_embed.norm."),
+    (r"^embeds\.", "downsample_layers."),
+    (r"^head_norm\.", "final_norm."),
+    (r"\.prebn([12])\.", r".norm\1."),
+    (r"\.gp\.fc([12])\.", r".gp.conv\1.conv."),
+)
+WRAPPERS = ("state_dict", "model")
+UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
+
+
+def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Find the state dict inside a checkpoint (under ``state_dict`` or ``model``, or plain), without ``module.``."""
+    for key in WRAPPERS:
+        if isinstance(checkpoint.get(key), Mapping):
+            return unwrap(checkpoint[key])
+    if checkpoint and all(str(name).startswith("module.") for name in checkpoint):
+        return unwrap({name.removeprefix("module."): value for name, value in checkpoint.items()})
+    return dict(checkpoint)
+
+
+def to_native_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' tensors; a state dict that has our names already comes back as it is."""
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take a whole model's state dict apart: what belongs to its backbone, under the backbone's own names."""
+    if any(name.startswith("backbone.") for name in state):
+        return {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
+
+
+def form_of(names: Iterable[str]) -> str:
+    """Tell a network's form by the names of its tensors.
+
+    Returns:
+        ``"training"``; ``"injected"``, where only the blocks are converted, which is what the authors' and
+        mmpretrain's conversion leaves; or ``"deploy"``.
+    """
+    names = list(names)
+    if any(".fc3_bn." in name for name in names):
+        return "training"
+    return "injected" if any(name.endswith(".norm1.running_mean") for name in names) else "deploy"
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """Read a network's architecture from the shapes of its tensors.
+
+    Args:
+        state: A backbone's state dict with our names, in any form.
+
+    Returns:
+        What could be read: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
+        entry for each stage; ``reparam_conv_kernels``, in training form; ``in_channels`` and ``patch_size``.
+    """
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    units = [(int(stage), int(unit), rest) for stage, unit, rest in (m.groups() for m in map(UNIT.match, shapes) if m)]
+    found: dict[str, object] = {}
+    if units:
+        stages = range(max(stage for stage, _, _ in units) + 1)
+        found["depths"] = [max((u for s, u, _ in units if s == stage), default=-1) + 1 for stage in stages]
+        fc3 = [shapes.get(f"stages.{i}.0.repmlp_block.fc3.weight") for i in stages]
+        conv1 = [shapes.get(f"stages.{i}.0.repmlp_block.gp.conv1.conv.weight") for i in stages]
+        if all(fc3):
+            found["sharesets_nums"] = [rows // pixels for rows, pixels, *_ in fc3]
+            found["tile_pixels"] = [pixels for _, pixels, *_ in fc3]
+        if all(conv1):
+            found["channels"] = [inputs for _, inputs, *_ in conv1]
+            found["bottlenecks"] = [outputs for outputs, *_ in conv1]
+        if form_of(shapes) == "training":
+            kernels = {re.search(r"\.repconv(\d+)\.", rest) for _, _, rest in units}
+            found["reparam_conv_kernels"] = sorted({int(match[1]) for match in kernels if match})
+    if "patch_embed.projection.weight" in shapes:
+        _, found["in_channels"], *patch = shapes["patch_embed.projection.weight"]
+        found["patch_size"] = patch
+    return found

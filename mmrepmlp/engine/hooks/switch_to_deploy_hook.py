@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmrepmlp.registry import HOOKS
+from mmrepmlp.reparam import switch_to_deploy
+
+
+@HOOKS.register_module()
+class SwitchToDeployHook(Hook):
+    """Evaluate a model in its deploy form.
+
+    A test run converts the runner's model before the first batch. A validation run, if asked for, works on a
+    converted copy, and training goes on in training form. Weights that another hook puts into the model for the
+    evaluation, such as :class:`mmengine.hooks.EMAHook`'s averages, are the ones that are converted.
+
+    Args:
+        val: Whether to convert for validation as well. Default: False.
+    """
+
+    # After the hooks that exchange weights before an epoch, and, at its end, before the checkpoint is saved.
+    priority = "LOW"
+
+    def __init__(self, val: bool = False) -> None:
+        self.val = val
+        self.training_form: nn.Module | None = None
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Put the deploy form in the place of the runner's model."""
+        set_model(runner, deployed_copy(get_model(runner)))
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Put a converted copy in the place of the runner's model."""
+        if self.val:
+            self.training_form = get_model(runner)
+            set_model(runner, deployed_copy(self.training_form))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Put the model in training form back."""
+        if self.val:
+            set_model(runner, self.training_form)
+            self.training_form = None
+
+
+def deployed_copy(model: nn.Module) -> nn.Module:
+    """Convert a copy: hooks hold on to the runner's model and exchange its weights after the evaluation."""
+    return switch_to_deploy(copy.deepcopy(model))
+
+
+def get_model(runner: Runner) -> nn.Module:
+    """The runner's model without a distributed wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def set_model(runner: Runner, model: nn.Module) -> None:
+    """Replace the runner's model, inside the distributed wrapper if there is one."""
+    if is_model_wrapper(runner.model):
+        runner.model.module = model
+    else:
+        runner.model = model

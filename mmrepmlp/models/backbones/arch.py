@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architectures by name, and the checks of what a config says about one."""
+
+from collections.abc import Sequence
+
+ARCHITECTURES = {
+    ("t", "tiny"): dict(channels=[64, 128, 256, 512], depths=[2, 2, 6, 2], sharesets_nums=[1, 4, 16, 128]),
+    ("b", "base"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 12, 2], sharesets_nums=[1, 4, 32, 128]),
+    ("d", "deep"): dict(channels=[80, 160, 320, 640], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 16, 128]),
+    ("l", "large"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 32, 256]),
+}
+KEYS = ("channels", "depths", "sharesets_nums")
+
+
+def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
+    """Look an architecture up by name, or check one that is given as a dict.
+
+    Returns:
+        The lists ``channels``, ``depths`` and ``sharesets_nums``, in this order.
+
+    Raises:
+        ValueError: The name is unknown or the dict describes no network.
+    """
+    if isinstance(arch, str):
+        for names, settings in ARCHITECTURES.items():
+            if arch.lower() in names:
+                return {key: list(settings[key]) for key in KEYS}
+        known = ", ".join(f"{short.upper()} ({long})" for short, long in ARCHITECTURES)
+        raise ValueError(f"arch={arch!r} is unknown. Accepted: {known}, or a dict with the keys {', '.join(KEYS)}.")
+    if not isinstance(arch, dict) or set(arch) != set(KEYS):
+        given = sorted(arch) if isinstance(arch, dict) else repr(arch)
+        raise ValueError(f"arch={given}: a name or a dict with exactly the keys {', '.join(KEYS)} is accepted.")
+    settings = {key: list(arch[key]) if isinstance(arch[key], Sequence) else arch[key] for key in KEYS}
+    for key, values in settings.items():
+        if not isinstance(values, list) or any(not isinstance(v, int) or v < 1 for v in values) or not values:
+            raise ValueError(f"arch[{key!r}]={values!r}: a list of positive ints, one for each stage, is accepted.")
+    lengths = {key: len(values) for key, values in settings.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"arch has lists of different lengths ({lengths}): each needs one entry for each stage.")
+    for stage, (channels, _, sets) in enumerate(zip(*settings.values())):
+        if channels % sets:
+            raise ValueError(
+                f"arch: the {channels} channels of stage {stage} cannot be dealt to sharesets_nums={sets} sets: give "
+                "a divisor of the channels."
+            )
+    return settings
+
+
+def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Read a height and a width in pixels from an int or a pair of ints."""
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+        raise ValueError(f"{name}={value!r}: a positive int or a pair (height, width) of them is accepted.")
+    return pair
+
+
+def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """Sizes (h, w) in pixels of the tile in each stage: one tile covers an image of ``img_size``.
+
+    Raises:
+        ValueError: ``img_size`` is no multiple of the last stage's stride.
+    """
+    strides = [patch * 2 ** (stages - 1) for patch in patch_size]
+    if any(side % stride for side, stride in zip(img_size, strides)):
+        below = tuple(max(side // stride, 1) * stride for side, stride in zip(img_size, strides))
+        raise ValueError(
+            f"img_size={img_size} must be a multiple of {tuple(strides)}, the stride of the last of {stages} stages "
+            f"with patch_size={patch_size}; {below} would do. Images of any other size may still be fed to the model."
+        )
+    return [tuple(side // patch // 2**i for side, patch in zip(img_size, patch_size)) for i in range(stages)]
+
+
+def resolve_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    """Check which stages to return; negative ones count from the end.
+
+    Raises:
+        ValueError: An index is out of range, given twice, or none is given.
+    """
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not given or any(not isinstance(i, int) or not -stages <= i < stages for i in given):
+        raise ValueError(f"out_indices={out_indices!r}: ints from {-stages} to {stages - 1} are accepted.")
+    indices = tuple(sorted({i % stages for i in given}))
+    if len(indices) < len(given):
+        raise ValueError(f"out_indices={out_indices!r} names a stage twice.")
+    return indices

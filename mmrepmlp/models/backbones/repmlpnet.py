@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmengine.model import BaseModule, ModuleList, Sequential
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmrepmlp.checkpoint import adapt_state_dict
+from mmrepmlp.registry import MODELS
+from mmrepmlp.reparam import Reparameterizable
+
+from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
+from .arch import resolve_arch, resolve_indices, resolve_tiles, to_pair
+
+
+@MODELS.register_module()
+class RepMLPNet(BaseModule, Reparameterizable):
+    """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
+
+    Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
+    the fully connected layers see. State dicts with mmpretrain's names or the authors' load alike; in deploy form so
+    do training-form ones, folded on the way in.
+
+    Args:
+        arch: A letter (T, B, D, L), a long name (tiny, base, deep, large), both in any case, or a dict with the lists
+            ``channels``, ``depths`` and ``sharesets_nums``, one entry for each stage.
+        img_size: Height and width in pixels of the image that makes one tile, a multiple of the last stage's stride.
+            Default: 224.
+        in_channels: Number of image channels. Default: 3.
+        patch_size: Height and width in pixels of the patches of the stem. Default: 4.
+        out_indices: Stages whose maps to return; negative ones count from the end. Default: (3, ).
+        reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
+            Default: (1, 3), as in all released models.
+        globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
+        norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        final_norm: Whether a batch norm follows the last stage. Default: True.
+        drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0 at the first. Default: 0.
+        frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
+            Default: -1.
+        norm_eval: Whether batch norms stay in eval mode during training. Default: False.
+        with_cp: Whether to recompute each unit in the backward pass to save memory. Default: False.
+        deploy: Whether to build the deploy form. Default: False.
+        init_cfg: Initialization config. Default: None.
+
+    Raises:
+        ValueError: An argument is out of its range; the message says what is accepted.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict,
+        img_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        patch_size: int | tuple[int, int] = 4,
+        out_indices: int | Sequence[int] = (3,),
+        reparam_conv_kernels: Sequence[int] | None = (1, 3),
+        globalperceptron_ratio: int = 4,
+        norm_cfg: dict = dict(type="BN", requires_grad=True),
+        final_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        deploy: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch_settings = resolve_arch(arch)
+        self.channels, self.depths, self.sharesets_nums = self.arch_settings.values()
+        self.img_size, self.patch_size = to_pair("img_size", img_size), to_pair("patch_size", patch_size)
+        self.out_indices = resolve_indices(out_indices, len(self.depths))
+        self.norm_eval, self.with_cp = norm_eval, with_cp
+        if not -1 <= frozen_stages <= len(self.depths):
+            raise ValueError(f"frozen_stages={frozen_stages}: an int from -1 to {len(self.depths)} is accepted.")
+        self.frozen_stages = frozen_stages
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                f"drop_path_rate={drop_path_rate}: a number from 0 up to, but not including, 1 is accepted."
+            )
+        # What loading needs to rebuild the training form that a checkpoint comes from.
+        self._training_form = dict(
+            arch=self.arch_settings,
+            img_size=self.img_size,
+            in_channels=in_channels,
+            patch_size=self.patch_size,
+            out_indices=self.out_indices,
+            reparam_conv_kernels=reparam_conv_kernels,
+            globalperceptron_ratio=globalperceptron_ratio,
+            norm_cfg=norm_cfg,
+            final_norm=final_norm,
+        )
+
+        self.patch_embed = PatchEmbed(in_channels, self.channels[0], self.patch_size, norm_cfg, deploy)
+        self.stages = ModuleList()
+        self.downsample_layers = ModuleList()
+        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(self.depths), device="cpu").tolist())
+        tiles = resolve_tiles(self.img_size, self.patch_size, len(self.depths))
+        for i, (channels, depth, (h, w)) in enumerate(zip(self.channels, self.depths, tiles)):
+            if i:
+                self.downsample_layers.append(ConvBN(self.channels[i - 1], channels, 2, norm_cfg, True, deploy))
+            units = [
+                RepMLPNetUnit(
+                    channels,
+                    h=h,
+                    w=w,
+                    reparam_conv_kernels=reparam_conv_kernels,
+                    globalperceptron_ratio=globalperceptron_ratio,
+                    num_sharesets=self.sharesets_nums[i],
+                    drop_path_rate=next(drop_rates),
+                    norm_cfg=norm_cfg,
+                    deploy=deploy,
+                )
+                for _ in range(depth)
+            ]
+            self.stages.append(Sequential(*units))
+        if not final_norm:
+            self.final_norm = nn.Identity()
+        elif deploy:
+            self.final_norm = ScaleShift(self.channels[-1])
+        else:
+            self.final_norm = build_batch_norm(norm_cfg, self.channels[-1], fusible=True)
+        self._freeze_stages()
+
+    @property
+    def deploy(self) -> bool:
+        """Whether every part is in deploy form."""
+        parts = [module for module in self.modules() if module is not self and isinstance(module, Reparameterizable)]
+        return all(part.deploy for part in parts) and not isinstance(self.final_norm, _BatchNorm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract feature maps.
+
+        Args:
+            x: Images, shape (N, in_channels, H, W), with any H and W.
+
+        Returns:
+            The map of each stage in ``out_indices``, before its downsampling: shape (N, channels[i], ceil(H / stride),
+            ceil(W / stride)) with strides 4, 8, 16, 32 at the default patch size.
+        """
+        outs = []
+        x = self.patch_embed(x)
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = self.downsample_layers[i - 1](x)
+            for unit in stage:
+                x = recompute(unit, x) if self.with_cp and self.training and torch.is_grad_enabled() else unit(x)
+            if i in self.out_indices:
+                outs.append(self.final_norm(x) if i == len(self.stages) - 1 else x)
+        return tuple(outs)
+
+    def switch_to_deploy(self) -> None:
+        """Convert to deploy form in place: a network without batch norms and local branches, same outputs."""
+        for module in [self.patch_embed, *self.downsample_layers, *(unit for stage in self.stages for unit in stage)]:
+            module.switch_to_deploy()
+        if isinstance(self.final_norm, _BatchNorm):
+            self.final_norm = ScaleShift.from_batch_norm(self.final_norm)
+        self._freeze_stages()
+
+    def train(self, mode: bool = True) -> "RepMLPNet":
+        """Set the mode; frozen stages stay in eval mode, and so do all batch norms with ``norm_eval``."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = self.frozen_stages
+        for part in [self.patch_embed, *self.stages[:frozen], *self.downsample_layers[: max(frozen - 1, 0)]]:
+            part.eval()
+            part.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Tell how deep a parameter sits, for layer-wise learning rate decay.
+
+        The stem is layer 0, every unit is a layer, a downsampling belongs to the unit that it feeds, and what follows
+        the stages is the last layer.
+
+        Args:
+            param_name: Name of the parameter.
+            prefix: Name of this backbone in the whole model, e.g. ``"backbone."``.
+
+        Returns:
+            The parameter's layer, from 0, and the number of layers.
+        """
+        num_layers = sum(self.depths) + 2
+        name = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
+        if name[0] == "patch_embed":
+            return 0, num_layers
+        if name[0] == "stages":
+            return sum(self.depths[: int(name[1])]) + int(name[2]) + 1, num_layers
+        if name[0] == "downsample_layers":
+            return sum(self.depths[: int(name[1]) + 1]) + 1, num_layers
+        return num_layers - 1, num_layers
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        adapt_state_dict(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def build_training_form(self, **changes) -> "RepMLPNet":
+        """Build the network that this one is, or would be, the deploy form of; its weights are not copied."""
+        return type(self)(**{**self._training_form, **changes})
+
+
+def recompute(unit: nn.Module, x: Tensor) -> Tensor:
+    """Run a unit without keeping its activations; the backward pass runs it once more."""
+    if torch.compiler.is_compiling():
+        return checkpoint(unit, x, use_reentrant=False)
+    return checkpoint(unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), keep_statistics(unit)))
+
+
+@contextmanager
+def keep_statistics(module: nn.Module):
+    """Leave running statistics alone, so that a batch that passes twice counts once."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    saved = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in saved:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+from .block import RepMLPBlock
+from .conv import ConvBN, PatchEmbed
+from .norm import ScaleShift, build_batch_norm
+from .unit import RepMLPNetUnit
+
+__all__ = ["ConvBN", "PatchEmbed", "RepMLPBlock", "RepMLPNetUnit", "ScaleShift", "build_batch_norm"]

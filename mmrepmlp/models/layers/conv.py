@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions that do not overlap, each with the batch norm that it absorbs in deploy form."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift
+
+from .norm import build_batch_norm
+
+
+def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
+    """Pad a map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
+    bottom, right = -x.size(-2) % h, -x.size(-1) % w
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def set_weight_and_bias(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Replace the parameters of a layer by folded ones, keeping shape, dtype and ``requires_grad``."""
+    old = layer.weight
+    layer.weight = nn.Parameter(weight.view_as(old).to(old), requires_grad=old.requires_grad)
+    layer.bias = nn.Parameter(bias.to(old), requires_grad=old.requires_grad)
+
+
+@torch.no_grad()
+def fold_following_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
+    """Fold the batch norm behind a convolution into it, in place. Returns what to put where the norm was."""
+    set_weight_and_bias(conv, *fold_after(conv.weight, conv.bias, *scale_and_shift(norm)))
+    return nn.Identity().train(norm.training)
+
+
+@torch.no_grad()
+def fold_preceding_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
+    """Fold the batch norm in front of a pointwise convolution into it, in place. Returns what to put where it was."""
+    set_weight_and_bias(conv, *fold_before(conv.weight, conv.bias, *scale_and_shift(norm)))
+    return nn.Identity().train(norm.training)
+
+
+class ConvBN(nn.Module, Reparameterizable):
+    """A convolution whose stride is its kernel size, its batch norm and a ReLU; without the norm in deploy form.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the kernel in pixels, and the stride.
+        norm_cfg: Config of the batch norm.
+        relu: Whether a ReLU follows.
+        deploy: Whether to build the deploy form.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, norm_cfg: dict, relu: bool, deploy: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=kernel_size, bias=deploy)
+        self.bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, out_channels)
+        self.relu = nn.ReLU() if relu else nn.Identity()
+
+    @property
+    def deploy(self) -> bool:
+        return isinstance(self.bn, nn.Identity)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride)); an odd row or column is padded, not lost."""
+        return self.relu(self.bn(self.conv(pad_to_multiple(x, *self.conv.stride))))
+
+    def switch_to_deploy(self) -> None:
+        """Fold the batch norm into the convolution, in place."""
+        if not self.deploy:
+            self.bn = fold_following_norm(self.conv, self.bn)
+
+
+class PatchEmbed(nn.Module, Reparameterizable):
+    """Cut an image into patches and embed each: convolution, batch norm, ReLU (paper section 3.5).
+
+    Args:
+        in_channels: Number of image channels.
+        channels: Number of channels of the embedding.
+        patch_size: Height and width of a patch in pixels.
+        norm_cfg: Config of the batch norm.
+        deploy: Whether to build the deploy form.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, patch_size: tuple[int, int], norm_cfg: dict, deploy: bool = False
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(in_channels, channels, patch_size, stride=patch_size, bias=deploy)
+        self.norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, channels)
+
+    @property
+    def deploy(self) -> bool:
+        return isinstance(self.norm, nn.Identity)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) to (N, C, ceil(H / patch height), ceil(W / patch width))."""
+        return F.relu(self.norm(self.projection(pad_to_multiple(x, *self.projection.stride))))
+
+    def switch_to_deploy(self) -> None:
+        """Fold the batch norm into the projection, in place."""
+        if not self.deploy:
+            self.norm = fold_following_norm(self.projection, self.norm)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .conv import fold_preceding_norm
+
+
+class GlobalPerceptron(nn.Module):
+    """Gate the channels by what the whole map shows (paper section 3.1): average, squeeze, excite.
+
+    Args:
+        channels: Number of channels.
+        ratio: What to divide ``channels`` by for the width of the bottleneck.
+    """
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.conv1 = ConvModule(channels, channels // ratio, 1, act_cfg=dict(type="ReLU"))
+        self.conv2 = ConvModule(channels // ratio, channels, 1, act_cfg=dict(type="Sigmoid"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to gates between 0 and 1 of shape (N, C, 1, 1)."""
+        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
+    def absorb(self, norm: _BatchNorm) -> None:
+        """Fold a batch norm in front into the first layer; the average commutes with it."""
+        fold_preceding_norm(self.conv1.conv, norm)

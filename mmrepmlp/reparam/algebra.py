@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structural re-parameterization as plain tensor algebra.
+
+Every function returns float64, so that chained folds round once, when the caller casts the result to the dtype of the
+parameters it replaces.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def scale_and_shift(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Write a batch norm in eval mode as ``x * scale + shift``.
+
+    Args:
+        bn: A batch norm over C channels that tracks running statistics.
+
+    Returns:
+        ``scale`` and ``shift``, each of shape (C,), float64.
+
+    Raises:
+        ValueError: ``bn`` tracks no running statistics, so that its output depends on the batch.
+    """
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError(
+            f"{bn} has track_running_stats=False: its output depends on the batch and cannot be folded. "
+            "Use a norm_cfg with running statistics."
+        )
+    scale = torch.rsqrt(bn.running_var.double() + bn.eps)
+    if bn.weight is not None:
+        scale = scale * bn.weight.double()
+    shift = -bn.running_mean.double() * scale
+    if bn.bias is not None:
+        shift = shift + bn.bias.double()
+    return scale, shift
+
+
+def fold_after(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold a scale-and-shift that follows a convolution or linear layer into it.
+
+    Args:
+        weight: Shape (O, ...).
+        bias: Shape (O,), or None for zero.
+        scale: Shape (O,).
+        shift: Shape (O,).
+
+    Returns:
+        The weight and bias of the one layer that does both, float64.
+    """
+    folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+    return folded, shift if bias is None else bias.double() * scale + shift
+
+
+def fold_before(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold a scale-and-shift that precedes a pointwise convolution or linear layer into it.
+
+    Args:
+        weight: Shape (O, I) or (O, I, 1, 1). Larger kernels cannot absorb a shift where they see padding.
+        bias: Shape (O,), or None for zero.
+        scale: Shape (I,).
+        shift: Shape (I,).
+
+    Returns:
+        The weight and bias of the one layer that does both, float64.
+    """
+    matrix = weight.double().flatten(1)
+    folded_bias = matrix @ shift if bias is None else matrix @ shift + bias.double()
+    return (matrix * scale).view_as(weight), folded_bias
+
+
+def conv_to_fc(kernel: Tensor, h: int, w: int) -> Tensor:
+    """Write a depth-wise convolution with "same" zero padding as a fully connected layer (paper section 3.3).
+
+    The columns of the matrix are what the convolution makes of the identity, one pixel at a time.
+
+    Args:
+        kernel: Shape (S, 1, k, k) with odd k.
+        h: Height of the tile the convolution runs on, in pixels.
+        w: Width of the tile, in pixels.
+
+    Returns:
+        Shape (S, h * w, h * w), output pixel before input pixel, float64.
+    """
+    sets = kernel.size(0)
+    pixels = torch.eye(h * w, dtype=torch.float64, device=kernel.device).view(h * w, 1, h, w)
+    response = F.conv2d(pixels.expand(-1, sets, -1, -1), kernel.double(), padding=kernel.size(-1) // 2, groups=sets)
+    return response.flatten(2).permute(1, 2, 0)

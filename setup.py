@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging. The versions of the reference environment are pinned in requirements/; here are the ranges that work."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read_text())[1]
+
+EXTRAS = {
+    "cls": ["mmpretrain>=1.2.0,<2", "torchvision"],
+    # mmseg imports ftfy and regex without declaring them; mmseg and mmdet refuse mmcv 2.2.
+    "seg": ["mmsegmentation>=1.2.0,<2", "mmcv<2.2.0", "ftfy", "regex"],
+    "det": ["mmdet>=3.3.0,<4", "mmcv<2.2.0", "pycocotools"],
+    "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "pre-commit>=3", "scikit-learn>=1.3", "timm>=1.0"],
+}
+
+setup(
+    name="mmrepmlp",
+    version=VERSION,
+    description="RepMLPNet, a re-parameterizable vision MLP, as a backbone for OpenMMLab",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mmrepmlp", "mmrepmlp.*"]),
+    python_requires=">=3.10",
+    install_requires=["torch>=2.4", "mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3"],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

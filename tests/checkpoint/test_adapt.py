@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint import architecture_of, form_of, to_native_names
+from mmrepmlp.models import RepMLPNet
+from tests.conftest import DATA, TINY
+from tests.helpers import randomize
+
+NATIVE = dict(arch=TINY, img_size=64)
+
+
+def native_state(**arguments) -> dict[str, Tensor]:
+    return randomize(RepMLPNet(**{**NATIVE, **arguments}), torch.Generator().manual_seed(0)).state_dict()
+
+
+def assert_same_state(model: nn.Module, expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_names_and_shapes_of_the_released_models_load_strictly(official_shapes, form):
+    for name, tensors in official_shapes.items():
+        state = {tensor: torch.empty(shape, device="meta") for tensor, shape in tensors[form].items()}
+        with torch.device("meta"):
+            deployed = RepMLPNet(name[-4], int(name[-3:]), deploy=True)
+            deployed.load_state_dict(state, strict=True, assign=True)
+            if form == "train":
+                RepMLPNet(name[-4], int(name[-3:])).load_state_dict(state, strict=True, assign=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_authors_checkpoints_in_every_wrapping(tiny_training_state, wrap, prefix, tmp_path):
+    plain, wrapped, pretrained = (RepMLPNet(**NATIVE) for _ in range(3))
+    plain.load_state_dict(tiny_training_state, strict=True)
+    checkpoint = wrap({prefix + name: value for name, value in tiny_training_state.items()})
+    untouched = copy.deepcopy(checkpoint)
+    wrapped.load_state_dict(checkpoint, strict=True)
+    assert_same_state(wrapped, plain.state_dict())
+    torch.testing.assert_close(checkpoint, untouched, rtol=0, atol=0)
+
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    pretrained.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "checkpoint.pth"))
+    pretrained.init_weights()
+    assert_same_state(pretrained, plain.state_dict())
+    renamed = to_native_names(tiny_training_state)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, renamed[name]), name
+
+
+@pytest.mark.parametrize("prefix", [None, "backbone."])
+def test_pretrained_backbone_out_of_a_whole_model(prefix, tmp_path):
+    state = native_state()
+    whole = {**{f"backbone.{k}": v for k, v in state.items()}, "head.fc.weight": torch.zeros(5, 64)}
+    torch.save({"state_dict": whole}, tmp_path / "classifier.pth")
+    init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "classifier.pth"), prefix=prefix)
+    model = RepMLPNet(**NATIVE, init_cfg=init_cfg)
+    model.init_weights()
+    assert_same_state(model, state)
+
+
+def test_training_form_folds_on_the_way_into_a_whole_deployed_model():
+    config = dict(
+        type="ImageClassifier",
+        backbone=dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64),
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(type="LinearClsHead", num_classes=5, in_channels=64),
+    )
+    model = randomize(MODELS.build(config), torch.Generator().manual_seed(0)).double().eval()
+    config["backbone"]["deploy"] = True
+    deployed = MODELS.build(config).double().eval()
+    deployed.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(deployed(x, mode="tensor"), model(x, mode="tensor"), rtol=1e-10, atol=1e-10)
+
+
+def test_folding_takes_the_kernels_from_the_checkpoint():
+    state = native_state(reparam_conv_kernels=(1, 3, 5))
+    expected = RepMLPNet(**NATIVE, reparam_conv_kernels=(1, 3, 5))
+    expected.load_state_dict(state)
+    expected.switch_to_deploy()
+    deployed = RepMLPNet(**NATIVE, reparam_conv_kernels=(1, 3), deploy=True)
+    deployed.load_state_dict(state, strict=True)
+    assert_same_state(deployed, expected.state_dict())
+
+
+def test_a_deploy_checkpoint_goes_round():
+    deployed = RepMLPNet(**NATIVE, deploy=True)
+    deployed.load_state_dict(native_state(), strict=True)
+    again = RepMLPNet(**NATIVE, deploy=True)
+    again.load_state_dict(deployed.state_dict(), strict=True)
+    assert_same_state(again, deployed.state_dict())
+
+
+def test_forms_and_architecture_are_read_from_names_and_shapes(tiny_state):
+    state = to_native_names(tiny_state)
+    training = any("fc3_bn" in name for name in state)
+    assert form_of(state) == ("training" if training else "injected")
+    assert form_of(RepMLPNet(**NATIVE, deploy=True).state_dict()) == "deploy"
+    architecture = architecture_of(state)
+    assert {key: architecture[key] for key in TINY} == TINY
+    assert architecture["tile_pixels"] == [256, 64, 16, 4]
+    assert architecture["bottlenecks"] == [2, 4, 8, 16]
+    assert architecture["in_channels"] == 3 and architecture["patch_size"] == [4, 4]
+    assert architecture.get("reparam_conv_kernels") == ([1, 3] if training else None)
+
+
+def another(**changes) -> dict[str, Tensor]:
+    return RepMLPNet({**TINY, **changes.pop("arch", {})}, **{"img_size": 64, **changes}).state_dict()
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (lambda: another(arch=dict(depths=[1, 1, 3, 1])), r"depths \[1, 1, 3, 1\] \(the model: \[1, 1, 2, 1\]\)"),
+        (lambda: another(arch=dict(channels=[8, 16, 32, 128])), r"channels \[8, 16, 32, 128\]"),
+        (lambda: another(arch=dict(sharesets_nums=[1, 2, 4, 16])), r"sharesets_nums \[1, 2, 4, 16\]"),
+        (lambda: another(img_size=32), r"tile_pixels \[64, 16, 4, 1\].*img_size"),
+        (lambda: another(globalperceptron_ratio=2), r"bottlenecks \[4, 8, 16, 32\]"),
+        (lambda: another(in_channels=1), r"in_channels 1 \(the model: 3\)"),
+        (lambda: {"layer1.0.conv1.weight": torch.zeros(1)}, "holds no RepMLPNet: its names are layer1"),
+    ],
+)
+def test_another_network_is_refused_even_where_loading_is_not_strict(state, message, deploy):
+    model = RepMLPNet(**NATIVE, deploy=deploy)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        model.load_state_dict(state(), strict=False)
+    assert_same_state(model, before)
+
+
+def test_other_kernels_are_refused_in_training_form():
+    with pytest.raises(ValueError, match=r"reparam_conv_kernels \[3\] \(the model: \[1, 3\]\)"):
+        RepMLPNet(**NATIVE).load_state_dict(native_state(reparam_conv_kernels=(3,)))
+
+
+def test_deployed_weights_cannot_become_training_form():
+    injected = torch.load(DATA / "tiny_official_deploy.pth", weights_only=True)
+    for state, form in ((injected, "injected"), (RepMLPNet(**NATIVE, deploy=True).state_dict(), "deploy")):
+        with pytest.raises(ValueError, match=f"{form} form .*deploy=True"):
+            RepMLPNet(**NATIVE).load_state_dict(state)
+
+
+def test_a_gap_in_a_state_dict_that_is_to_be_folded_is_named():
+    state = native_state()
+    del state["stages.2.1.repmlp_block.repconv3.bn.running_var"]
+    with pytest.raises(
+        ValueError, match=r"cannot be folded(.|\n)*stages\.2\.1\.repmlp_block\.repconv3\.bn\.running_var"
+    ):
+        RepMLPNet(**NATIVE, deploy=True).load_state_dict(state, strict=False)
+
+
+def test_a_missing_tensor_is_reported_by_strict_loading():
+    state = native_state()
+    del state["stages.2.1.norm1.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*stages\.2\.1\.norm1\.weight"):
+        RepMLPNet(**NATIVE).load_state_dict(state, strict=True)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+DATA = Path(__file__).parent / "data"
+TINY = dict(channels=[8, 16, 32, 64], depths=[1, 1, 2, 1], sharesets_nums=[1, 2, 4, 8])
+
+settings.register_profile("local", deadline=None, print_blob=True)
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def official_shapes() -> dict:
+    """Names and shapes of the tensors in the six released models, and their numbers of parameters."""
+    return json.loads((DATA / "official_state_dicts.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def tiny_outputs() -> dict[str, torch.Tensor]:
+    """Inputs, stage features and logits of the authors' code on a tiny network."""
+    with np.load(DATA / "tiny_official_outputs.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+@pytest.fixture(params=["train", "deploy"])
+def tiny_state(request) -> dict[str, torch.Tensor]:
+    """The tiny network's weights under the authors' names, in training form and as their conversion leaves it."""
+    return torch.load(DATA / f"tiny_official_{request.param}.pth", weights_only=True)
+
+
+@pytest.fixture
+def tiny_training_state() -> dict[str, torch.Tensor]:
+    return torch.load(DATA / "tiny_official_train.pth", weights_only=True)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several test modules share: random networks, error measures, and the block once more, written out naively."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrepmlp.models import RepMLPBlock
+
+
+def randomize(model: nn.Module, generator: torch.Generator, spread: float = 0.5) -> nn.Module:
+    """Give all batch norms random weights and statistics, ``spread`` away from 1 and 0, variances a factor
+    ``10 ** (4 * spread)`` from 1."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            weight, bias, mean, exponent = spread * (2 * torch.rand(4, module.num_features, generator=generator) - 1)
+            module.weight.data, module.bias.data = 1 + weight, bias
+            module.running_mean, module.running_var = mean, 10 ** (4 * exponent)
+    return model
+
+
+def calibrate(model: nn.Module, x: Tensor) -> nn.Module:
+    """Give all batch norms the statistics of a batch, as training would."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()(x)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, over the largest expected value."""
+    assert actual.shape == expected.shape
+    return ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+def apply_norm(bn: _BatchNorm, x: Tensor) -> Tensor:
+    """A batch norm in eval mode on (N, C, H, W), from its definition."""
+    mean, var, weight, bias = (t.view(1, -1, 1, 1) for t in (bn.running_mean, bn.running_var, bn.weight, bn.bias))
+    return (x - mean) / torch.sqrt(var + bn.eps) * weight + bias
+
+
+def naive_block(block: RepMLPBlock, x: Tensor) -> Tensor:
+    """What a block in training form and eval mode computes, one tile and one set at a time."""
+    (n, c, height, width), sets, h, w = x.shape, block.num_sharesets, block.h, block.w
+    padded = F.pad(x, (0, -width % w, 0, -height % h))
+    out = torch.zeros_like(padded)
+    fc3 = block.fc3.weight.view(sets, h * w, h * w)
+    for top in range(0, padded.size(2), h):
+        for left in range(0, padded.size(3), w):
+            tile = padded[:, :, top : top + h, left : left + w]
+            for channel in range(c):
+                s = channel % sets
+                pixels = tile[:, channel : channel + 1]
+                after_fc = (pixels.flatten(1) @ fc3[s].T).view(n, 1, h, w).expand(-1, sets, -1, -1)
+                total = apply_norm(block.fc3_bn, after_fc)[:, s]
+                for branch in block.local_branches:
+                    kernel = branch.conv.weight[s : s + 1]
+                    after_conv = F.conv2d(pixels, kernel, padding=kernel.size(-1) // 2).expand(-1, sets, -1, -1)
+                    total = total + apply_norm(branch.bn, after_conv)[:, s]
+                out[:, channel, top : top + h, left : left + w] = total
+    squeeze, excite = block.gp.conv1.conv, block.gp.conv2.conv
+    hidden = torch.relu(x.mean((2, 3)) @ squeeze.weight.flatten(1).T + squeeze.bias)
+    gate = torch.sigmoid(hidden @ excite.weight.flatten(1).T + excite.bias)
+    return out[..., :height, :width] * gate[..., None, None]

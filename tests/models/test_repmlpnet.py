@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmseg.registry import MODELS as MMSEG_MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrepmlp.models import RepMLPNet
+from tests.conftest import TINY
+from tests.helpers import calibrate, randomize, relative_error
+
+GMACS = dict(T224=2.80, T256=4.25, B224=6.66, B256=9.62, D256=8.61, L256=11.58)
+
+
+def build(**arguments) -> RepMLPNet:
+    return RepMLPNet(TINY, **{"img_size": 64, **arguments})
+
+
+def random_model(seed: int = 0, **arguments) -> RepMLPNet:
+    return randomize(build(**arguments), torch.Generator().manual_seed(seed)).eval()
+
+
+def head_parameters(model: RepMLPNet) -> int:
+    return (model.channels[-1] + 1) * 1000
+
+
+@pytest.mark.parametrize("name", GMACS)
+def test_released_architectures(name, official_shapes):
+    arch, img_size = name[0], int(name[1:])
+    expected = official_shapes[f"RepMLPNet-{name}"]
+    with torch.device("meta"):
+        model, deployed = RepMLPNet(arch, img_size), RepMLPNet(arch, img_size, deploy=True).eval()
+        image = torch.empty(1, 3, img_size, img_size)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters + head_parameters(model) == expected["train_params"]
+    assert sum(p.numel() for p in deployed.parameters()) + head_parameters(model) < expected["deploy_params"]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deployed(image)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(GMACS[name], rel=0.01)
+
+
+@pytest.mark.parametrize("names", [("T", "tiny"), ("B", "base"), ("D", "deep"), ("L", "LARGE")])
+def test_names_of_architectures(names):
+    with torch.device("meta"):
+        letter, word = (RepMLPNet(name).arch_settings for name in names)
+    assert letter == word
+
+
+@pytest.mark.parametrize("scope", [None, "mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
+@pytest.mark.parametrize("registry", [MMENGINE_MODELS, MMPRETRAIN_MODELS, MMSEG_MODELS, MMDET_MODELS])
+def test_builds_from_every_registry_in_every_scope(registry, scope):
+    with DefaultScope.overwrite_default_scope(scope) if scope else nullcontext():
+        model = registry.build(dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64))
+    assert isinstance(model, RepMLPNet)
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_stages_are_tapped_before_their_downsampling(deploy):
+    model = build(out_indices=(0, 1, 2, -1), deploy=deploy).eval()
+    shapes = [tuple(out.shape) for out in model(torch.randn(2, 3, 64, 128))]
+    assert shapes == [(2, 8, 16, 32), (2, 16, 8, 16), (2, 32, 4, 8), (2, 64, 2, 4)]
+    ragged = [tuple(out.shape[2:]) for out in model(torch.randn(1, 3, 70, 33))]
+    assert ragged == [(18, 9), (9, 5), (5, 3), (3, 2)]
+
+
+def test_final_norm_belongs_to_the_last_stage_alone():
+    x = torch.randn(1, 3, 64, 64)
+    model = random_model(out_indices=(0, 1, 2, 3))
+    without = random_model(out_indices=(0, 1, 2, 3), final_norm=False)
+    without.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("final_norm")})
+    with torch.no_grad():
+        outs, plain = model(x), without(x)
+        assert all(torch.equal(a, b) for a, b in zip(outs[:3], plain[:3]))
+        assert torch.equal(outs[3], model.final_norm(plain[3]))
+
+
+def test_features_and_logits_of_the_authors_code(tiny_state, tiny_outputs):
+    deploy = "stages.0.0.repmlp_block.fc3_bn.weight" not in tiny_state
+    model = build(out_indices=(0, 1, 2, 3), deploy=deploy).eval()
+    model.load_state_dict(tiny_state)
+    for form in ("as loaded", "deploy"):
+        for size in ("native", "tiled"):
+            with torch.no_grad():
+                outs = model(tiny_outputs[f"{size}/input"])
+            for stage, out in enumerate(outs[:3]):
+                assert relative_error(out, tiny_outputs[f"{size}/stage{stage}"]) < 1e-5, (form, size, stage)
+            logits = outs[3].mean((2, 3)) @ tiny_state["head.weight"].T + tiny_state["head.bias"]
+            torch.testing.assert_close(logits, tiny_outputs[f"{size}/logits"], rtol=1e-5, atol=1e-5)
+        model.switch_to_deploy()
+
+
+@pytest.mark.parametrize(
+    "arch, img_size", [("B", 224), (dict(channels=[32, 64, 128], depths=[1, 2, 1], sharesets_nums=[2, 4, 8]), 48)]
+)
+def test_mmpretrain_checkpoints_in_both_forms(arch, img_size):
+    arguments = dict(arch=arch, img_size=img_size, reparam_conv_kernels=(1, 3), out_indices=(3 if arch == "B" else 2,))
+    theirs = randomize(MMPretrainRepMLPNet(**arguments), torch.Generator().manual_seed(0), spread=0.2)
+    ours, deployed = RepMLPNet(**arguments).eval(), RepMLPNet(**arguments, deploy=True).eval()
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    x = torch.randn(2, 3, img_size, img_size)
+    calibrate(theirs, x)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    with torch.no_grad():
+        expected = theirs(x)[0]
+        assert relative_error(ours(x)[0], expected) < 1e-5
+        theirs.switch_to_deploy()
+        deployed.load_state_dict(theirs.state_dict(), strict=True)
+        assert relative_error(deployed(x)[0], expected) < 1e-5
+
+
+def test_frozen_stages_and_norm_eval():
+    model = build(frozen_stages=2, norm_eval=True).train()
+    frozen = ("patch_embed", "stages.0", "stages.1", "downsample_layers.0")
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith(frozen), name
+    assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))
+    model.switch_to_deploy()
+    for name, parameter in model.train().named_parameters():
+        assert parameter.requires_grad != name.startswith(frozen), name
+    assert all(p.requires_grad for p in build(frozen_stages=-1).parameters())
+
+
+def saved_bytes(model: RepMLPNet, x: torch.Tensor) -> int:
+    """Bytes that the forward pass keeps for the backward pass, each storage once, parameters aside."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model(x)[0]
+    assert out.requires_grad
+    return sum(storages.values())
+
+
+def test_with_cp_saves_memory_and_changes_nothing_else():
+    arch = dict(channels=[16, 32], depths=[4, 4], sharesets_nums=[2, 4])
+    x = torch.randn(4, 3, 64, 64)
+    plain = RepMLPNet(arch, 64, out_indices=(1,)).train()
+    lean = RepMLPNet(arch, 64, out_indices=(1,), with_cp=True).train()
+    lean.load_state_dict(plain.state_dict())
+    for model in (plain, lean):
+        model(x)[0].square().mean().backward()
+    for (name, a), b in zip(plain.named_parameters(), lean.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7, msg=name)
+    torch.testing.assert_close(plain.state_dict(), lean.state_dict())  # statistics count each batch once
+    assert saved_bytes(lean, x) < saved_bytes(plain, x) / 4
+
+
+def test_mixed_precision_trains():
+    model = build().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    x, losses = torch.randn(4, 3, 64, 64), []
+    for _ in range(20):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (model(x)[0].float().mean((2, 3)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_copies_are_independent(deploy):
+    model = random_model(deploy=deploy)
+    x = torch.randn(1, 3, 64, 64)
+    before = model(x)[0]
+    twin = copy.deepcopy(model)
+    twin.switch_to_deploy()
+    for parameter in twin.parameters():
+        parameter.data.zero_()
+    assert torch.equal(model(x)[0], before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deploy", [False, True])
+def test_compiles_without_graph_breaks(deploy):
+    model = random_model(deploy=deploy)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(torch.compile(model, fullgraph=True)(x)[0], model(x)[0]) < 1e-5
+
+
+def test_layer_depths_follow_the_forward_order():
+    model = build()
+    depths = {name: model.get_layer_depth(f"backbone.{name}", "backbone.") for name, _ in model.named_parameters()}
+    assert {total for _, total in depths.values()} == {7}
+    assert depths["patch_embed.projection.weight"][0] == 0
+    assert depths["stages.0.0.norm1.weight"][0] == 1
+    assert depths["downsample_layers.0.conv.weight"][0] == depths["stages.1.0.norm1.weight"][0] == 2
+    assert depths["stages.2.1.norm1.weight"][0] == 4
+    assert depths["downsample_layers.2.conv.weight"][0] == depths["stages.3.0.norm1.weight"][0] == 5
+    assert depths["final_norm.weight"][0] == model.get_layer_depth("head.fc.weight", "backbone.")[0] == 6
+
+
+def test_drop_path_grows_linearly_and_drops_whole_samples():
+    model = build(drop_path_rate=0.4)
+    rates = [getattr(unit.drop_path, "drop_prob", 0.0) for stage in model.stages for unit in stage]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    unit = model.stages[3][0].train()
+    unit.drop_path.drop_prob = 1 - 1e-7  # practically always
+    x = torch.randn(3, 64, 2, 2)
+    assert torch.equal(unit(x), x)
+    assert not torch.equal(unit.eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(arch="X"), r"arch='X' is unknown\. Accepted: T \(tiny\)"),
+        (dict(arch=dict(channels=[8], depths=[1])), r"\['channels', 'depths'\].*exactly the keys"),
+        (dict(arch={**TINY, "extra": 1}), "exactly the keys"),
+        (dict(arch={**TINY, "depths": [1, 1]}), "different lengths"),
+        (dict(arch={**TINY, "depths": [1, 1, 0, 1]}), r"arch\['depths'\]=\[1, 1, 0, 1\]"),
+        (dict(arch={**TINY, "sharesets_nums": [1, 2, 5, 8]}), "32 channels of stage 2 .*sharesets_nums=5"),
+        (dict(reparam_conv_kernels=(1, 2)), "odd"),
+        (dict(reparam_conv_kernels=(0,)), "positive"),
+        (dict(img_size=100), r"img_size=\(100, 100\) must be a multiple of \(32, 32\).*\(96, 96\) would do"),
+        (dict(img_size=(64, 60)), "must be a multiple"),
+        (dict(img_size="64"), "img_size='64': a positive int or a pair"),
+        (dict(patch_size=(4, 4, 4)), "patch_size=.*pair"),
+        (dict(out_indices=(4,)), r"out_indices=\(4,\): ints from -4 to 3"),
+        (dict(out_indices=()), "out_indices"),
+        (dict(out_indices=(3, -1)), "twice"),
+        (dict(frozen_stages=5), "frozen_stages=5: an int from -1 to 4"),
+        (dict(drop_path_rate=1.0), r"drop_path_rate=1\.0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RepMLPNet(**{"arch": TINY, "img_size": 64, **arguments})
+
+
+def test_norms_without_statistics_cannot_be_folded():
+    model = build(norm_cfg=dict(type="BN", track_running_stats=False))
+    with pytest.raises(ValueError, match="track_running_stats=False"):
+        model.switch_to_deploy()
+
+
+def test_sync_bn_is_accepted():
+    model = build(norm_cfg=dict(type="SyncBN")).eval()
+    model.switch_to_deploy()
+    assert model.deploy and not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Install mmrepmlp and everything it runs on, the compiled mmcv included.
+#
+#   tools/setup_env.sh              into the virtual environment .venv, created on the way
+#   VENV= tools/setup_env.sh        into the environment that $PYTHON belongs to
+#
+# Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
+# XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are kept in its mmrepmlp/ folder and reused.
+# Safe to interrupt and to run again: whatever is complete is kept, whatever is not is done anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+VENV=${VENV-.venv}
+PYTHON=${PYTHON:-python3}
+TORCH=${TORCH:-}
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmrepmlp
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+pip_install() { "$PYTHON" -m pip --disable-pip-version-check install --progress-bar off "$@" \
+  | sed -unE 's/^(Processing|  Downloading) (.*\/)?([^ ]*).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
+
+check_machine() {
+  command -v "$PYTHON" >/dev/null || die "'$PYTHON' is not here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+    || die "'$PYTHON' is $("$PYTHON" -V 2>&1); Python 3.10 or newer is needed: make PYTHON=/path/to/python3"
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null \
+    || die "'$PYTHON' cannot create virtual environments. Install its venv module (Debian, Ubuntu: apt install python3-venv)"
+  local header
+  header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+  [ -f "$header" ] || die "the Python headers are missing ($header). Install them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
+  command -v "${CXX:-g++}" >/dev/null \
+    || die "the C++ compiler '${CXX:-g++}' is missing; mmcv is compiled with it. Install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name yours: CXX=..."
+}
+
+create_venv() {
+  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "creating $VENV with $("$PYTHON" -V)"
+    "$PYTHON" -m venv --clear "$VENV"
+  fi
+  PYTHON=$PWD/$VENV/bin/python
+  case $VENV in /*) PYTHON=$VENV/bin/python ;; esac
+}
+
+install_torch() {
+  say "torch ${TORCH:-as in requirements/torch.txt}, and what compiling mmcv needs"
+  pip_install -r requirements/build.txt
+  if [ -n "$TORCH" ]; then
+    pip_install -r requirements/build.txt "torch==$TORCH" torchvision
+  else
+    pip_install -r requirements/build.txt -r requirements/torch.txt
+  fi
+}
+
+# All that an mmcv binary depends on; a wheel serves only where every line of this is the same.
+mmcv_key() {
+  "$PYTHON" - "$1" <<'PY'
+import os, platform, subprocess, sys, sysconfig
+import torch
+from torch.utils.cpp_extension import CUDA_HOME
+
+cxx = os.environ.get("CXX", "g++")
+print("mmcv", sys.argv[1])
+print("python", sysconfig.get_config_var("SOABI"), sysconfig.get_platform(), *platform.libc_ver())
+print("torch", torch.__version__, "cxx11abi", torch.compiled_with_cxx11_abi())
+print("compiler", subprocess.check_output([cxx, "--version"], text=True).splitlines()[0])
+print("cuda", torch.version.cuda if torch.cuda.is_available() else None, CUDA_HOME)
+for name in ("CFLAGS", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "MMCV_CUDA_ARGS"):
+    print(name, os.environ.get(name, ""))
+if torch.cuda.is_available():
+    print("gpu", torch.cuda.get_device_capability())
+PY
+}
+
+build_mmcv() {  # build_mmcv VERSION FOLDER: leaves the wheel in FOLDER
+  mkdir -p "$CACHE"
+  build=$(mktemp -d "$CACHE/build.XXXXXX")  # global: the trap outlives this function
+  trap 'rm -rf "$build"' EXIT
+  # pip's own cache knows nothing of torch: it would hand out a wheel compiled against another one.
+  (
+    cd "$build"
+    "$PYTHON" -m pip download -q --no-deps --no-binary mmcv --no-build-isolation --no-cache-dir "mmcv==$1"
+    tar xzf "mmcv-$1.tar.gz"
+    if grep -q 202002L "$("$PYTHON" -c 'import torch; print(torch.__path__[0])')/include/ATen/ATen.h"; then
+      sed -i 's/std=c++17/std=c++20/' "mmcv-$1/setup.py"  # this torch's headers refuse C++17
+    fi
+    "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation --no-cache-dir -w wheel "./mmcv-$1" >build.log 2>&1 &
+    local pid=$!
+    trap 'kill $pid 2>/dev/null' EXIT
+    tail -f --pid=$pid -n +1 build.log | sed -unE 's|^ *\[([0-9]+/[0-9]+)\] .* -o [^ ]*/([^/ ]+)\.o .*|    mmcv \1  \2|p'
+    trap - EXIT
+    wait $pid || { tail -n 40 build.log >&2; die "mmcv $1 did not compile; the end of its log is above"; }
+  )
+  rm -rf "$2"
+  mv "$build/wheel" "$2"
+}
+
+install_mmcv() {
+  local version key folder
+  version=$(sed -n 's/^mmcv==//p' requirements/reference.txt)
+  key=$(mmcv_key "$version")
+  folder=$CACHE/mmcv-$version-$(printf '%s' "$key" | sha256sum | cut -c1-16)
+  if [ -e "$folder"/*.whl ]; then
+    say "mmcv $version: compiled before, in $folder"
+  else
+    say "mmcv $version: compiling for this torch (once; about 8 minutes on 2 cores)"
+    build_mmcv "$version" "$folder"
+    printf '%s\n' "$key" >"$folder/built-for.txt"
+  fi
+  pip_install --no-deps --force-reinstall "$folder"/*.whl
+}
+
+install_packages() {
+  say "OpenMMLab, test tools and mmrepmlp itself"
+  pip_install -r requirements/reference.txt -r requirements/build.txt \
+    "torch==$("$PYTHON" -c 'import torch; print(torch.__version__.split("+")[0])')"
+  pip_install --no-deps --no-build-isolation -e .
+}
+
+check_install() {
+  "$PYTHON" -c 'import mmcv.ops, mmpretrain, mmseg, mmdet, mmrepmlp' \
+    || die "the packages are installed but do not import together; the error above says which"
+  say "ready: $("$PYTHON" -c 'import torch, mmcv, mmrepmlp; print(f"mmrepmlp {mmrepmlp.__version__}, torch {torch.__version__}, mmcv {mmcv.__version__}")')"
+}
+
+export CFLAGS=${CFLAGS--g0 -O1}  # a third less time and a wheel of 1 MB instead of 32
+check_machine
+[ -z "$VENV" ] || create_venv
+install_torch
+install_mmcv
+install_packages
+check_install
