@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.registry import DefaultScope
 
 DATA = Path(__file__).parent / "data"
 TINY = dict(channels=[8, 16, 32, 64], depths=[1, 1, 2, 1], sharesets_nums=[1, 2, 4, 8])
@@ -17,9 +18,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def isolated():
+    """Seed every test alike, and take back the default scope that a Runner leaves behind."""
     torch.manual_seed(0)
     np.random.seed(0)
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
