@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
 from .switch import Reparameterizable, switch_to_deploy
+from .verify import TOLERANCE, Difference, verify_conversion
 
-__all__ = ["Reparameterizable", "conv_to_fc", "fold_after", "fold_before", "scale_and_shift", "switch_to_deploy"]
+__all__ = [
+    "TOLERANCE",
+    "Difference",
+    "Reparameterizable",
+    "conv_to_fc",
+    "fold_after",
+    "fold_before",
+    "scale_and_shift",
+    "switch_to_deploy",
+    "verify_conversion",
+]

@@ -74,8 +74,9 @@ def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
     Returns:
         Shape (S, M, P).
     """
-    outs = [
-        F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
-        for rows, matrix in zip(tiles, matrices)
-    ]
-    return outs[0][None] if len(outs) == 1 else torch.stack(outs)
+    return torch.stack(
+        [
+            F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
+            for rows, matrix in zip(tiles, matrices)
+        ]
+    )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed and memory of models side by side, in one process, on the CPU."""
+
+import ctypes
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.progress import track
+from rich.table import Table
+
+SGEMM_SIDE = 2048
+
+
+@dataclass
+class Measurement:
+    """One row of a benchmark.
+
+    Attributes:
+        model: Whose implementation.
+        task: ``training form`` or ``deploy form`` for a forward pass, or ``training step``.
+        batch: Number of images.
+        milliseconds: Median time of a call.
+        speedup: How many times as fast as the row that it is compared with.
+        gflops: Rate at the operations of the deploy form's forward pass; None for a training step.
+        sgemm_share: That rate over the machine's for a matrix product, measured in between.
+        peak_mib: Growth of the process's resident memory during a call; None where it cannot be measured.
+    """
+
+    model: str
+    task: str
+    batch: int
+    milliseconds: float
+    speedup: float
+    gflops: float | None
+    sgemm_share: float | None
+    peak_mib: float | None
+
+
+@dataclass
+class Benchmark:
+    """A benchmark's rows and what they were measured on."""
+
+    environment: dict[str, object]
+    rows: list[Measurement]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """To print."""
+        environment = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
+        table = Table(title=environment, title_justify="left", box=box.SIMPLE)
+        for column in ("model", "task"):
+            table.add_column(column, no_wrap=True)
+        for column in ("images", "median", "speed-up", "GFLOP/s", "of sgemm", "peak"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(
+                row.model,
+                row.task,
+                str(row.batch),
+                f"{row.milliseconds:.1f} ms",
+                f"{row.speedup:.2f}",
+                "" if row.gflops is None else f"{row.gflops:.0f}",
+                "" if row.sgemm_share is None else f"{row.sgemm_share:.0%}",
+                "" if row.peak_mib is None else f"{row.peak_mib:.0f} MiB",
+            )
+        return table
+
+
+def environment() -> dict[str, object]:
+    """What figures depend on: processor, threads, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return dict(
+        processor=names[0] if names else platform.processor() or platform.machine(),
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
+
+
+def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: str = "") -> dict[str, list[float]]:
+    """Time functions in turn, again and again, so that a machine's drift meets all of them alike.
+
+    Args:
+        functions: What to call, by name. Each is called once before, uncounted.
+        repeats: Number of counted calls of each.
+        title: What the progress bar says.
+
+    Returns:
+        The seconds of each call, by name.
+    """
+    for function in functions.values():
+        function()
+    seconds = {name: [] for name in functions}
+    for _ in track(range(repeats), description=title, transient=True):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def sgemm(dtype: torch.dtype) -> Callable[[], object]:
+    """A square matrix product, the yardstick of what the machine can do."""
+    a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype)
+    return lambda: a @ b
+
+
+def sgemm_gflops(seconds: list[float]) -> float:
+    """The rate that the yardstick's median time amounts to."""
+    return 2 * SGEMM_SIDE**3 / statistics.median(seconds) / 1e9
+
+
+def peak_memory(function: Callable[[], object]) -> float | None:
+    """How far a call raises the resident memory of this process, in MiB.
+
+    Counts what a library allocates past torch as well. Linux only: elsewhere the result is None.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    function()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    try:
+        reset.write_text("5")  # sets the high-water mark to what is resident now
+    except OSError:
+        return None
+
+    def resident(field: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+    before = resident("VmRSS")
+    function()
+    return (resident("VmHWM") - before) / 1024

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This package's RepMLPNet beside mmpretrain's."""
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrepmlp.models import RepMLPNet
+
+from .benchmark import Benchmark, Measurement, environment, interleave, peak_memory, sgemm, sgemm_gflops
+
+OURS, THEIRS = "mmrepmlp", "mmpretrain"
+TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
+
+
+def benchmark_repmlpnet(
+    arch: str = "B",
+    img_size: int = 224,
+    batches: Sequence[int] = (1, 8),
+    threads: int | None = None,
+    dtype: str = "float32",
+    repeats: int = 15,
+    training_step: bool = False,
+) -> Benchmark:
+    """Measure this package's RepMLPNet and mmpretrain's, with the same weights, in turn.
+
+    Args:
+        arch: Letter of the architecture. Default: B.
+        img_size: Height and width of the images in pixels. Default: 224.
+        batches: Numbers of images to measure with. Default: (1, 8).
+        threads: Threads to compute with; None for torch's choice. Default: None.
+        dtype: Precision: float32, float64 or bfloat16. Default: float32.
+        repeats: Counted calls of each model. Default: 15.
+        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
+            Default: False.
+
+    Returns:
+        Medians and peak memory. mmpretrain's row of the same task is what a row's speed-up refers to.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+        RuntimeError: The two models do not agree.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    precision = getattr(torch, dtype)
+    theirs, ours = build_pair(arch, img_size, precision)
+    rows = []
+    for batch in batches:
+        x = torch.randn(batch, 3, img_size, img_size, dtype=precision)
+        if training_step:
+            calls = {(name, STEP): step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
+        else:
+            check_agreement(theirs, ours, x)
+            calls = forward_calls(theirs, ours, x)
+        gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
+        rows += measure(calls, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
+    settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
+    return Benchmark({**settings, **environment()}, rows)
+
+
+def build_pair(arch: str, img_size: int, dtype: torch.dtype) -> tuple[nn.Module, RepMLPNet]:
+    """mmpretrain's network and ours in training form, with the same weights where the architecture allows."""
+    from mmpretrain.models.backbones.repmlp import RepMLPNet as Theirs
+
+    ours = RepMLPNet(arch, img_size)
+    theirs = Theirs(ours.arch_settings, img_size, reparam_conv_kernels=(1, 3))
+    theirs.train()
+    with torch.no_grad():
+        theirs(torch.randn(2, 3, img_size, img_size))  # gives the batch norms plausible statistics
+    if all(channels % 32 == 0 for channels in ours.channels):
+        ours.load_state_dict(theirs.state_dict())
+    return theirs.to(dtype).eval(), ours.to(dtype).eval()
+
+
+@torch.inference_mode()
+def check_agreement(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> None:
+    """Make sure that what is compared computes the same.
+
+    mmpretrain rounds the bottlenecks of arch D up, so that there the weights, and the outputs, are each its own.
+
+    Raises:
+        RuntimeError: The outputs differ.
+    """
+    expected, actual = theirs(x)[0], ours(x)[0]
+    accepted = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1}[x.dtype]
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
+    if all(channels % 32 == 0 for channels in ours.channels) and not error <= accepted:
+        raise RuntimeError(f"The models do not agree ({error:.1e} relative): their times would not be comparable.")
+
+
+def forward_calls(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
+    """Forward passes without gradients, by model and form."""
+    calls = {}
+    for name, model in ((THEIRS, theirs), (OURS, ours)):
+        deployed = copy.deepcopy(model)
+        deployed.switch_to_deploy()
+        calls[name, TRAINING] = torch.inference_mode()(lambda model=model: model(x))
+        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed: model(x))
+    return calls
+
+
+def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A training step: forward, backward, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run() -> None:
+        model.train()
+        optimizer.zero_grad()
+        model(x)[0].float().square().mean().backward()
+        optimizer.step()
+
+    return run
+
+
+def gflop_per_image(model: RepMLPNet, x: Tensor) -> float:
+    """Floating point operations of the deploy form's forward pass, in units of 1e9."""
+    deployed = copy.deepcopy(model)
+    deployed.switch_to_deploy()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deployed(x)
+    return counter.get_total_flops() / 1e9
+
+
+def measure(
+    calls: dict[tuple[str, str], Callable[[], object]],
+    batch: int,
+    gflop: float | None,
+    repeats: int,
+    dtype: torch.dtype,
+    title: str,
+) -> list[Measurement]:
+    """Time the calls in turn with the yardstick, then take each one's peak memory."""
+    seconds = interleave({**calls, "sgemm": sgemm(dtype)}, repeats, title)
+    yardstick = sgemm_gflops(seconds["sgemm"])
+    medians = {call: statistics.median(seconds[call]) for call in calls}
+    rows = []
+    for (model, task), median in medians.items():
+        rate = None if gflop is None else gflop / median
+        rows.append(
+            Measurement(
+                model=model,
+                task=task,
+                batch=batch,
+                milliseconds=median * 1e3,
+                speedup=medians[THEIRS, task] / median,
+                gflops=rate,
+                sgemm_share=None if rate is None else rate / yardstick,
+                peak_mib=peak_memory(calls[model, task]),
+            )
+        )
+    return rows

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and testing, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def load_config(
+    config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
+) -> Config:
+    """Read a config and settle where its run writes.
+
+    Args:
+        config: Path of the config file.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+    """
+    cfg = Config.fromfile(config)
+    cfg.launcher = launcher
+    cfg.merge_from_dict(cfg_options or {})
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    if cfg.get("default_scope") == "mmpretrain":
+        # As mmpretrain's own tools have it; its configs rely on them.
+        for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if cfg.get(name) is not None:
+                defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
+                cfg[name] = ConfigDict({**defaults, "collate_fn": dict(type="default_collate"), **cfg[name]})
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config names."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def train(
+    config: str | Path,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = "none",
+) -> Runner:
+    """Train a model.
+
+    Args:
+        config: Path of the config file.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
+        resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir``. Default: None.
+        amp: Whether to train with automatic mixed precision. Default: False.
+        auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    if amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError(f"{config} has no auto_scale_lr.base_batch_size, which --auto-scale-lr scales from.")
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == "auto" else resume
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def test(
+    config: str | Path,
+    checkpoint: str | Path,
+    work_dir: str | None = None,
+    out: str | None = None,
+    deploy: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = "none",
+) -> dict[str, float]:
+    """Evaluate a checkpoint on a config's test set.
+
+    Args:
+        config: Path of the config file.
+        checkpoint: Path of the checkpoint.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        out: Pickle file for the predictions. Default: None.
+        deploy: Whether to convert the model to deploy form first. Default: False.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+
+    Returns:
+        The metrics.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    cfg.load_from = str(checkpoint)
+    if deploy:
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
+    runner = build_runner(cfg)
+    if out:
+        from mmengine.evaluator import DumpResults
+
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+    return runner.test()

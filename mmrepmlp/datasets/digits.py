@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real images that ship with a package: scikit-learn's scans of handwritten digits."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import mmcv
+import numpy as np
+
+HELD_OUT = 360
+SPLIT_SEED = 0
+
+
+def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Load the digits and hold out the same scans each time, as many of each class as its share.
+
+    Returns:
+        For ``train`` and ``val``: the images, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink), and their digits.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("The digits come with scikit-learn: pip install scikit-learn.") from error
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    train, val, train_labels, val_labels = train_test_split(
+        images, digits.target, test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=digits.target
+    )
+    return dict(train=(train, train_labels), val=(val, val_labels))
+
+
+def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]:
+    """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``.
+
+    Args:
+        out_dir: Folder to create; complete or not there at all when this returns or raises.
+        overwrite: Whether an existing folder may be replaced. Default: False.
+
+    Returns:
+        The number of images in each split.
+
+    Raises:
+        FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
+    """
+    out_dir = Path(out_dir)
+    if out_dir.exists() and not overwrite:
+        raise FileExistsError(f"{out_dir} exists and is kept. Name another folder, or pass --overwrite to replace it.")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
+    try:
+        counts = {}
+        for split, (images, labels) in split_digits().items():
+            for index, (image, label) in enumerate(zip(images, labels)):
+                mmcv.imwrite(image, str(temporary / split / str(label) / f"{index:04d}.png"))
+            counts[split] = len(images)
+        temporary.chmod(0o755)
+        if out_dir.exists():
+            shutil.rmtree(out_dir)
+        temporary.replace(out_dir)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return counts
