@@ -41,7 +41,7 @@ class SetSharingLinear(nn.Module):
         bias = None if self.bias is None else self.bias.view(self.num_sets, 1, self.pixels)
         if self.pixels >= LARGE_TILE and suits_onednn(tiles):
             out = multiply_by_onednn(tiles, matrices)
-            return out if bias is None else out + bias
+            return out if bias is None else out.add_(bias)
         if bias is None:
             return torch.bmm(tiles, matrices.transpose(1, 2))
         return torch.baddbmm(bias, tiles, matrices.transpose(1, 2))
@@ -72,11 +72,10 @@ def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
         matrices: Shape (S, P, P).
 
     Returns:
-        Shape (S, M, P).
+        Shape (S, M, P); in memory the rows come first, as in a feature map of one tile.
     """
-    return torch.stack(
-        [
-            F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
-            for rows, matrix in zip(tiles, matrices)
-        ]
-    )
+    products = [
+        F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
+        for rows, matrix in zip(tiles, matrices)
+    ]
+    return torch.stack(products, 1).transpose(0, 1)

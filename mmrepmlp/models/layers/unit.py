@@ -56,10 +56,13 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
         normed = self.norm1(x)
         gate = self.repmlp_block.gp(x if self.deploy else normed)
-        # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
-        x = torch.addcmul(x, self.repmlp_block.perceive_tiles(normed), self.drop_path(gate))
+        local = self.repmlp_block.perceive_tiles(normed)
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
+            x = torch.addcmul(x, local, self.drop_path(gate))
             return x + self.drop_path(self.ffn_block(self.norm2(x)))
+        # Without gradients memory is reused, and the hidden activation stays in the cache.
+        x = torch.addcmul(x, local, gate, out=normed)
         samples = max(1, HIDDEN_ELEMENTS // (x[0].numel() * self.ffn_block.expansion))
         for part in x.split(samples):
             part += self.ffn_block(self.norm2(part))
