@@ -3,6 +3,8 @@
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,6 +33,14 @@ def calibrate(model: nn.Module, x: Tensor) -> nn.Module:
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
+
+
+def render(table: Table) -> str:
+    """A table as it is printed."""
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -105,6 +105,8 @@ def build_model(cfg: Config, state: dict[str, torch.Tensor]) -> nn.Module:
         ValueError: The state dict is not the model's.
     """
     cfg.model.backbone.pop("init_cfg", None)
+    if "data_preprocessor" in cfg:  # where the runner would take it from
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         model = MODELS.build(cfg.model)
     try:

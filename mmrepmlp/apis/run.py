@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -61,10 +62,13 @@ def train(
         The runner, after training.
 
     Raises:
+        RuntimeError: ``amp`` is asked for and there is no GPU.
         ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     if amp:
+        if not torch.cuda.is_available():
+            raise RuntimeError("--amp is MMEngine's AmpOptimWrapper, which needs a GPU, and there is none.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if auto_scale_lr:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+
+from mmrepmlp.apis import benchmark_repmlpnet
+from mmrepmlp.apis.benchmark import interleave, peak_memory
+from tests.helpers import render
+
+
+def test_calls_take_turns_after_one_that_does_not_count():
+    calls = []
+    seconds = interleave({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3)
+    assert calls == list("ab" * 4)
+    assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_peak_memory_sees_what_a_call_allocates_and_frees():
+    mebibytes = peak_memory(lambda: np.ones(64 * 2**20, dtype=np.uint8).sum())
+    assert mebibytes == pytest.approx(64, abs=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training_step", [False, True])
+def test_rows_of_a_benchmark(training_step):
+    benchmark = benchmark_repmlpnet("T", 64, (1, 2), repeats=2, training_step=training_step)
+    tasks = ["training step"] if training_step else ["training form", "deploy form"]
+    assert [(row.model, row.task, row.batch) for row in benchmark.rows] == [
+        (model, task, batch) for batch in (1, 2) for model in ("mmpretrain", "mmrepmlp") for task in tasks
+    ]
+    for row in benchmark.rows:
+        same_task = {r.model: r for r in benchmark.rows if (r.task, r.batch) == (row.task, row.batch)}
+        assert row.speedup == pytest.approx(same_task["mmpretrain"].milliseconds / row.milliseconds)
+        assert (row.gflops is None) is training_step
+    assert json.loads(json.dumps(benchmark.as_dict()))["environment"]["arch"] == "RepMLPNet-T64"
+    assert "mmpretrain" in render(benchmark.table())

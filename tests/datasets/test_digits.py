@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+
+import mmcv
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from mmrepmlp.datasets import digits, write_digits
+
+
+def read(folder) -> dict[str, tuple[str, np.ndarray]]:
+    return {
+        str(path.relative_to(folder)): (path.parent.name, mmcv.imread(str(path), "grayscale"))
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def test_every_scan_is_written_once_and_held_out_alike_each_time(tmp_path):
+    assert write_digits(tmp_path / "a") == dict(train=1437, val=360)
+    write_digits(tmp_path / "b")
+    first, second = read(tmp_path / "a"), read(tmp_path / "b")
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name][1], second[name][1]) for name in first)
+
+    source = load_digits()
+    expected = Counter((str(d), i.astype(int).tobytes()) for d, i in zip(source.target, source.images))
+    written = Counter((d, np.rint(i / 255 * 16).astype(int).tobytes()) for d, i in first.values())
+    assert written == expected
+    held_out = Counter(name.split("/")[1] for name in first if name.startswith("val"))
+    assert sum(held_out.values()) == 360 and max(held_out.values()) - min(held_out.values()) <= 2
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"digits exists and is kept.*--overwrite"):
+        write_digits(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    write_digits(folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["train", "val"]
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(digits.mmcv, "imwrite", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_digits(tmp_path / "digits")
+    assert not list(tmp_path.iterdir())
