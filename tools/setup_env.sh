@@ -19,7 +19,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmrepmlp
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 pip_install() { "$PYTHON" -m pip --disable-pip-version-check install --progress-bar off "$@" \
-  | sed -unE 's/^(Processing|  Downloading) (.*\/)?([^ ]*).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
+  | sed -unE 's/^(Processing|  Downloading) ([^ ]*\/)?([^ ]+).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
 
 check_machine() {
   command -v "$PYTHON" >/dev/null || die "'$PYTHON' is not here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
@@ -75,6 +75,7 @@ PY
 
 build_mmcv() {  # build_mmcv VERSION FOLDER: leaves the wheel in FOLDER
   mkdir -p "$CACHE"
+  find "$CACHE" -maxdepth 1 -name 'build.*' -mtime +0 -exec rm -rf {} +  # of builds that were killed
   build=$(mktemp -d "$CACHE/build.XXXXXX")  # global: the trap outlives this function
   trap 'rm -rf "$build"' EXIT
   # pip's own cache knows nothing of torch: it would hand out a wheel compiled against another one.
