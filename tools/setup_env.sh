@@ -18,7 +18,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmrepmlp
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
-pip_install() { "$PYTHON" -m pip --disable-pip-version-check install --progress-bar off "$@" \
+pip_install() { "$PYTHON" -m pip install --progress-bar off "$@" \
   | sed -unE 's/^(Processing|  Downloading) ([^ ]*\/)?([^ ]+).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
 
 check_machine() {
@@ -86,6 +86,7 @@ build_mmcv() {  # build_mmcv VERSION FOLDER: leaves the wheel in FOLDER
     if grep -q 202002L "$("$PYTHON" -c 'import torch; print(torch.__path__[0])')/include/ATen/ATen.h"; then
       sed -i 's/std=c++17/std=c++20/' "mmcv-$1/setup.py"  # this torch's headers refuse C++17
     fi
+    : >build.log
     "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation --no-cache-dir -w wheel "./mmcv-$1" >build.log 2>&1 &
     local pid=$!
     trap 'kill $pid 2>/dev/null' EXIT
@@ -125,6 +126,7 @@ check_install() {
   say "ready: $("$PYTHON" -c 'import torch, mmcv, mmrepmlp; print(f"mmrepmlp {mmrepmlp.__version__}, torch {torch.__version__}, mmcv {mmcv.__version__}")')"
 }
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 export CFLAGS=${CFLAGS--g0 -O1}  # a third less time and a wheel of 1 MB instead of 32
 check_machine
 [ -z "$VENV" ] || create_venv

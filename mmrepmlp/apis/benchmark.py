@@ -23,11 +23,11 @@ class Measurement:
     """One row of a benchmark.
 
     Attributes:
-        model: Whose implementation.
+        model: Whose implementation, or ``sgemm`` for the yardstick, a matrix product.
         task: ``training form`` or ``deploy form`` for a forward pass, or ``training step``.
-        batch: Number of images.
+        batch: Number of images; None for the yardstick.
         milliseconds: Median time of a call.
-        speedup: How many times as fast as the row that it is compared with.
+        speedup: How many times as fast as the row that it is compared with; None for the yardstick.
         gflops: Rate at the operations of the deploy form's forward pass; None for a training step.
         sgemm_share: That rate over the machine's for a matrix product, measured in between.
         peak_mib: Growth of the process's resident memory during a call; None where it cannot be measured.
@@ -35,9 +35,9 @@ class Measurement:
 
     model: str
     task: str
-    batch: int
+    batch: int | None
     milliseconds: float
-    speedup: float
+    speedup: float | None
     gflops: float | None
     sgemm_share: float | None
     peak_mib: float | None
@@ -78,9 +78,9 @@ class Benchmark:
             table.add_row(
                 row.model,
                 row.task,
-                str(row.batch),
+                "" if row.batch is None else str(row.batch),
                 f"{row.milliseconds:.1f}",
-                f"{row.speedup:.2f}",
+                "" if row.speedup is None else f"{row.speedup:.2f}",
                 "" if row.gflops is None else f"{row.gflops:.0f}",
                 "" if row.sgemm_share is None else f"{row.sgemm_share:.0%}",
                 "" if row.peak_mib is None else f"{row.peak_mib:.0f}",

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
 
-from .benchmark import Benchmark, Measurement, environment, interleave, peak_memory, sgemm, sgemm_gflops
+from .benchmark import SGEMM_SIDE, Benchmark, Measurement, environment, interleave, peak_memory, sgemm, sgemm_gflops
 
 OURS, THEIRS = "mmrepmlp", "mmpretrain"
 TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
@@ -144,11 +144,22 @@ def measure(
     dtype: torch.dtype,
     title: str,
 ) -> list[Measurement]:
-    """Time the calls in turn with the yardstick, then take each one's peak memory."""
+    """Time the calls in turn with the yardstick, which is the first row, then take each one's peak memory."""
     seconds = interleave({**calls, "sgemm": sgemm(dtype)}, repeats, title)
     yardstick = sgemm_gflops(seconds["sgemm"])
     medians = {call: statistics.median(seconds[call]) for call in calls}
-    rows = []
+    rows = [
+        Measurement(
+            model="sgemm",
+            task=f"side {SGEMM_SIDE}",
+            batch=None,
+            milliseconds=statistics.median(seconds["sgemm"]) * 1e3,
+            speedup=None,
+            gflops=yardstick,
+            sgemm_share=1.0,
+            peak_mib=None,
+        )
+    ]
     for (model, task), median in medians.items():
         rate = None if gflop is None else gflop / median
         rows.append(

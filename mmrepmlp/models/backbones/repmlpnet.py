@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -149,7 +149,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
                 x = recompute(unit, x) if self.with_cp and self.training and torch.is_grad_enabled() else unit(x)
             if i in self.out_indices:
                 outs.append(self.final_norm(x) if i == len(self.stages) - 1 else x)
-        return tuple(outs)
+            if i == self.out_indices[-1]:
+                return tuple(outs)
 
     def switch_to_deploy(self) -> None:
         """Convert to deploy form in place: a network without batch norms and local branches, same outputs."""
@@ -217,7 +218,7 @@ def recompute(unit: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def keep_statistics(module: nn.Module):
+def keep_statistics(module: nn.Module) -> Iterator[None]:
     """Leave running statistics alone, so that a batch that passes twice counts once."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     saved = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
