@@ -3,7 +3,8 @@
 # Install mmrepmlp and everything it runs on, the compiled mmcv included.
 #
 #   tools/setup_env.sh              into the virtual environment .venv, created on the way
-#   VENV= tools/setup_env.sh        into the environment that $PYTHON belongs to
+#   VENV= tools/setup_env.sh        into the environment that $PYTHON belongs to; its torch stays, and versions within
+#                                   the ranges of setup.py do, instead of those pinned in requirements/
 #
 # Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
 # XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are kept in its mmrepmlp/ folder and reused.
@@ -25,7 +26,7 @@ check_machine() {
   command -v "$PYTHON" >/dev/null || die "'$PYTHON' is not here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
     || die "'$PYTHON' is $("$PYTHON" -V 2>&1); Python 3.10 or newer is needed: make PYTHON=/path/to/python3"
-  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null \
+  [ -z "$VENV" ] || "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null \
     || die "'$PYTHON' cannot create virtual environments. Install its venv module (Debian, Ubuntu: apt install python3-venv)"
   local header
   header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
@@ -43,7 +44,10 @@ create_venv() {
   case $VENV in /*) PYTHON=$VENV/bin/python ;; esac
 }
 
+installed_torch() { "$PYTHON" -c 'import torch; print(torch.__version__.split("+")[0])' 2>/dev/null; }
+
 install_torch() {
+  [ -n "$VENV" ] || TORCH=${TORCH:-$(installed_torch || true)}
   say "torch ${TORCH:-as in requirements/torch.txt}, and what compiling mmcv needs"
   pip_install -r requirements/build.txt
   if [ -n "$TORCH" ]; then
@@ -115,9 +119,10 @@ install_mmcv() {
 
 install_packages() {
   say "OpenMMLab, test tools and mmrepmlp itself"
-  pip_install -r requirements/reference.txt -r requirements/build.txt \
-    "torch==$("$PYTHON" -c 'import torch; print(torch.__version__.split("+")[0])')"
-  pip_install --no-deps --no-build-isolation -e .
+  local pins=(-r requirements/reference.txt)
+  [ -n "$VENV" ] || pins=("$(grep '^mmcv==' requirements/reference.txt)")
+  pip_install "${pins[@]}" -r requirements/build.txt "torch==$(installed_torch)" --no-build-isolation \
+    -e '.[cls,seg,det,dev]'
 }
 
 check_install() {

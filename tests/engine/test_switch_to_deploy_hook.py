@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,3 +138,15 @@ def test_averaged_weights_are_the_ones_converted(make_runner):
     trained = copy.deepcopy(runner.model.state_dict())
     runner.test()  # the hook puts its weights back into the model that it holds on to
     torch.testing.assert_close(ema.src_model.state_dict(), trained, rtol=0, atol=0)
+
+
+def test_a_model_inside_a_distributed_wrapper_is_converted_there():
+    model = Classifier()
+    runner = SimpleNamespace(model=nn.DataParallel(model))
+    hook = SwitchToDeployHook(val=True)
+    hook.before_val_epoch(runner)
+    assert runner.model.module.backbone.deploy and not model.backbone.deploy
+    hook.after_val_epoch(runner)
+    assert runner.model.module is model
+    hook.before_test_epoch(runner)
+    assert isinstance(runner.model, nn.DataParallel) and runner.model.module.backbone.deploy

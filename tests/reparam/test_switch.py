@@ -53,6 +53,9 @@ def test_deploy_form_equals_training_form(arguments, spread, data):
     height, width = (data.draw(st.integers(1, 2 * side)) for side in model.img_size)
     x = torch.randn(2, arguments["in_channels"], height, width)
     deployed = mmrepmlp.switch_to_deploy(copy.deepcopy(model))
+    folded = RepMLPNet(**arguments, deploy=True)
+    folded.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(folded.state_dict(), deployed.state_dict(), rtol=0, atol=0)
     with torch.no_grad():
         exact = copy.deepcopy(model).double()(x.double())
         deployed_double = mmrepmlp.switch_to_deploy(copy.deepcopy(model).double())(x.double())
