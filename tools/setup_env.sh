@@ -8,7 +8,7 @@
 #
 # Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
 # XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are kept in its mmrepmlp/ folder and reused.
-# Safe to interrupt and to run again: whatever is complete is kept, whatever is not is done anew.
+# Safe to interrupt and to run again: a compiled mmcv is kept, an unfinished environment is made anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,10 +36,12 @@ check_machine() {
 }
 
 create_venv() {
-  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+  # An interrupted pip can leave half a package that it takes for a whole one: such an environment is made anew.
+  if [ -e "$VENV/.unfinished" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     say "creating $VENV with $("$PYTHON" -V)"
     "$PYTHON" -m venv --clear "$VENV"
   fi
+  touch "$VENV/.unfinished"
   PYTHON=$PWD/$VENV/bin/python
   case $VENV in /*) PYTHON=$VENV/bin/python ;; esac
 }
@@ -128,6 +130,7 @@ install_packages() {
 check_install() {
   "$PYTHON" -c 'import mmcv.ops, mmpretrain, mmseg, mmdet, mmrepmlp' \
     || die "the packages are installed but do not import together; the error above says which"
+  [ -z "$VENV" ] || rm -f "$VENV/.unfinished"
   say "ready: $("$PYTHON" -c 'import torch, mmcv, mmrepmlp; print(f"mmrepmlp {mmrepmlp.__version__}, torch {torch.__version__}, mmcv {mmcv.__version__}")')"
 }
 

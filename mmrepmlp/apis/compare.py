@@ -47,7 +47,7 @@ class Comparison:
             table.add_column(column, justify="right")
         table.add_row("top-1 accuracy", *(f"{a:.2f} %" for a in self.accuracy), "")
         table.add_row("same prediction", "", f"{self.same} of {self.images}", "")
-        table.add_row("largest difference of a score", "", f"{self.error:.1e}", "")
+        table.add_row("largest score difference", "", f"{self.error:.1e}", "")
         table.add_row("parameters", *(f"{count:,}" for count in self.parameters), "")
         for batch, (before, after) in self.milliseconds.items():
             times = f"{before / after:.2f} times as fast"
