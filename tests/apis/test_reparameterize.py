@@ -53,9 +53,9 @@ def test_existing_files_are_kept_unless_told_otherwise(trained, out):
     assert load_from_local(out)["state_dict"]
 
 
-def assert_refused(error, message, out, *arguments):
+def assert_refused(error, message, out, *arguments, **options):
     with pytest.raises(error, match=message):
-        reparameterize_checkpoint(*arguments, out)
+        reparameterize_checkpoint(*arguments, out, **options)
     assert not os.listdir(out.parent)
 
 
@@ -85,6 +85,7 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, out, monkeypatch):
         model.backbone.final_norm.bias.data += 1
         return model
 
+    assert_refused(ConversionError, "float32's rounding; --tolerance", out, CONFIG, trained.checkpoint, tolerance=1e-12)
     verify = module.verify_conversion
     monkeypatch.setattr(module, "verify_conversion", lambda *a, **k: verify(*a, convert=bend, **k))
     assert_refused(ConversionError, "float32: .* relative, accepted 1e-05.*Nothing", out, CONFIG, trained.checkpoint)

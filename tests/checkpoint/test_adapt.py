@@ -53,15 +53,19 @@ def test_authors_checkpoints_in_every_wrapping(tiny_training_state, wrap, prefix
         assert torch.equal(value, renamed[name]), name
 
 
+@pytest.mark.parametrize("deploy", [False, True])
 @pytest.mark.parametrize("prefix", [None, "backbone."])
-def test_pretrained_backbone_out_of_a_whole_model(prefix, tmp_path):
+def test_pretrained_backbone_out_of_a_whole_model(prefix, deploy, tmp_path):
     state = native_state()
     whole = {**{f"backbone.{k}": v for k, v in state.items()}, "head.fc.weight": torch.zeros(5, 64)}
     torch.save({"state_dict": whole}, tmp_path / "classifier.pth")
     init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "classifier.pth"), prefix=prefix)
-    model = RepMLPNet(**NATIVE, init_cfg=init_cfg)
+    model, expected = RepMLPNet(**NATIVE, init_cfg=init_cfg, deploy=deploy), RepMLPNet(**NATIVE)
     model.init_weights()
-    assert_same_state(model, state)
+    expected.load_state_dict(state)
+    if deploy:
+        expected.switch_to_deploy()
+    assert_same_state(model, expected.state_dict())
 
 
 def test_training_form_folds_on_the_way_into_a_whole_deployed_model():

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
@@ -205,6 +206,29 @@ def test_layer_depths_follow_the_forward_order():
     assert depths["stages.2.1.norm1.weight"][0] == 4
     assert depths["downsample_layers.2.conv.weight"][0] == depths["stages.3.0.norm1.weight"][0] == 5
     assert depths["final_norm.weight"][0] == model.get_layer_depth("head.fc.weight", "backbone.")[0] == 6
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_learning_rates_decay_layer_by_layer(deploy):
+    classifier = MMPRETRAIN_MODELS.build(
+        dict(
+            type="ImageClassifier",
+            backbone=dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, deploy=deploy),
+            head=dict(type="LinearClsHead", num_classes=5, in_channels=64),
+        )
+    )
+    optim_wrapper = dict(
+        optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.1),
+        paramwise_cfg=dict(layer_decay_rate=0.5),
+        constructor="LearningRateDecayOptimWrapperConstructor",
+    )
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        groups = build_optim_wrapper(classifier, optim_wrapper).optimizer.param_groups
+    rates = {group["param_name"]: group["lr"] for group in groups}
+    assert len(rates) == len(list(classifier.parameters()))
+    assert rates["head.fc.weight"] == rates["backbone.final_norm.weight"] == 1
+    assert rates["backbone.stages.3.0.repmlp_block.fc3.weight"] == 0.5
+    assert rates["backbone.patch_embed.projection.weight"] == 0.5**6
 
 
 def test_drop_path_grows_linearly_and_drops_whole_samples():

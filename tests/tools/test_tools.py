@@ -14,7 +14,8 @@ BENCHMARK = ("--arch", "--img-size", "--batches", "--threads", "--dtype", "--tra
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "TORCH")}
+    env = {**inherited, "PYTHONWARNINGS": "ignore", **environment}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
