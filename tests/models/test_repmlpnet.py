@@ -73,6 +73,21 @@ def test_stages_are_tapped_before_their_downsampling(deploy):
     assert ragged == [(18, 9), (9, 5), (5, 3), (3, 2)]
 
 
+@pytest.mark.parametrize("deploy", [False, True])
+def test_memory_format_and_batch_size_do_not_matter(deploy):
+    model = RepMLPNet(dict(channels=[8, 16], depths=[1, 1], sharesets_nums=[1, 2]), 96, out_indices=(1,), deploy=deploy)
+    x = torch.randn(3, 3, 96, 96)
+    with torch.no_grad():
+        whole = model.eval()(x)[0]
+        assert relative_error(model(x.to(memory_format=torch.channels_last))[0], whole) < 1e-5
+        assert relative_error(torch.cat([model(part)[0] for part in x.split(1)]), whole) < 1e-5
+        if deploy:
+            assert model(x[:0])[0].shape == (0, 16, 12, 12)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert relative_error(model(x)[0], whole) < 1e-5
+    assert relative_error(model(x)[0].detach(), whole) < 1e-5  # with gradients, where memory is not reused
+
+
 def test_final_norm_belongs_to_the_last_stage_alone():
     x = torch.randn(1, 3, 64, 64)
     model = random_model(out_indices=(0, 1, 2, 3))

@@ -54,6 +54,7 @@ def suits_onednn(tiles: Tensor) -> bool:
     """Whether oneDNN's convolution is the faster matrix product for these tiles."""
     return (
         tiles.device.type == "cpu"
+        and tiles.numel() > 0
         and tiles.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")

@@ -63,7 +63,7 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
             return x + self.drop_path(self.ffn_block(self.norm2(x)))
         # Without gradients memory is reused, and the hidden activation stays in the cache.
         x = torch.addcmul(x, local, gate, out=normed)
-        samples = max(1, HIDDEN_ELEMENTS // (x[0].numel() * self.ffn_block.expansion))
+        samples = max(1, HIDDEN_ELEMENTS // (x.shape[1:].numel() * self.ffn_block.expansion))
         for part in x.split(samples):
             part += self.ffn_block(self.norm2(part))
         return x
