@@ -35,8 +35,8 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
     if form != form_of(expected):
         if not model.deploy:
             raise ValueError(
-                f"The state dict is in {form} form and has no local branches to train; the model is in "
-                f"{form_of(expected)} form. Build the model with deploy=True."
+                f"The state dict is in {form} form, the model in {form_of(expected)} form, and a conversion cannot be "
+                "undone. Build the model with deploy=True, which loads every form."
             )
         state = fold(model, state, form)
     check_architecture(expected, state)

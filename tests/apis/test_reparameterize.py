@@ -62,7 +62,7 @@ def assert_refused(error, message, out, *arguments, **options):
 def test_what_is_converted_already_says_so(trained, out, tmp_path):
     report = reparameterize_checkpoint(CONFIG, trained.checkpoint, tmp_path / "first.pth")
     assert_refused(ConversionError, "deploy form already", out, report.config, report.checkpoint)
-    assert_refused(ValueError, "in deploy form .*deploy=True", out, CONFIG, report.checkpoint)
+    assert_refused(ValueError, "in deploy form, .*deploy=True", out, CONFIG, report.checkpoint)
 
 
 def test_wrong_checkpoints_leave_nothing_behind(trained, out, tmp_path):

@@ -147,7 +147,7 @@ def test_other_kernels_are_refused_in_training_form():
 def test_deployed_weights_cannot_become_training_form():
     injected = torch.load(DATA / "tiny_official_deploy.pth", weights_only=True)
     for state, form in ((injected, "injected"), (RepMLPNet(**NATIVE, deploy=True).state_dict(), "deploy")):
-        with pytest.raises(ValueError, match=f"{form} form .*deploy=True"):
+        with pytest.raises(ValueError, match=f"{form} form, the model in training form.*deploy=True"):
             RepMLPNet(**NATIVE).load_state_dict(state)
 
 

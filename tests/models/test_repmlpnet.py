@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.analysis import get_model_complexity_info
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
@@ -209,6 +210,20 @@ def test_compiles_without_graph_breaks(deploy):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert relative_error(torch.compile(model, fullgraph=True)(x)[0], model(x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_traces_and_counts_alike_with_and_without_gradients(deploy):
+    model = random_model(deploy=deploy)
+    x = torch.randn(1, 3, 64, 64)
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            traced = torch.jit.trace(model, x)
+            assert relative_error(traced(x)[0].detach(), model(x)[0].detach()) < 1e-5
+            macs = get_model_complexity_info(model, (3, 64, 64), show_table=False, show_arch=False)["flops"]
+            with FlopCounterMode(display=False) as counter:
+                model(x)
+            assert macs == pytest.approx(counter.get_total_flops() / 2, rel=0.1)  # it adds a little for norms and sums
 
 
 def test_layer_depths_follow_the_forward_order():

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .capture import is_captured
+
 # Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
 LARGE_TILE = 512
 
@@ -38,13 +40,11 @@ class SetSharingLinear(nn.Module):
     def forward(self, tiles: Tensor) -> Tensor:
         """Map (S, M, P) to (S, M, P)."""
         matrices = self.weight.view(self.num_sets, self.pixels, self.pixels)
-        bias = None if self.bias is None else self.bias.view(self.num_sets, 1, self.pixels)
         if self.pixels >= LARGE_TILE and suits_onednn(tiles):
             out = multiply_by_onednn(tiles, matrices)
-            return out if bias is None else out.add_(bias)
-        if bias is None:
-            return torch.bmm(tiles, matrices.transpose(1, 2))
-        return torch.baddbmm(bias, tiles, matrices.transpose(1, 2))
+        else:
+            out = torch.bmm(tiles, matrices.transpose(1, 2))
+        return out if self.bias is None else out.add_(self.bias.view(self.num_sets, 1, self.pixels))
 
     def extra_repr(self) -> str:
         return f"num_sets={self.num_sets}, pixels={self.pixels}, bias={self.bias is not None}"
@@ -58,7 +58,7 @@ def suits_onednn(tiles: Tensor) -> bool:
         and tiles.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not is_captured()
     )
 
 

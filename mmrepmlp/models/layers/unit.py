@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmrepmlp.reparam import Reparameterizable
 
 from .block import RepMLPBlock
+from .capture import is_captured
 from .ffn import ConvFFN
 from .norm import ScaleShift, build_batch_norm
 
@@ -57,7 +58,7 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         normed = self.norm1(x)
         gate = self.repmlp_block.gp(x if self.deploy else normed)
         local = self.repmlp_block.perceive_tiles(normed)
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or is_captured():
             # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
             x = torch.addcmul(x, local, self.drop_path(gate))
             return x + self.drop_path(self.ffn_block(self.norm2(x)))
