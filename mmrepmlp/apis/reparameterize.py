@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from torch import nn
 
-from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 from mmrepmlp.reparam import TOLERANCE, Difference, switch_to_deploy, verify_conversion
 from mmrepmlp.version import __version__
 
@@ -91,9 +91,9 @@ def reparameterize_checkpoint(
 
     cfg.model.backbone.deploy = True
     meta = {**source.get("meta", {}), "cfg": cfg.pretty_text, "mmrepmlp_version": __version__}
-    with atomic_write(deploy_config) as temporary:
-        temporary.write_text(cfg.pretty_text)
-    save_checkpoint({"meta": meta, "state_dict": converted.state_dict()}, out)
+    with atomic_write(deploy_config) as config_file, atomic_write(out) as checkpoint_file:  # both or neither
+        config_file.write_text(cfg.pretty_text)
+        torch.save({"meta": meta, "state_dict": converted.state_dict()}, checkpoint_file)
     counts = tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted))
     return ConversionReport(out, deploy_config, counts, differences)
 

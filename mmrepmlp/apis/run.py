@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -112,7 +113,5 @@ def test(
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
     runner = build_runner(cfg)
     if out:
-        from mmengine.evaluator import DumpResults
-
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     return runner.test()

@@ -7,7 +7,7 @@ from mmrepmlp.apis import test as evaluate
 from mmrepmlp.apis import train
 from mmrepmlp.apis.run import load_config
 from mmrepmlp.checkpoint import CheckpointError, load_from_local
-from tests.apis.conftest import CONFIG, ROOT
+from tests.apis.conftest import CONFIG
 
 pytestmark = pytest.mark.slow
 
@@ -68,4 +68,3 @@ def test_work_dir_is_named_after_the_config_unless_one_is_given():
     assert load_config(CONFIG).work_dir == "work_dirs/repmlpnet-mini_1xb64_digits-64px"
     assert load_config(CONFIG, {"work_dir": "here"}).work_dir == "here"
     assert load_config(CONFIG, {"work_dir": "here"}, work_dir="there").work_dir == "there"
-    assert (ROOT / "configs").is_dir()
