@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several test modules share: random networks, error measures, and the block once more, written out naively."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -55,15 +56,35 @@ def apply_norm(bn: _BatchNorm, x: Tensor) -> Tensor:
     return (x - mean) / torch.sqrt(var + bn.eps) * weight + bias
 
 
+def source_pixels(size: int, side: int, pad_mode: str) -> list[tuple[np.ndarray, slice]]:
+    """Along one side of a map, tile by tile: which pixels it sees (-1: a zero), and which of its outputs count."""
+    tiles = []
+    for start in range(0, size, side):
+        missing = max(start + side - size, 0)
+        if missing and pad_mode == "shift" and size > side:
+            tiles.append((np.arange(size - side, size), slice(missing, side)))
+            continue
+        inside = np.arange(size)
+        padded = np.pad(
+            inside,
+            (0, missing),
+            **(dict(mode="constant", constant_values=-1) if pad_mode == "zeros" else dict(mode="reflect")),
+        )
+        tiles.append((padded[start : start + side], slice(0, side - missing)))
+    return tiles
+
+
 def naive_block(block: RepMLPBlock, x: Tensor) -> Tensor:
     """What a block in training form and eval mode computes, one tile and one set at a time."""
     (n, c, height, width), sets, h, w = x.shape, block.num_sharesets, block.h, block.w
-    padded = F.pad(x, (0, -width % w, 0, -height % h))
-    out = torch.zeros_like(padded)
+    with_zero = F.pad(x, (0, 1, 0, 1))  # the last row and column are what -1 picks
     fc3 = block.fc3.weight.view(sets, h * w, h * w)
-    for top in range(0, padded.size(2), h):
-        for left in range(0, padded.size(3), w):
-            tile = padded[:, :, top : top + h, left : left + w]
+    rows = []
+    for vertical, kept_rows in source_pixels(height, h, block.pad_mode):
+        row = []
+        for horizontal, kept_columns in source_pixels(width, w, block.pad_mode):
+            tile = with_zero[:, :, torch.from_numpy(vertical)][..., torch.from_numpy(horizontal)]
+            out = torch.zeros_like(tile)
             for channel in range(c):
                 s = channel % sets
                 pixels = tile[:, channel : channel + 1]
@@ -73,8 +94,10 @@ def naive_block(block: RepMLPBlock, x: Tensor) -> Tensor:
                     kernel = branch.conv.weight[s : s + 1]
                     after_conv = F.conv2d(pixels, kernel, padding=kernel.size(-1) // 2).expand(-1, sets, -1, -1)
                     total = total + apply_norm(branch.bn, after_conv)[:, s]
-                out[:, channel, top : top + h, left : left + w] = total
+                out[:, channel] = total
+            row.append(out[:, :, kept_rows, kept_columns])
+        rows.append(torch.cat(row, 3))
     squeeze, excite = block.gp.conv1.conv, block.gp.conv2.conv
     hidden = torch.relu(x.mean((2, 3)) @ squeeze.weight.flatten(1).T + squeeze.bias)
     gate = torch.sigmoid(hidden @ excite.weight.flatten(1).T + excite.bias)
-    return out[..., :height, :width] * gate[..., None, None]
+    return torch.cat(rows, 2) * gate[..., None, None]

@@ -2,15 +2,18 @@
 """Make a state dict from anywhere fit a RepMLPNet, or say why it cannot."""
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names, unwrap
-
-TILES = "tile_pixels"
+from mmrepmlp.checkpoint.tiles import resample_tiles
 
 
 def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> None:
-    """Rename, and fold where the model is in deploy form, the part of a state dict that belongs to a RepMLPNet.
+    """Make the part of a state dict that belongs to a RepMLPNet fit the model.
+
+    Tensors are renamed; ``fc3`` is resampled where the tiles are of another size, which is logged; a training form is
+    folded where the model is in deploy form.
 
     Args:
         model: The RepMLPNet that is about to load.
@@ -30,6 +33,9 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
             f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Accepted are the names of "
             "mmpretrain's RepMLPNet, with or without 'backbone.', and the authors'."
         )
+    state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
+    if changes:
+        print_log(f"fc3 is resampled to the tiles of img_size={model.img_size}: {', '.join(changes)}.", "current")
     expected = model.state_dict()
     form = form_of(state)
     if form != form_of(expected):
@@ -43,6 +49,11 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
     for name in list(own):
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in state.items()})
+
+
+def first_blocks(model: nn.Module) -> list[nn.Module]:
+    """The first RepMLPBlock of each stage."""
+    return [stage[0].repmlp_block for stage in model.stages]
 
 
 def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Tensor]:
@@ -78,7 +89,7 @@ def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) ->
     ]
     if not differences:
         return
-    advice = "Build the model with the arch and img_size of the checkpoint, or load another checkpoint."
+    advice = "Build the model with the arch of the checkpoint, or load another checkpoint."
     raise ValueError(f"The state dict is of another RepMLPNet: {'; '.join(differences)}. {advice}")
 
 

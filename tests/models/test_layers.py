@@ -9,24 +9,42 @@ from torch import nn
 from mmrepmlp.models import RepMLPBlock
 from mmrepmlp.models.layers.block import LocalBranch
 from mmrepmlp.models.layers.set_sharing_linear import SetSharingLinear, multiply_by_onednn
-from mmrepmlp.models.layers.tiling import join_tiles, split_tiles
-from tests.helpers import naive_block, randomize, relative_error
+from mmrepmlp.models.layers.tiling import PAD_MODES, join_tiles, split_tiles
+from tests.helpers import naive_block, randomize, relative_error, source_pixels
 
 small = st.integers(1, 4)
 
 
-@given(n=small, groups=small, sets=small, h=small, w=small, height=st.integers(1, 9), width=st.integers(1, 9))
-def test_tiles_of_any_map_go_where_the_definition_says(n, groups, sets, h, w, height, width):
+modes = st.sampled_from(PAD_MODES)
+side = st.integers(1, 9)
+
+
+@given(n=small, groups=small, sets=small, h=small, w=small, height=side, width=side, mode=modes)
+def test_tiles_of_any_map_go_where_the_definition_says(n, groups, sets, h, w, height, width, mode):
     x = torch.arange(n * groups * sets * height * width, dtype=torch.float64).view(n, -1, height, width) + 1
-    rows, columns = -(-height // h), -(-width // w)
-    tiles = split_tiles(x, sets, h, w).view(sets, n, rows, columns, groups, h, w)
-    padded = F.pad(x, (0, columns * w - width, 0, rows * h - height))
+    rows, columns = (source_pixels(*sides, mode) for sides in ((height, h), (width, w)))
+    tiles = split_tiles(x, sets, h, w, mode).view(sets, n, len(rows), len(columns), groups, h, w)
+    with_zero = F.pad(x, (0, 1, 0, 1))
     for s in range(sets):
-        for row in range(rows):
-            for column in range(columns):
-                window = padded[:, s::sets, row * h : (row + 1) * h, column * w : (column + 1) * w]
+        for row, (vertical, _) in enumerate(rows):
+            for column, (horizontal, _) in enumerate(columns):
+                window = with_zero[:, s::sets, vertical][..., horizontal]
                 assert torch.equal(tiles[s, :, row, column], window)
-    assert torch.equal(join_tiles(tiles.reshape(sets, -1, h * w), x.shape, h, w), x)
+    assert torch.equal(join_tiles(tiles.reshape(sets, -1, h * w), x.shape, h, w, mode), x)
+
+
+@pytest.mark.parametrize(
+    "mode, tiles",
+    [
+        ("zeros", [[0, 1, 2], [3, 4, 5], [6, None, None]]),
+        ("reflect", [[0, 1, 2], [3, 4, 5], [6, 5, 4]]),
+        ("shift", [[0, 1, 2], [3, 4, 5], [4, 5, 6]]),
+    ],
+)
+def test_what_the_last_tile_sees(mode, tiles):
+    row = torch.arange(7.0).view(1, 1, 1, 7) + 1
+    expected = torch.tensor([[0.0 if pixel is None else pixel + 1.0 for pixel in tile] for tile in tiles])
+    assert torch.equal(split_tiles(row, 1, 1, 3, mode), expected[None])
 
 
 def test_one_tile_is_a_view():
@@ -80,13 +98,14 @@ def test_local_branch_is_a_depthwise_convolution_and_a_norm(sets, rows, kernel, 
     sets=small,
     h=small,
     w=small,
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    height=side,
+    width=side,
     kernels=st.sets(st.sampled_from([1, 3, 5])),
+    mode=modes,
 )
-def test_block_equals_its_definition_on_any_map(n, groups, sets, h, w, height, width, kernels):
+def test_block_equals_its_definition_on_any_map(n, groups, sets, h, w, height, width, kernels, mode):
     channels = groups * sets
-    block = RepMLPBlock(channels, h, w, sorted(kernels), min(2, channels), sets)
+    block = RepMLPBlock(channels, h, w, sorted(kernels), min(2, channels), sets, pad_mode=mode)
     block = randomize(block, torch.Generator().manual_seed(1)).double().eval()
     x = torch.randn(n, channels, height, width, dtype=torch.float64)
     expected = naive_block(block, x)
@@ -112,6 +131,7 @@ def test_block_builds_into_any_network():
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(1, 2)), r"reparam_conv_kernels=\(1, 2\): .*odd"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(-1,)), "odd, positive"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(3, 3)), "distinct"),
+        (dict(channels=8, h=4, w=4, pad_mode="edge"), "pad_mode='edge': one of zeros, reflect, shift"),
         (dict(channels=8, h=4, w=4, globalperceptron_ratio=9), "globalperceptron_ratio=9: an int from 1"),
         (dict(channels=8, h=4, w=4, norm_cfg=dict(type="GN", num_groups=1)), "GroupNorm.*BN"),
     ],

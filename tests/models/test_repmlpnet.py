@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models.layers.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import calibrate, randomize, relative_error
 
@@ -72,6 +73,43 @@ def test_stages_are_tapped_before_their_downsampling(deploy):
     assert shapes == [(2, 8, 16, 32), (2, 16, 8, 16), (2, 32, 4, 8), (2, 64, 2, 4)]
     ragged = [tuple(out.shape[2:]) for out in model(torch.randn(1, 3, 70, 33))]
     assert ragged == [(18, 9), (9, 5), (5, 3), (3, 2)]
+
+
+@pytest.mark.parametrize("img_size", [64, 100, (48, 33), 1])
+def test_an_image_of_img_size_is_one_tile_in_every_stage(img_size):
+    model = build(img_size=img_size, out_indices=(0, 1, 2, 3))
+    maps = model(torch.randn(2, 3, *model.img_size))
+    for stage, out in zip(model.stages, maps):
+        block = stage[0].repmlp_block
+        assert out.shape[2:] == (block.h, block.w) and block.fc3.pixels == block.h * block.w
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("pad_mode", PAD_MODES)
+def test_any_size_in_training_and_evaluation(pad_mode, deploy, dtype):
+    model = build(out_indices=(0, 1, 2, 3), pad_mode=pad_mode, deploy=deploy)
+    autocast = dtype is torch.bfloat16
+    model = model if autocast else model.to(dtype)
+    for height, width in ((1, 1), (1, 70), (63, 65), (130, 2)):
+        x = torch.randn(2, 3, height, width, dtype=torch.float32 if autocast else dtype)
+        for mode in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                outs = model.train(mode)(x) if (height, width) != (1, 1) or not mode else model.eval()(x)
+            sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
+            assert [tuple(out.shape[2:]) for out in outs] == sizes
+            assert all(out.isfinite().all() for out in outs)
+    sum(out.float().sum() for out in outs).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_global_perceptron_and_feed_forward_network_never_see_padding():
+    model, seen = random_model(), set()
+    for name, module in model.named_modules():
+        if name.endswith(("repmlp_block.gp", "ffn_block")):
+            module.register_forward_pre_hook(lambda _, args: seen.add(tuple(args[0].shape[2:])))
+    model(torch.randn(1, 3, 70, 33))
+    assert seen == {(18, 9), (9, 5), (5, 3), (3, 2)}
 
 
 @pytest.mark.parametrize("deploy", [False, True])
@@ -283,8 +321,8 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
         (dict(arch={**TINY, "sharesets_nums": [1, 2, 5, 8]}), "32 channels of stage 2 .*sharesets_nums=5"),
         (dict(reparam_conv_kernels=(1, 2)), "odd"),
         (dict(reparam_conv_kernels=(0,)), "positive"),
-        (dict(img_size=100), r"img_size=\(100, 100\) must be a multiple of \(32, 32\).*\(96, 96\) would do"),
-        (dict(img_size=(64, 60)), "must be a multiple"),
+        (dict(img_size=0), "img_size=0: a positive int"),
+        (dict(pad_mode="wrap"), "pad_mode='wrap': one of zeros, reflect, shift"),
         (dict(img_size="64"), "img_size='64': a positive int or a pair"),
         (dict(patch_size=(4, 4, 4)), "patch_size=.*pair"),
         (dict(out_indices=(4,)), r"out_indices=\(4,\): ints from -4 to 3"),

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import mmrepmlp
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers import RepMLPNetUnit, ScaleShift
+from mmrepmlp.models.layers.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -23,7 +24,7 @@ def architectures(draw) -> dict:
     stages = draw(st.integers(1, 3))
     sets = [draw(st.sampled_from([1, 2, 3, 4])) for _ in range(stages)]
     patch = draw(st.sampled_from([1, 2, 4]))
-    sides = st.integers(1, 4).map(lambda factor: factor * patch * 2 ** (stages - 1))
+    sides = st.integers(1, 16 * patch)
     return dict(
         arch=dict(
             channels=[count * draw(st.integers(1, 3)) * 4 for count in sets],
@@ -35,6 +36,8 @@ def architectures(draw) -> dict:
         in_channels=draw(st.integers(1, 4)),
         out_indices=tuple(range(stages)),
         reparam_conv_kernels=sorted(draw(st.sets(st.sampled_from([1, 3, 5])))),
+        pad_mode=draw(st.sampled_from(PAD_MODES)),
+        fc3_norm_init=draw(st.sampled_from([0.1, 1.0])),
         globalperceptron_ratio=draw(st.sampled_from([1, 2, 4])),
         norm_cfg=dict(type="BN", eps=draw(st.sampled_from([1e-5, 1e-3]))),
         final_norm=draw(st.booleans()),
@@ -50,7 +53,7 @@ def tiny(spread: float = 0.5, **arguments) -> RepMLPNet:
 @given(arguments=architectures(), spread=st.sampled_from([0.1, 0.5, 1.0]), data=st.data())
 def test_deploy_form_equals_training_form(arguments, spread, data):
     model = randomize(RepMLPNet(**arguments), torch.Generator().manual_seed(0), spread).eval()
-    height, width = (data.draw(st.integers(1, 2 * side)) for side in model.img_size)
+    height, width = (data.draw(st.integers(1, 3 * side)) for side in model.img_size)
     x = torch.randn(2, arguments["in_channels"], height, width)
     deployed = mmrepmlp.switch_to_deploy(copy.deepcopy(model))
     folded = RepMLPNet(**arguments, deploy=True)

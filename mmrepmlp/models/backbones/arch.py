@@ -55,19 +55,9 @@ def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-    """Sizes (h, w) in pixels of the tile in each stage: one tile covers an image of ``img_size``.
-
-    Raises:
-        ValueError: ``img_size`` is no multiple of the last stage's stride.
-    """
-    strides = [patch * 2 ** (stages - 1) for patch in patch_size]
-    if any(side % stride for side, stride in zip(img_size, strides)):
-        below = tuple(max(side // stride, 1) * stride for side, stride in zip(img_size, strides))
-        raise ValueError(
-            f"img_size={img_size} must be a multiple of {tuple(strides)}, the stride of the last of {stages} stages "
-            f"with patch_size={patch_size}; {below} would do. Images of any other size may still be fed to the model."
-        )
-    return [tuple(side // patch // 2**i for side, patch in zip(img_size, patch_size)) for i in range(stages)]
+    """Sizes (h, w) in pixels of the tile in each stage: the map of an image of ``img_size`` is one tile."""
+    strides = [[patch * 2**stage for patch in patch_size] for stage in range(stages)]
+    return [tuple(-(-side // step) for side, step in zip(img_size, stride)) for stride in strides]
 
 
 def resolve_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:

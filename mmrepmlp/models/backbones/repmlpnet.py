@@ -22,19 +22,23 @@ class RepMLPNet(BaseModule, Reparameterizable):
 
     Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
     the fully connected layers see. State dicts with mmpretrain's names or the authors' load alike; in deploy form so
-    do training-form ones, folded on the way in.
+    do training-form ones, folded on the way in. The fully connected layers of a state dict of another ``img_size`` are
+    resampled.
 
     Args:
         arch: A letter (T, B, D, L), a long name (tiny, base, deep, large), both in any case, or a dict with the lists
             ``channels``, ``depths`` and ``sharesets_nums``, one entry for each stage.
-        img_size: Height and width in pixels of the image that makes one tile, a multiple of the last stage's stride.
-            Default: 224.
+        img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         in_channels: Number of image channels. Default: 3.
         patch_size: Height and width in pixels of the patches of the stem. Default: 4.
         out_indices: Stages whose maps to return; negative ones count from the end. Default: (3, ).
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
         globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
+        pad_mode: What fills the last tiles where a map is no whole number of tiles: ``"zeros"``, ``"reflect"`` (the
+            map's mirror image) or ``"shift"`` (the last tile moves back inside the map). Default: "reflect".
+        fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
+            from the local perceptron, which suits small data sets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         final_norm: Whether a batch norm follows the last stage. Default: True.
         drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0 at the first. Default: 0.
@@ -58,6 +62,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
         out_indices: int | Sequence[int] = (3,),
         reparam_conv_kernels: Sequence[int] | None = (1, 3),
         globalperceptron_ratio: int = 4,
+        pad_mode: str = "reflect",
+        fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         final_norm: bool = True,
         drop_path_rate: float = 0.0,
@@ -89,6 +95,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
             out_indices=self.out_indices,
             reparam_conv_kernels=reparam_conv_kernels,
             globalperceptron_ratio=globalperceptron_ratio,
+            pad_mode=pad_mode,
             norm_cfg=norm_cfg,
             final_norm=final_norm,
         )
@@ -109,6 +116,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
                     reparam_conv_kernels=reparam_conv_kernels,
                     globalperceptron_ratio=globalperceptron_ratio,
                     num_sharesets=self.sharesets_nums[i],
+                    pad_mode=pad_mode,
+                    fc3_norm_init=fc3_norm_init,
                     drop_path_rate=next(drop_rates),
                     norm_cfg=norm_cfg,
                     deploy=deploy,

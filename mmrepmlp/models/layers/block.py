@@ -12,7 +12,7 @@ from .conv import set_weight_and_bias
 from .global_perceptron import GlobalPerceptron
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
-from .tiling import join_tiles, split_tiles
+from .tiling import PAD_MODES, join_tiles, split_tiles
 
 
 class LocalBranch(nn.Module):
@@ -61,6 +61,11 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             perceptron. Default: None.
         globalperceptron_ratio: What C is divided by in the global perceptron's bottleneck. Default: 4.
         num_sharesets: Number of sets S that share a fully connected layer; divides C. Default: 1.
+        pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"``, ``"reflect"``
+            (the map's mirror image) or ``"shift"`` (the last tile moves back inside the map). Default: "reflect".
+        fc3_norm_init: Initial weight of the batch norm behind the fully connected layer. Below 1, training starts out
+            from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
+            data sets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         deploy: Whether to build the deploy form. Default: False.
         init_cfg: Initialization config. Default: None.
@@ -77,18 +82,22 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         reparam_conv_kernels: Sequence[int] | None = None,
         globalperceptron_ratio: int = 4,
         num_sharesets: int = 1,
+        pad_mode: str = "reflect",
+        fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
-        self.channels, self.h, self.w, self.num_sharesets = channels, h, w, num_sharesets
+        self.channels, self.h, self.w, self.num_sharesets, self.pad_mode = channels, h, w, num_sharesets, pad_mode
         self._check_arguments(globalperceptron_ratio)
         self.gp = GlobalPerceptron(channels, globalperceptron_ratio)
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         if not deploy:
+            if self.fc3_bn.affine:
+                nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
             for kernel in self.reparam_conv_kernels:
                 self.add_module(f"repconv{kernel}", LocalBranch(num_sharesets, kernel, norm_cfg))
 
@@ -106,6 +115,8 @@ class RepMLPBlock(BaseModule, Reparameterizable):
                 f"globalperceptron_ratio={ratio!r}: an int from 1 to the number of channels ({self.channels}) is "
                 "accepted."
             )
+        if self.pad_mode not in PAD_MODES:
+            raise ValueError(f"pad_mode={self.pad_mode!r}: one of {', '.join(PAD_MODES)} is accepted.")
         kernels = self.reparam_conv_kernels
         if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
             raise ValueError(f"reparam_conv_kernels={kernels}: distinct, odd, positive ints are accepted, e.g. (1, 3).")
@@ -125,7 +136,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
-        tiles = split_tiles(x, self.num_sharesets, self.h, self.w)
+        tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
         if self.deploy:
             out = self.fc3(tiles)
         else:
@@ -133,7 +144,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             out = norm_sets(self.fc3_bn, self.fc3(tiles))
             for branch in self.local_branches:
                 out = out + branch(tiles, self.h, self.w)
-        return join_tiles(out, x.shape, self.h, self.w)
+        return join_tiles(out, x.shape, self.h, self.w, self.pad_mode)
 
     def get_equivalent_fc3(self) -> tuple[Tensor, Tensor]:
         """Merge the local branches and all batch norms into the fully connected layer (paper section 3.3).

@@ -4,42 +4,51 @@
 Channel c of a map belongs to set ``c mod S``. A map (N, C, H, W) is cut into th * tw tiles of h * w pixels; the tiles
 of all samples and of the C / S channels of a set are the M = N * th * tw * C / S rows that share one fully connected
 layer, hence the layout (S, M, h * w).
+
+Where a side of the map is no whole number of tiles, the last tile has to get pixels from somewhere: see
+:data:`PAD_MODES`.
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .conv import pad_to_multiple
+# zeros: the last tile is filled up with zeros. reflect: with the map's mirror image. shift: the last tile moves back
+# until it lies inside the map, over pixels that the one before it has as well, and keeps what only it has; a map
+# smaller than a tile is mirrored.
+PAD_MODES = ("zeros", "reflect", "shift")
 
 
-def split_tiles(x: Tensor, num_sets: int, h: int, w: int) -> Tensor:
+def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros") -> Tensor:
     """Cut a map into tiles, set by set (paper section 3.1).
 
-    A map that is no whole number of tiles is padded with zeros at the bottom and the right. A map of exactly one tile
-    is not copied: the result is a view.
+    A map of exactly one tile is not copied: the result is a view.
 
     Args:
         x: Shape (N, C, H, W).
         num_sets: Number of sets S that the channels are dealt to.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
+        pad_mode: What fills the last tiles of a map that is no whole number of tiles, one of :data:`PAD_MODES`.
 
     Returns:
         Shape (S, M, h * w).
     """
-    x = pad_to_multiple(x, h, w)
+    x = fill_tiles(fill_tiles(x, 2, h, pad_mode), 3, w, pad_mode)
     n, c, height, width = x.shape
     cells = x.reshape(n, c // num_sets, num_sets, height // h, h, width // w, w)
     return cells.permute(2, 0, 3, 5, 1, 4, 6).reshape(num_sets, -1, h * w)
 
 
-def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int) -> Tensor:
+def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, pad_mode: str = "zeros") -> Tensor:
     """Put tiles back together, the inverse of :func:`split_tiles`.
 
     Args:
         tiles: Shape (S, M, h * w).
-        size: The map's (N, C, H, W); what padding added beyond it is cropped.
+        size: The map's (N, C, H, W); what padding added to it is dropped.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
+        pad_mode: As the map was split.
 
     Returns:
         Shape (N, C, H, W).
@@ -47,4 +56,28 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int) -
     n, c, height, width = size
     sets, rows, columns = tiles.size(0), -(-height // h), -(-width // w)
     cells = tiles.view(sets, n, rows, columns, c // sets, h, w).permute(1, 4, 0, 2, 5, 3, 6)
-    return cells.reshape(n, c, rows * h, columns * w)[..., :height, :width]
+    x = cells.reshape(n, c, rows * h, columns * w)
+    return empty_tiles(empty_tiles(x, 2, height, h, pad_mode), 3, width, w, pad_mode)
+
+
+def fill_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
+    """Extend one side of a map to whole tiles."""
+    size = x.size(dim)
+    rest = size % side
+    if not rest:
+        return x
+    if pad_mode == "shift" and size > side:
+        return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, size - side, side)], dim)
+    if pad_mode == "zeros":
+        return F.pad(x, (0, side - rest) if dim == 3 else (0, 0, 0, side - rest))
+    period = max(2 * (size - 1), 1)
+    position = torch.arange(size + side - rest, device=x.device) % period
+    return x.index_select(dim, torch.minimum(position, period - position))
+
+
+def empty_tiles(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
+    """Cut one side of a map back to its size before :func:`fill_tiles`."""
+    rest = size % side
+    if rest and pad_mode == "shift" and size > side:
+        return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, x.size(dim) - rest, rest)], dim)
+    return x.narrow(dim, 0, size)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fit the fully connected layers of a state dict to tiles of another size."""
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
+
+
+def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tuple[dict[str, Tensor], list[str]]:
+    """Resample every ``fc3`` whose tile differs from a model's.
+
+    Local branches work at any tile size and stay as they are.
+
+    Args:
+        state: A backbone's state dict with our names, in any form.
+        tiles: The model's tile (h, w) in pixels, one for each stage.
+
+    Returns:
+        The state dict, and for each stage that changed a description of the change.
+
+    Raises:
+        ValueError: The tile size of a layer cannot be told from its shape.
+    """
+    resampled, changes = {}, {}
+    for name, value in state.items():
+        match = FC3.match(name)
+        if match and int(match[1]) < len(tiles):
+            weight = state[name.replace(".bias", ".weight")]
+            new = tiles[int(match[1])]
+            old = infer_tile(name, weight.size(1), new)
+            if old != new:
+                value = resample_weight(value, old, new) if match[2] == "weight" else resample_bias(value, old, new)
+                changes[int(match[1])] = f"stage {match[1]} {old[0]}x{old[1]} -> {new[0]}x{new[1]}"
+        resampled[name] = value
+    return resampled, list(changes.values())
+
+
+def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]:
+    """Tell height and width of a tile by its number of pixels: as the model's, in its proportion, or square."""
+    h, w = like
+    if h * w == pixels:
+        return like
+    scale = math.sqrt(pixels / (h * w))
+    for tile in ((round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
+        if tile[0] * tile[1] == pixels:
+            return tile
+    raise ValueError(
+        f"{name} is for tiles of {pixels} pixels, which are neither square nor of the proportion {h}:{w} of the "
+        "model's tiles. Build the model with the img_size of the checkpoint."
+    )
+
+
+def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resample a fully connected layer over the pixels of a tile: a linear operator on a grid.
+
+    The new layer is the old one between two changes of grid, there and back. One interpolates linearly from the smaller
+    grid to the larger; the other is its pseudo-inverse, so that going there and back again changes nothing and a
+    larger tile computes what the smaller one did. Both take a constant image to itself, which keeps the response to it.
+
+    Args:
+        weight: Shape (S * P, P, 1, 1), for tiles of P = h * w pixels.
+        old: The tile (h, w) of ``weight``.
+        new: The tile (h', w') to go to.
+
+    Returns:
+        Shape (S * P', P', 1, 1).
+    """
+    pixels = old[0] * old[1]
+    matrices = weight.double().view(-1, pixels, pixels)
+    matrices = change_grid(old, new) @ matrices @ change_grid(new, old)
+    return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight.dtype)
+
+
+def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Resample the bias (S * P,) of such a layer to (S * P',)."""
+    images = bias.double().view(-1, old[0] * old[1])
+    return (images @ change_grid(old, new).T).flatten().to(bias.dtype)
+
+
+def change_grid(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """The matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows add up to 1."""
+    rows, columns = (change_side(*sides) for sides in zip(source, target))
+    return torch.einsum("ai,bj->abij", rows, columns).reshape(target[0] * target[1], -1)
+
+
+def change_side(source: int, target: int) -> Tensor:
+    """The matrix (target, source), float64, that resizes a line of pixels: up by interpolation, down by its inverse."""
+    if source > target:
+        return torch.linalg.pinv(change_side(target, source))
+    line = torch.eye(source, dtype=torch.float64)[None]  # each pixel alone, as a channel
+    return F.interpolate(line, target, mode="linear", align_corners=False)[0].T
