@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .benchmark_repmlpnet import benchmark_repmlpnet
-from .compare import Comparison, compare_classifiers
+from .compare import Comparison, compare_forms
+from .picture import draw_predictions
 from .reparameterize import ConversionError, ConversionReport, reparameterize_checkpoint
 from .run import test, train
 
@@ -9,7 +10,8 @@ __all__ = [
     "ConversionError",
     "ConversionReport",
     "benchmark_repmlpnet",
-    "compare_classifiers",
+    "compare_forms",
+    "draw_predictions",
     "reparameterize_checkpoint",
     "test",
     "train",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A classifier before and after its conversion: predictions, accuracy, size, speed."""
+"""A model before and after its conversion: predictions, metrics, size, speed."""
 
 import statistics
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from rich.table import Table
 from mmrepmlp.checkpoint import load_from_local, unwrap
 
 from .benchmark import interleave
+from .predictions import Agreement, compare_predictions
 from .reparameterize import build_model
 
 BATCHES = (1, 32)
@@ -21,33 +22,33 @@ BATCHES = (1, 32)
 
 @dataclass
 class Comparison:
-    """Two forms of a classifier on the same test set; pairs are before and after.
+    """Two forms of a model; pairs are before and after.
 
     Attributes:
-        images: Number of test images.
-        same: On how many of them both predict the same class.
-        accuracy: Top-1 accuracies in percent.
-        error: Largest difference between any two scores of a class.
+        agreement: Their predictions on the same test set.
         parameters: Numbers of parameters.
         milliseconds: Median times of a forward pass, by number of images.
     """
 
-    images: int
-    same: int
-    accuracy: tuple[float, float]
-    error: float
+    agreement: Agreement
     parameters: tuple[int, int]
     milliseconds: dict[int, tuple[float, float]]
 
+    @property
+    def equal(self) -> bool:
+        """Whether all metrics agree to the fourth decimal of a fraction."""
+        return all(abs(a - b) < 0.5e-2 for a, b in self.agreement.metrics.values())
+
     def table(self) -> Table:
         """To print."""
+        agreement = self.agreement
         table = Table(title="Training form and deploy form", title_justify="left", box=box.SIMPLE)
         table.add_column("")
         for column in ("training form", "deploy form", ""):
             table.add_column(column, justify="right")
-        table.add_row("top-1 accuracy", *(f"{a:.2f} %" for a in self.accuracy), "")
-        table.add_row("same prediction", "", f"{self.same} of {self.images}", "")
-        table.add_row("largest score difference", "", f"{self.error:.1e}", "")
+        for name, values in agreement.metrics.items():
+            table.add_row(name, *(f"{value:.2f} %" for value in values), "")
+        table.add_row("same prediction", "", "", f"{agreement.same:,} of {agreement.total:,} {agreement.unit}")
         table.add_row("parameters", *(f"{count:,}" for count in self.parameters), "")
         for batch, (before, after) in self.milliseconds.items():
             times = f"{before / after:.2f} times as fast"
@@ -55,13 +56,13 @@ class Comparison:
         return table
 
 
-def compare_classifiers(
+def compare_forms(
     configs: tuple[str | Path, str | Path],
     checkpoints: tuple[str | Path, str | Path],
     predictions: tuple[str | Path, str | Path],
     repeats: int = 30,
 ) -> Comparison:
-    """Compare a classifier in training form with its deploy form.
+    """Compare a classifier, segmentor or detector in training form with its deploy form.
 
     Args:
         configs: Configs of both forms.
@@ -72,18 +73,11 @@ def compare_classifiers(
     Raises:
         ValueError: The predictions are not of the same images.
     """
-    before, after = (mmengine.load(str(path)) for path in predictions)
-    if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
-        raise ValueError(f"{predictions[0]} and {predictions[1]} are predictions of different images.")
-    scores = [torch.stack([sample["pred_score"] for sample in samples]) for samples in (before, after)]
-    truth = torch.cat([sample["gt_label"] for sample in before])
-    guesses = [score.argmax(1) for score in scores]
-    models = [build_model(Config.fromfile(c), unwrap(load_from_local(p))) for c, p in zip(configs, checkpoints)]
+    loaded = [Config.fromfile(config) for config in configs]
+    agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
+    models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
     return Comparison(
-        images=len(truth),
-        same=int((guesses[0] == guesses[1]).sum()),
-        accuracy=tuple(100 * (guess == truth).double().mean().item() for guess in guesses),
-        error=(scores[0] - scores[1]).abs().max().item(),
+        agreement=agreement,
         parameters=tuple(sum(p.numel() for p in model.parameters()) for model in models),
         milliseconds={batch: forward_times(models, batch, repeats) for batch in BATCHES},
     )
@@ -91,7 +85,7 @@ def compare_classifiers(
 
 @torch.inference_mode()
 def forward_times(models: list[torch.nn.Module], batch: int, repeats: int) -> tuple[float, float]:
-    """Median times in milliseconds of both models on random images, measured in turn."""
+    """Median times in milliseconds of both models on random images of one tile, measured in turn."""
     images = torch.randn(batch, 3, *models[0].backbone.img_size)
     calls = {name: lambda model=model: model(images, mode="tensor") for name, model in zip(("before", "after"), models)}
     seconds = interleave(calls, repeats, f"forward passes, batch {batch}")

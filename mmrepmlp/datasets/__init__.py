@@ -1,4 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-from .digits import write_digits
+from .digits import split_digits, write_digits
+from .scene_folders import write_detection_scenes, write_segmentation_scenes
+from .scenes import Scene, compose_scene
 
-__all__ = ["write_digits"]
+__all__ = [
+    "Scene",
+    "compose_scene",
+    "split_digits",
+    "write_detection_scenes",
+    "write_digits",
+    "write_segmentation_scenes",
+]

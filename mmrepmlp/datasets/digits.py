@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real images that ship with a package: scikit-learn's scans of handwritten digits."""
 
-import shutil
-import tempfile
+from functools import cache
 from pathlib import Path
 
 import mmcv
 import numpy as np
 
+from .folder import new_folder
+
 HELD_OUT = 360
 SPLIT_SEED = 0
 
 
+@cache
 def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Load the digits and hold out the same scans each time, as many of each class as its share.
 
@@ -47,21 +49,10 @@ def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]
     Raises:
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
-    out_dir = Path(out_dir)
-    if out_dir.exists() and not overwrite:
-        raise FileExistsError(f"{out_dir} exists and is kept. Name another folder, or pass --overwrite to replace it.")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
-    try:
-        counts = {}
+    counts = {}
+    with new_folder(out_dir, overwrite) as folder:
         for split, (images, labels) in split_digits().items():
             for index, (image, label) in enumerate(zip(images, labels)):
-                mmcv.imwrite(image, str(temporary / split / str(label) / f"{index:04d}.png"))
+                mmcv.imwrite(image, str(folder / split / str(label) / f"{index:04d}.png"))
             counts[split] = len(images)
-        temporary.chmod(0o755)
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        temporary.replace(out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return counts

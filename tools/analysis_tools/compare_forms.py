@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a classifier in training form with its deploy form: predictions, accuracy, size, speed."""
+"""Compare a model in training form with its deploy form: predictions, metrics, size, speed."""
 
 import argparse
 import sys
 
 from rich.console import Console
 
-from mmrepmlp.apis import compare_classifiers
+from mmrepmlp.apis import compare_forms
 
 
 def main() -> None:
@@ -15,10 +15,10 @@ def main() -> None:
     parser.add_argument("--configs", **pair, help="config files of both forms")
     parser.add_argument("--checkpoints", **pair, help="their checkpoints")
     parser.add_argument("--predictions", **pair, help="what tools/test.py --out wrote for them")
-    comparison = compare_classifiers(**vars(parser.parse_args()))
+    comparison = compare_forms(**vars(parser.parse_args()))
     Console().print(comparison.table())
-    if comparison.same < comparison.images:
-        sys.exit(f"error: the forms disagree on {comparison.images - comparison.same} images")
+    if not comparison.equal:
+        sys.exit("error: the metrics of the two forms differ")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two sets of predictions for the same test images: how good each is, and how often they agree."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+CLOSE = 0.01  # pixels between the corners of two boxes that count as the same
+
+
+@dataclass
+class Agreement:
+    """What two sets of predictions have in common; pairs are before and after.
+
+    Attributes:
+        metrics: Their metrics in percent, by name.
+        same: How many predictions are the same in both.
+        total: Of how many.
+        unit: What is counted: images, pixels or detections.
+    """
+
+    metrics: dict[str, tuple[float, float]]
+    same: int
+    total: int
+    unit: str
+
+
+def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Config) -> Agreement:
+    """Compare predictions of a classifier, segmentor or detector.
+
+    Args:
+        before: What ``tools/test.py --out`` wrote for one form of a model.
+        after: The same for the other form.
+        cfg: The config that both were tested with.
+
+    Raises:
+        ValueError: The predictions are not of the same images, or of a task that is not known.
+    """
+    if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
+        raise ValueError("The predictions are of different images.")
+    if "pred_score" in before[0]:
+        return compare_classes(before, after)
+    if "pred_sem_seg" in before[0]:
+        return compare_class_maps(before, after)
+    if "pred_instances" in before[0]:
+        return compare_detections(before, after, cfg.test_evaluator.ann_file)
+    raise ValueError(f"The predictions hold {', '.join(before[0])}: of no task that is known.")
+
+
+def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
+    """Compare classified images by top-1 accuracy."""
+    truth = torch.cat([sample["gt_label"] for sample in before])
+    guesses = [torch.stack([sample["pred_score"] for sample in samples]).argmax(1) for samples in (before, after)]
+    accuracy = tuple(100 * (guess == truth).double().mean().item() for guess in guesses)
+    return Agreement({"top-1 accuracy": accuracy}, int((guesses[0] == guesses[1]).sum()), len(truth), "images")
+
+
+def compare_class_maps(before: Sequence[dict], after: Sequence[dict], ignore: int = 255) -> Agreement:
+    """Compare segmented images by mean intersection over union."""
+    truth = np.concatenate([sample["gt_sem_seg"]["data"].numpy().ravel() for sample in before])
+    maps = [
+        np.concatenate([sample["pred_sem_seg"]["data"].numpy().ravel() for sample in samples])
+        for samples in (before, after)
+    ]
+    valid = truth != ignore
+    ious = tuple(100 * mean_iou(truth[valid], guess[valid]) for guess in maps)
+    return Agreement({"mIoU": ious}, int((maps[0] == maps[1]).sum()), maps[0].size, "pixels")
+
+
+def mean_iou(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Intersection over union, averaged over the classes that occur."""
+    classes = int(max(truth.max(), guess.max())) + 1
+    hits = np.bincount(truth[truth == guess], minlength=classes)
+    union = np.bincount(truth, minlength=classes) + np.bincount(guess, minlength=classes) - hits
+    return float((hits[union > 0] / union[union > 0]).mean())
+
+
+def compare_detections(before: Sequence[dict], after: Sequence[dict], ann_file: str) -> Agreement:
+    """Compare detected boxes by COCO's average precision."""
+    precisions = [average_precision(samples, ann_file) for samples in (before, after)]
+    pairs = [(a["pred_instances"], b["pred_instances"]) for a, b in zip(before, after)]
+    same = sum(count_same_boxes(a, b) for a, b in pairs)
+    metrics = {name: (precisions[0][name], precisions[1][name]) for name in precisions[0]}
+    return Agreement(metrics, same, sum(max(len(a["labels"]), len(b["labels"])) for a, b in pairs), "detections")
+
+
+def count_same_boxes(a: dict, b: dict) -> int:
+    """How many of an image's detections have the same rank, class and, to a hundredth of a pixel, box."""
+    number = min(len(a["labels"]), len(b["labels"]))
+    apart = (a["bboxes"][:number] - b["bboxes"][:number]).abs().amax(1) if number else torch.zeros(0)
+    return int(((a["labels"][:number] == b["labels"][:number]) & (apart < CLOSE)).sum())
+
+
+def average_precision(samples: Sequence[dict], ann_file: str) -> dict[str, float]:
+    """COCO's box AP and AP50 in percent, by pycocotools, not rounded."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(ann_file)
+        categories = sorted(truth.getCatIds())
+        results = [
+            dict(image_id=sample["img_id"], category_id=categories[label], bbox=[x, y, x2 - x, y2 - y], score=score)
+            for sample in samples
+            for (x, y, x2, y2), label, score in zip(
+                *(sample["pred_instances"][key].tolist() for key in ("bboxes", "labels", "scores"))
+            )
+        ]
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox") if results else None
+        if evaluation is None:
+            return {"box AP": 0.0, "box AP50": 0.0}
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"box AP": 100 * float(evaluation.stats[0]), "box AP50": 100 * float(evaluation.stats[1])}

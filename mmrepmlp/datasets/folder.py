@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder whole or not at all.
+
+    Yields a temporary folder beside ``path``. When the block ends well it takes the place of ``path``; when it does
+    not, ``path`` stays as it was and the temporary folder goes.
+
+    Args:
+        path: Folder to create.
+        overwrite: Whether an existing folder may be replaced. Default: False.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is not set.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists and is kept. Name another folder, or pass --overwrite to replace it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

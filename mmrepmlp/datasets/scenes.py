@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes composed of real handwritten digits: something to segment and to detect on any machine."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+HEIGHT, WIDTH = 120, 152  # pixels; no multiple of any usual tile
+DIGITS = (2, 4)  # in a scene, at most: one that would hide too much of another is left out
+SIDES = (56, 80)  # of a scan, in pixels of the scene
+TURN = 15  # degrees, either way
+LEAST_VISIBLE = 0.6  # of a digit's ink, whatever lies over it
+LEAST_CONTRAST = 80  # grey levels between a digit and what it lies on
+GREY = np.array([0.114, 0.587, 0.299])  # of blue, green and red
+
+
+@dataclass
+class Scene:
+    """A picture of several digits, and where each of them shows.
+
+    Attributes:
+        image: Shape (HEIGHT, WIDTH, 3), uint8, BGR.
+        digits: The digits from back to front, 0 to 9.
+        masks: Their visible ink, shape (number of digits, HEIGHT, WIDTH), bool; they do not overlap.
+    """
+
+    image: np.ndarray
+    digits: list[int]
+    masks: np.ndarray
+
+    def class_map(self) -> np.ndarray:
+        """The class of each pixel, shape (HEIGHT, WIDTH), uint8: 0 is background, 1 + d a digit d."""
+        return np.tensordot(np.array(self.digits, np.uint8) + 1, self.masks.astype(np.uint8), 1)
+
+
+def compose_scene(scans: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> Scene:
+    """Lay scans of digits over a textured background, each in a colour, size, place and turn of its own.
+
+    Args:
+        scans: Scans to choose from, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink).
+        labels: Their digits, shape (n,).
+        generator: Source of all that is random; the same state makes the same scene.
+    """
+    image = paint_background(generator)
+    digits, masks, sizes = [], np.zeros((0, HEIGHT, WIDTH), bool), []
+    for choice in generator.integers(len(scans), size=generator.integers(DIGITS[0], DIGITS[1] + 1)):
+        coverage = place_scan(scans[choice], generator)
+        ink = coverage > 0.5
+        remaining = masks & ~ink
+        if any(mask.sum() < LEAST_VISIBLE * size for mask, size in zip(remaining, sizes)):
+            continue
+        colour = choose_colour(image[ink].mean(0), generator)
+        image += coverage[..., None] * (colour - image)
+        digits.append(int(labels[choice]))
+        masks = np.concatenate([remaining, ink[None]])
+        sizes.append(ink.sum())
+    image += generator.normal(0, 6, image.shape)  # grain over all, as a sensor has it
+    return Scene(np.rint(image).clip(0, 255).astype(np.uint8), digits, masks)
+
+
+def paint_background(generator: np.random.Generator) -> np.ndarray:
+    """Colour a background with noise of three grains, shape (HEIGHT, WIDTH, 3), float."""
+    image = np.tile(generator.uniform(10, 110, 3), (HEIGHT, WIDTH, 1))
+    for cells, amplitude in ((3, 45), (8, 30), (24, 15)):
+        noise = generator.uniform(-amplitude, amplitude, (cells, cells, 3))
+        image += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return image
+
+
+def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Enlarge, turn and move a scan to a random place inside the scene.
+
+    Returns:
+        How much of each pixel it covers, shape (HEIGHT, WIDTH), from 0 to 1.
+    """
+    side, angle = generator.uniform(*SIDES), generator.uniform(-TURN, TURN)
+    margin = 0.45 * side
+    x, y = generator.uniform(margin, WIDTH - margin), generator.uniform(margin, HEIGHT - margin)
+    middle = (len(scan) - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
+    matrix[:, 2] += x - middle, y - middle
+    ink = cv2.warpAffine(scan.astype(np.float32) / 255, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
+    return (3 * ink - 0.5).clip(0, 1)  # steeper, for an edge as sharp as ink's
+
+
+def choose_colour(behind: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw a colour, BGR, until it stands out from the mean colour of what is behind it."""
+    while True:
+        colour = generator.uniform(60, 255, 3)
+        if abs((colour - behind) @ GREY) >= LEAST_CONTRAST:
+            return colour
