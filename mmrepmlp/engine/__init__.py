@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from .hooks import SwitchToDeployHook
+from .hooks import CheckAnnotationsHook, SwitchToDeployHook
+from .optimizers import LayerDecayOptimWrapperConstructor
 
-__all__ = ["SwitchToDeployHook"]
+__all__ = ["CheckAnnotationsHook", "LayerDecayOptimWrapperConstructor", "SwitchToDeployHook"]

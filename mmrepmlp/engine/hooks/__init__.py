@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .check_annotations_hook import CheckAnnotationsHook
 from .switch_to_deploy_hook import SwitchToDeployHook
 
-__all__ = ["SwitchToDeployHook"]
+__all__ = ["CheckAnnotationsHook", "SwitchToDeployHook"]
