@@ -9,6 +9,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .distributed import hold_whole_model, prepare_processes
+
 
 def load_config(
     config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
@@ -35,7 +37,8 @@ def load_config(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config names."""
+    """Build the runner that a config names, ready to run with the other processes of its launcher."""
+    prepare_processes(cfg)
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
@@ -80,6 +83,7 @@ def train(
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
     runner = build_runner(cfg)
+    runner.register_hook(dict(type="mmrepmlp.BroadcastBuffersHook"))
     runner.train()
     return runner
 
@@ -109,6 +113,7 @@ def test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     cfg.load_from = str(checkpoint)
+    hold_whole_model(cfg)
     if deploy:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
     runner = build_runner(cfg)
