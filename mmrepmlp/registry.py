@@ -5,9 +5,12 @@
 scope for the first time.
 """
 
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="mmrepmlp", locations=["mmrepmlp.models"])
@@ -18,3 +21,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope="mmrepmlp",
     locations=["mmrepmlp.engine"],
 )
+MODEL_WRAPPERS = Registry(
+    "model_wrapper", parent=MMENGINE_MODEL_WRAPPERS, scope="mmrepmlp", locations=["mmrepmlp.engine"]
+)
+FUNCTIONS = Registry("function", parent=MMENGINE_FUNCTIONS, scope="mmrepmlp", locations=["mmrepmlp.engine"])
+STRATEGIES = Registry("strategy", parent=MMENGINE_STRATEGIES, scope="mmrepmlp", locations=["mmrepmlp.engine"])

@@ -9,6 +9,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .checks import check_config
+from .distributed import hold_whole_model, prepare_processes
+
 
 def load_config(
     config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
@@ -35,7 +38,8 @@ def load_config(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config names."""
+    """Build the runner that a config names, ready to run with the other processes of its launcher."""
+    prepare_processes(cfg)
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
@@ -64,9 +68,12 @@ def train(
 
     Raises:
         RuntimeError: ``amp`` is asked for and there is no GPU.
-        ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is.
+        ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is; a head
+            does not fit the backbone; an annotation is of a class that the model does not have.
+        FileNotFoundError: A data set is not there.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    check_config(cfg, "train", "val")
     if amp:
         if not torch.cuda.is_available():
             raise RuntimeError("--amp is MMEngine's AmpOptimWrapper, which needs a GPU, and there is none.")
@@ -80,6 +87,8 @@ def train(
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
     runner = build_runner(cfg)
+    runner.register_hook(dict(type="mmrepmlp.CheckAnnotationsHook"))
+    runner.register_hook(dict(type="mmrepmlp.BroadcastBuffersHook"))
     runner.train()
     return runner
 
@@ -106,9 +115,15 @@ def test(
 
     Returns:
         The metrics.
+
+    Raises:
+        ValueError: A head does not fit the backbone.
+        FileNotFoundError: A data set is not there.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    check_config(cfg, "test")
     cfg.load_from = str(checkpoint)
+    hold_whole_model(cfg)
     if deploy:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
     runner = build_runner(cfg)

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-from .hooks import CheckAnnotationsHook, SwitchToDeployHook
+from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_units
+from .hooks import BroadcastBuffersHook, CheckAnnotationsHook, SwitchToDeployHook
 from .optimizers import LayerDecayOptimWrapperConstructor
 
-__all__ = ["CheckAnnotationsHook", "LayerDecayOptimWrapperConstructor", "SwitchToDeployHook"]
+__all__ = [
+    "BroadcastBuffersHook",
+    "CPUDistributedDataParallel",
+    "CheckAnnotationsHook",
+    "LayerDecayOptimWrapperConstructor",
+    "ShardedStrategy",
+    "SwitchToDeployHook",
+    "shard_units",
+]

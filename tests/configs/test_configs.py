@@ -15,7 +15,7 @@ import mmrepmlp
 from tests.helpers import relative_error
 
 CONFIGS = Path(__file__).parents[2] / "configs/repmlpnet"
-IMAGENET = {path.stem.split("_")[0][-4:]: path for path in CONFIGS.glob("*_in1k.py")}
+IMAGENET = {path.stem.split("_")[0][-4:]: path for path in CONFIGS.glob("repmlpnet-????_8xb32_in1k.py")}
 
 
 def load(path: Path) -> Config:
@@ -58,8 +58,17 @@ def test_imagenet_recipe(name):
         assert results["inputs"].shape == (3, size, size)
 
 
-def test_norms_and_biases_do_not_decay():
-    cfg = load(IMAGENET["t224"])
+def test_fsdp_config_differs_in_how_it_runs_only():
+    plain, sharded = load(IMAGENET["l256"]), load(CONFIGS / "repmlpnet-l256_fsdp_8xb32_in1k.py")
+    assert sharded.pop("runner_type") == "FlexibleRunner" and sharded.pop("strategy").type == "mmrepmlp.ShardedStrategy"
+    assert sharded.optim_wrapper.paramwise_cfg.pop("flat_decay_mult") is None
+    assert plain.optim_wrapper.paramwise_cfg.pop("flat_decay_mult") == 0
+    assert sharded.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize("name", ["t224_8xb32", "l256_fsdp_8xb32"])
+def test_norms_and_biases_do_not_decay(name):
+    cfg = load(CONFIGS / f"repmlpnet-{name}_in1k.py")
     with torch.device("meta"):
         model = build(cfg)
     with DefaultScope.overwrite_default_scope("mmpretrain"):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from .broadcast_buffers_hook import BroadcastBuffersHook
 from .check_annotations_hook import CheckAnnotationsHook
 from .switch_to_deploy_hook import SwitchToDeployHook
 
-__all__ = ["CheckAnnotationsHook", "SwitchToDeployHook"]
+__all__ = ["BroadcastBuffersHook", "CheckAnnotationsHook", "SwitchToDeployHook"]

@@ -5,6 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmrepmlp.registry import HOOKS
 from mmrepmlp.reparam import switch_to_deploy
@@ -34,7 +35,11 @@ class SwitchToDeployHook(Hook):
         set_model(runner, deployed_copy(get_model(runner)))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Put a converted copy in the place of the runner's model."""
+        """Put a converted copy in the place of the runner's model.
+
+        Raises:
+            RuntimeError: The weights are spread over the processes.
+        """
         if self.val:
             self.training_form = get_model(runner)
             set_model(runner, deployed_copy(self.training_form))
@@ -52,7 +57,16 @@ def deployed_copy(model: nn.Module) -> nn.Module:
 
 
 def get_model(runner: Runner) -> nn.Module:
-    """The runner's model without a distributed wrapper."""
+    """The runner's model without a distributed wrapper.
+
+    Raises:
+        RuntimeError: The wrapper is FSDP's, and no process has whole weights.
+    """
+    if isinstance(runner.model, FullyShardedDataParallel):
+        raise RuntimeError(
+            "FSDP spreads the weights over the processes, and a conversion needs them whole. Take SwitchToDeployHook "
+            "out of custom_hooks, and evaluate checkpoints with tools/test.py --deploy."
+        )
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

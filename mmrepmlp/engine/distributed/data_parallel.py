@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from torch import nn
+
+from mmrepmlp.registry import MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """MMEngine's wrapper, for processes that may be without a GPU; with one it is MMEngine's and nothing else.
+
+    Args:
+        module: The model. Without a GPU its SyncBN layers become BN layers.
+        device_ids: The GPU of this process; MMEngine names one even where there is none. Default: None.
+        **settings: Further arguments of :class:`mmengine.model.MMDistributedDataParallel`.
+    """
+
+    def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **settings) -> None:
+        if get_device() == "cpu":
+            device_ids = None
+            module = without_sync_batch_norm(module)
+        super().__init__(module, device_ids=device_ids, **settings)
+
+
+def without_sync_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace SyncBN, which torch computes on GPUs only, by BN, as MMEngine does in a single process.
+
+    Args:
+        model: Any model; changed in place.
+
+    Returns:
+        The model, or what replaces it if it is such a norm itself.
+    """
+    count = sum(type(module).__name__ == "SyncBatchNorm" for module in model.modules())
+    if not count:
+        return model
+    print_log(f"SyncBN needs a GPU and there is none: {count} of its layers are replaced by BN.", "current")
+    return revert_sync_batchnorm(model)
