@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then say
+# backbone=_base_.repmlpnet, and in_channels=_base_.channels where the maps go.
+# The weights are the authors', as mmpretrain publishes them; a path or URL under either's names serves as well.
+channels = [96, 192, 384, 768]
+repmlpnet = dict(
+    _delete_=True,
+    type="mmrepmlp.RepMLPNet",
+    arch="B",
+    img_size=224,
+    out_indices=(0, 1, 2, 3),
+    drop_path_rate=0.2,
+    init_cfg=dict(
+        type="Pretrained",
+        checkpoint="https://download.openmmlab.com/mmclassification/v0/repmlp/repmlp-base_3rdparty_8xb64_in1k_20220330-1cb1f11b.pth",
+    ),
+)

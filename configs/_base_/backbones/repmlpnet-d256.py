@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then say
+# backbone=_base_.repmlpnet, and in_channels=_base_.channels where the maps go.
+# The weights are the authors', to be downloaded by hand from the links of github.com/DingXiaoH/RepMLP.
+channels = [80, 160, 320, 640]
+repmlpnet = dict(
+    _delete_=True,
+    type="mmrepmlp.RepMLPNet",
+    arch="D",
+    img_size=256,
+    out_indices=(0, 1, 2, 3),
+    drop_path_rate=0.2,
+    init_cfg=dict(
+        type="Pretrained",
+        checkpoint="checkpoints/RepMLPNet-D256.pth",
+    ),
+)
