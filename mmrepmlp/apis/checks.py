@@ -92,7 +92,7 @@ def local_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
         {"data_prefix": prefix} if isinstance(prefix, str) else {f"data_prefix.{k}": v for k, v in prefix.items()}
     )
     for setting, path in {"data_root": "", **prefixes, "ann_file": dataset.get("ann_file") or ""}.items():
-        path = osp.join(root, path or "")
+        path = osp.join(root, path or "").rstrip("/")
         if path and "://" not in path:
             yield setting, path
 

@@ -30,7 +30,7 @@ def test_what_fits_passes(model):
     [
         (CLASSIFIER, {"head.in_channels": 512}, r"model\.head\.in_channels=512 .* \[640\] .* Set .*=640\."),
         (SEGMENTOR, {"decode_head.in_channels": [96, 192, 384, 768]}, r"decode_head.*Set .*=\[80, 160, 320, 640\]"),
-        (SEGMENTOR, {"auxiliary_head": dict(in_channels=384, in_index=2)}, r"auxiliary_head\.in_channels=384.*=320"),
+        (SEGMENTOR, {"auxiliary_head.0.in_channels": 384}, r"auxiliary_head\.in_channels=384.*=320"),
         (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"decode_head takes map 3, .* only 2\. Set .*out_indices"),
         (DETECTOR, {"neck.in_channels": [256, 512, 1024, 2048]}, r"model\.neck\.in_channels=.*=\[80, 160, 320, 640\]"),
         (DETECTOR, {"backbone.out_indices": (3,)}, r"model\.neck takes map 3, .* only 1\. .*\(0, 1, 2, 3\)"),
