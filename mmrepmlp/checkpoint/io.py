@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
+from mmengine.dist import barrier
 from mmengine.runner import CheckpointLoader
 
 
@@ -46,6 +48,37 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu") -> d
         raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(explain_failure(path, error)) from error
+
+
+@CheckpointLoader.register_scheme(prefixes=("http://", "https://"), force=True)
+def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
+    """Download a checkpoint, unless that was done before, and read it without running code that it may hold.
+
+    MMEngine reads addresses with it once this package is imported; its own loader would run such code.
+
+    Args:
+        filename: Address, http or https.
+        map_location: Where to put the tensors. Default: ``"cpu"``.
+        model_dir: Folder for downloads. Default: torch's, ``~/.cache/torch/hub/checkpoints``.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        CheckpointError: The file cannot be downloaded, or what was downloaded cannot be read.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
+    path = folder / Path(urlparse(filename).path).name
+    if not path.exists() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, str(path))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{filename} cannot be downloaded: {error}. Download it elsewhere and give its path instead."
+            ) from error
+    barrier()
+    return load_from_local(path, map_location)
 
 
 def explain_failure(path: Path, error: Exception) -> str:

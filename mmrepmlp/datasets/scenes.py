@@ -10,8 +10,8 @@ HEIGHT, WIDTH = 120, 152  # pixels; no multiple of any usual tile
 DIGITS = (2, 4)  # in a scene, at most: one that would hide too much of another is left out
 SIDES = (56, 80)  # of a scan, in pixels of the scene
 TURN = 15  # degrees, either way
-LEAST_VISIBLE = 0.6  # of a digit's ink, whatever lies over it
-LEAST_CONTRAST = 80  # grey levels between a digit and what it lies on
+LEAST_VISIBLE = 0.75  # of a digit's ink, whatever lies over it
+LEAST_CONTRAST = 60  # grey levels between a digit and what it lies on
 GREY = np.array([0.114, 0.587, 0.299])  # of blue, green and red
 
 
@@ -61,8 +61,8 @@ def compose_scene(scans: np.ndarray, labels: np.ndarray, generator: np.random.Ge
 
 def paint_background(generator: np.random.Generator) -> np.ndarray:
     """Colour a background with noise of three grains, shape (HEIGHT, WIDTH, 3), float."""
-    image = np.tile(generator.uniform(10, 110, 3), (HEIGHT, WIDTH, 1))
-    for cells, amplitude in ((3, 45), (8, 30), (24, 15)):
+    image = np.tile(generator.uniform(10, 80, 3), (HEIGHT, WIDTH, 1))
+    for cells, amplitude in ((3, 30), (8, 20), (24, 10)):
         noise = generator.uniform(-amplitude, amplitude, (cells, cells, 3))
         image += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     return image
@@ -87,6 +87,6 @@ def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def choose_colour(behind: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Draw a colour, BGR, until it stands out from the mean colour of what is behind it."""
     while True:
-        colour = generator.uniform(60, 255, 3)
+        colour = generator.uniform(120, 255, 3)
         if abs((colour - behind) @ GREY) >= LEAST_CONTRAST:
             return colour

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+import mmcv
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import benchmark_repmlpnet
+from mmrepmlp.apis import benchmark_repmlpnet, benchmark_sizes
 from mmrepmlp.apis.benchmark import interleave, peak_memory
 from tests.helpers import render
 
@@ -39,3 +40,16 @@ def test_rows_of_a_benchmark(training_step):
         assert (row.gflops is None) is training_step
     assert json.loads(json.dumps(benchmark.as_dict()))["environment"]["arch"] == "RepMLPNet-T64"
     assert "mmpretrain" in render(benchmark.table())
+
+
+@pytest.mark.slow
+def test_sweep_over_sizes(tmp_path):
+    benchmark = benchmark_sizes("T", 64, (64, 100), repeats=1)
+    assert [(row.side, row.form) for row in benchmark.rows] == [
+        (side, form) for side in (64, 100) for form in ("training form", "deploy form")
+    ]
+    row = benchmark.rows[-1]
+    assert row.megapixels == 0.01 and f"{row.milliseconds / 0.01:.0f}" in render(benchmark.table())
+    assert json.loads(json.dumps(benchmark.as_dict()))["rows"][0]["side"] == 64
+    benchmark.plot(tmp_path / "sizes.png")
+    assert mmcv.imread(str(tmp_path / "sizes.png")).shape == (480, 1200, 3)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import stat
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -76,3 +79,34 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     save_checkpoint({"a": 2}, path)
     assert os.listdir(tmp_path) == ["checkpoint.pth"] and load_from_local(path) == {"a": 2}
     assert stat.S_IMODE(path.stat().st_mode) & 0o400
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder and the address under which this machine serves it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_addresses_are_downloaded_once_and_run_no_code(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    folder, address = served
+    weights, proof = {"state_dict": {"weight": torch.arange(3.0)}}, tmp_path / "proof"
+    torch.save(weights, folder / "good.pth")
+    torch.save({**weights, "config": CreatesAFile(proof)}, folder / "bad.pth")
+    for _ in range(2):
+        loaded = CheckpointLoader.load_checkpoint(f"{address}/good.pth", map_location="cpu")
+        assert torch.equal(loaded["state_dict"]["weight"], torch.arange(3.0))
+        (folder / "good.pth").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="refused"):
+        CheckpointLoader.load_checkpoint(f"{address}/bad.pth")
+    assert not proof.exists()
+    with pytest.raises(CheckpointError, match=r"none\.pth cannot be downloaded: .*404.*give its path"):
+        CheckpointLoader.load_checkpoint(f"{address}/none.pth")

@@ -1,32 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure RepMLPNet beside mmpretrain's, both forms, in one process: medians of interleaved calls, peak memory."""
+"""Measure RepMLPNet beside mmpretrain's, both forms, in one process: medians of interleaved calls, peak memory. With
+--sizes measure what images of several sizes cost instead."""
 
 import argparse
 import json
 
 from rich.console import Console
 
-from mmrepmlp.apis import benchmark_repmlpnet
+from mmrepmlp.apis import benchmark_repmlpnet, benchmark_sizes
 from mmrepmlp.checkpoint import atomic_write
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], default="B", help="default: %(default)s")
-    parser.add_argument("--img-size", type=int, default=224, help="side of the images, pixels (default: %(default)s)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="numbers of images (default: 1 8)")
+    parser.add_argument("--img-size", type=int, default=224, help="side of one tile, pixels (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads to compute with (default: torch's choice)")
     parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=15, help="counted calls of each model (default: %(default)s)")
-    parser.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
     parser.add_argument("--json", help="file to write the figures to as well")
-    args = vars(parser.parse_args())
-    path = args.pop("json")
-    benchmark = benchmark_repmlpnet(**args)
+    pair = parser.add_argument_group("beside mmpretrain's, on images of --img-size")
+    pair.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="numbers of images (default: 1 8)")
+    pair.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
+    sweep = parser.add_argument_group("over image sizes")
+    sweep.add_argument("--sizes", type=int, nargs="+", metavar="SIDE", help="sides of the images, pixels")
+    sweep.add_argument("--plot", help="picture to write, PNG")
+    args = parser.parse_args()
+    if args.plot and not args.sizes:
+        parser.error("--plot draws what --sizes measures: give the sizes, e.g. --sizes 256 512 1024 2048")
+    common = dict(arch=args.arch, img_size=args.img_size, threads=args.threads, dtype=args.dtype, repeats=args.repeats)
+    if args.sizes:
+        benchmark = benchmark_sizes(sizes=args.sizes, **common)
+    else:
+        benchmark = benchmark_repmlpnet(batches=args.batches, training_step=args.training_step, **common)
     Console().print(benchmark.table())
-    if path:
-        with atomic_write(path) as temporary:
+    if args.json:
+        with atomic_write(args.json) as temporary:
             temporary.write_text(json.dumps(benchmark.as_dict(), indent=2) + "\n")
+    if args.plot:
+        benchmark.plot(args.plot)
 
 
 if __name__ == "__main__":
