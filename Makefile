@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make            set everything up in .venv
 # make demo       real images -> train -> test -> re-parameterize -> test again -> summary
+# make demo-seg   the same for segmentation, and a picture
+# make demo-det   the same for detection, and a picture
 # make test       the whole test suite
 # make lint       format and lint checks
 # Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
@@ -11,7 +13,7 @@ TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
 
-.PHONY: env demo test lint clean
+.PHONY: env demo demo-seg demo-det test lint clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
@@ -20,7 +22,10 @@ $(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
 	@touch $@
 
 demo: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh cls
+
+demo-seg demo-det: demo-%: $(STAMP)
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh $*
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and testing, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,14 @@ from mmengine.runner import Runner
 
 from .checks import check_config
 from .distributed import hold_whole_model, prepare_processes
+
+
+class DumpPredictions(DumpResults):
+    """MMEngine's dump of predictions without the scores of every pixel, which fill a disk."""
+
+    def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
+        """Keep the predictions of a batch."""
+        super().process(data_batch, [{key: p[key] for key in p if key != "seg_logits"} for p in predictions])
 
 
 def load_config(
@@ -128,5 +137,5 @@ def test(
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
     runner = build_runner(cfg)
     if out:
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
     return runner.test()
