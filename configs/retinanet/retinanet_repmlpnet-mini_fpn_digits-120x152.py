@@ -25,7 +25,7 @@ model = dict(
     ),
 )
 
-epochs = 1
+epochs = 2
 optim_wrapper = {
     **_base_.adamw,
     "optimizer": dict(type="AdamW", lr=1e-3, weight_decay=0.05),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import mmengine
 import torch
-from mmengine.config import Config
 from rich import box
 from rich.table import Table
 
 from mmrepmlp.checkpoint import load_from_local, unwrap
 
 from .benchmark import interleave
+from .config import read_config
 from .predictions import Agreement, compare_predictions
 from .reparameterize import build_model
 
@@ -73,7 +73,7 @@ def compare_forms(
     Raises:
         ValueError: The predictions are not of the same images.
     """
-    loaded = [Config.fromfile(config) for config in configs]
+    loaded = [read_config(config) for config in configs]
     agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
     models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
     return Comparison(

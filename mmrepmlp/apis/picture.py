@@ -7,7 +7,6 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
@@ -15,6 +14,7 @@ from mmengine.visualization import Visualizer
 
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 
+from .config import read_config
 from .reparameterize import build_model
 
 PANEL_WIDTH = 304  # pixels; smaller images are enlarged so that labels can be read
@@ -24,7 +24,7 @@ TITLES = ("image", "truth", "prediction")
 
 @torch.no_grad()
 def draw_predictions(
-    config: str | Path, checkpoint: str | Path, out: str | Path, images: int = 6, score: float = 0.3
+    config: str | Path, checkpoint: str | Path, out: str | Path, images: int = 6, score: float = 0.5
 ) -> None:
     """Draw the first test images of a config, a row each: image, truth, prediction.
 
@@ -33,9 +33,9 @@ def draw_predictions(
         checkpoint: Its checkpoint.
         out: Picture to write, PNG.
         images: Number of images. Default: 6.
-        score: Detections below this score are left out. Default: 0.3.
+        score: Detections below this score are left out. Default: 0.5.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)

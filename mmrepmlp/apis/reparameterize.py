@@ -16,6 +16,8 @@ from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 from mmrepmlp.reparam import TOLERANCE, Difference, switch_to_deploy, verify_conversion
 from mmrepmlp.version import __version__
 
+from .config import read_config
+
 
 class ConversionError(RuntimeError):
     """A conversion did not prove exact, or there was nothing to convert; nothing was written."""
@@ -81,7 +83,7 @@ def reparameterize_checkpoint(
     for path in (out, deploy_config):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists and is kept. Name another file, or pass --overwrite to replace it.")
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     source = load_from_local(checkpoint)
     model = build_model(cfg, unwrap(source))
     converted = switch_to_deploy(copy.deepcopy(model))

@@ -11,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checks import check_config
+from .config import read_config
 from .distributed import hold_whole_model, prepare_processes
 
 
@@ -28,12 +29,12 @@ def load_config(
     """Read a config and settle where its run writes.
 
     Args:
-        config: Path of the config file.
+        config: Path of the config file, or ``package::path``.
         cfg_options: Settings to override, by dotted names. Default: None.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     cfg.launcher = launcher
     cfg.merge_from_dict(cfg_options or {})
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
@@ -64,7 +65,7 @@ def train(
     """Train a model.
 
     Args:
-        config: Path of the config file.
+        config: Path of the config file, or ``package::path``.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
         resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir``. Default: None.
         amp: Whether to train with automatic mixed precision. Default: False.
@@ -114,7 +115,7 @@ def test(
     """Evaluate a checkpoint on a config's test set.
 
     Args:
-        config: Path of the config file.
+        config: Path of the config file, or ``package::path``.
         checkpoint: Path of the checkpoint.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         out: Pickle file for the predictions. Default: None.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every segmentation and detection config: its model builds, trains, predicts and converts; its data is documented."""
 
+import argparse
 import copy
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules as register_mmdet
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
@@ -19,6 +20,7 @@ from torch import nn
 
 import mmrepmlp
 from mmrepmlp.apis.checks import check_channels, local_paths
+from mmrepmlp.apis.run import load_config
 from tests.helpers import relative_error
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +150,45 @@ def test_layer_decay_says_what_it_needs():
     cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = 1.5
     with pytest.raises(ValueError, match=r"layer_decay_rate=1\.5 .* above 0, at most 1"):
         build_optim_wrapper(nn.Linear(2, 2), cfg.optim_wrapper)
+
+
+SWAP = [
+    "model.backbone._delete_=True",
+    "model.backbone.type=mmrepmlp.RepMLPNet",
+    "model.backbone.arch=T",
+    "model.backbone.out_indices=0,1,2,3",
+    "model.neck.in_channels=64,128,256,512",
+]
+
+
+def loss_of(cfg: Config) -> torch.Tensor:
+    check_channels(cfg.model)
+    losses = run(build(cfg).train(), random_batch(cfg), "loss")
+    return sum(sum(v) if isinstance(v, list) else v for k, v in losses.items() if "loss" in k)
+
+
+def test_any_backbone_is_swapped_on_the_command_line():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    options = parser.parse_args(["--cfg-options", *SWAP]).cfg_options
+    cfg = load_config("mmdet::atss/atss_r50_fpn_1x_coco.py", options)
+    assert cfg.work_dir == "work_dirs/atss_r50_fpn_1x_coco" and set(cfg.model.backbone) == {
+        "type",
+        "arch",
+        "out_indices",
+    }
+    assert torch.isfinite(loss_of(cfg))
+    assert all(option in " ".join((ROOT / "docs/detection.md").read_text().split()) for option in (SWAP[0], SWAP[1]))
+
+
+def test_any_backbone_is_swapped_by_one_more_base(tmp_path):
+    (tmp_path / "config.py").write_text(f"""
+_base_ = [
+    "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    "{ROOT}/configs/_base_/backbones/repmlpnet-b224.py",
+]
+model = dict(backbone=_base_.repmlpnet, neck=dict(in_channels=_base_.channels))
+""")
+    cfg = load_config(tmp_path / "config.py")
+    assert cfg.model.backbone.type == "mmrepmlp.RepMLPNet" and "depth" not in cfg.model.backbone
+    assert torch.isfinite(loss_of(cfg))

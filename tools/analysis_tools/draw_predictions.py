@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("out", help="picture to write, PNG")
     parser.add_argument("--images", type=int, default=6, help="number of images (default: %(default)s)")
-    parser.add_argument("--score", type=float, default=0.3, help="least score of a detection (default: %(default)s)")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of a detection (default: %(default)s)")
     draw_predictions(**vars(parser.parse_args()))
 
 
