@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[2]
 CONFIG = "configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 TRAIN = ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher")
 TEST = ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher")
-BENCHMARK = ("--arch", "--img-size", "--batches", "--threads", "--dtype", "--training-step", "--json")
+BENCHMARK = (
+    "--arch",
+    "--img-size",
+    "--batches",
+    "--threads",
+    "--dtype",
+    "--training-step",
+    "--json",
+    "--sizes",
+    "--plot",
+)
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -26,8 +36,9 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         ("train.py", TRAIN),
         ("test.py", TEST),
         ("reparameterize.py", ("config", "checkpoint", "out", "--overwrite", "--tolerance")),
-        ("dataset_converters/digits.py", ("--out", "--overwrite")),
+        ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
         ("analysis_tools/benchmark.py", BENCHMARK),
+        ("analysis_tools/draw_predictions.py", ("config", "checkpoint", "out", "--images", "--score")),
         ("analysis_tools/compare_forms.py", ("--configs", "--checkpoints", "--predictions")),
     ],
 )
