@@ -34,15 +34,17 @@ def test_tiles_of_any_map_go_where_the_definition_says(n, groups, sets, h, w, he
 
 
 @pytest.mark.parametrize(
-    "mode, tiles",
+    "mode, pixels, tiles",
     [
-        ("zeros", [[0, 1, 2], [3, 4, 5], [6, None, None]]),
-        ("reflect", [[0, 1, 2], [3, 4, 5], [6, 5, 4]]),
-        ("shift", [[0, 1, 2], [3, 4, 5], [4, 5, 6]]),
+        ("zeros", 7, [[0, 1, 2], [3, 4, 5], [6, None, None]]),
+        ("shift", 7, [[0, 1, 2], [3, 4, 5], [4, 5, 6]]),
+        ("zeros", 2, [[0, 1, None]]),
+        ("shift", 2, [[0, 1, 0]]),
+        ("shift", 1, [[0, 0, 0]]),
     ],
 )
-def test_what_the_last_tile_sees(mode, tiles):
-    row = torch.arange(7.0).view(1, 1, 1, 7) + 1
+def test_what_the_last_tile_sees(mode, pixels, tiles):
+    row = torch.arange(float(pixels)).view(1, 1, 1, pixels) + 1
     expected = torch.tensor([[0.0 if pixel is None else pixel + 1.0 for pixel in tile] for tile in tiles])
     assert torch.equal(split_tiles(row, 1, 1, 3, mode), expected[None])
 
@@ -131,7 +133,7 @@ def test_block_builds_into_any_network():
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(1, 2)), r"reparam_conv_kernels=\(1, 2\): .*odd"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(-1,)), "odd, positive"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(3, 3)), "distinct"),
-        (dict(channels=8, h=4, w=4, pad_mode="edge"), "pad_mode='edge': one of zeros, reflect, shift"),
+        (dict(channels=8, h=4, w=4, pad_mode="edge"), "pad_mode='edge': one of zeros, shift"),
         (dict(channels=8, h=4, w=4, globalperceptron_ratio=9), "globalperceptron_ratio=9: an int from 1"),
         (dict(channels=8, h=4, w=4, norm_cfg=dict(type="GN", num_groups=1)), "GroupNorm.*BN"),
     ],

@@ -322,7 +322,7 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
         (dict(reparam_conv_kernels=(1, 2)), "odd"),
         (dict(reparam_conv_kernels=(0,)), "positive"),
         (dict(img_size=0), "img_size=0: a positive int"),
-        (dict(pad_mode="wrap"), "pad_mode='wrap': one of zeros, reflect, shift"),
+        (dict(pad_mode="wrap"), "pad_mode='wrap': one of zeros, shift"),
         (dict(img_size="64"), "img_size='64': a positive int or a pair"),
         (dict(patch_size=(4, 4, 4)), "patch_size=.*pair"),
         (dict(out_indices=(4,)), r"out_indices=\(4,\): ints from -4 to 3"),

@@ -35,8 +35,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
         globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
-        pad_mode: What fills the last tiles where a map is no whole number of tiles: ``"zeros"``, ``"reflect"`` (the
-            map's mirror image) or ``"shift"`` (the last tile moves back inside the map). Default: "reflect".
+        pad_mode: What fills the last tiles where a map is no whole number of tiles: ``"zeros"`` or ``"shift"`` (the
+            last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
             from the local perceptron, which suits small data sets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
@@ -62,7 +62,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
         out_indices: int | Sequence[int] = (3,),
         reparam_conv_kernels: Sequence[int] | None = (1, 3),
         globalperceptron_ratio: int = 4,
-        pad_mode: str = "reflect",
+        pad_mode: str = "shift",
         fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         final_norm: bool = True,

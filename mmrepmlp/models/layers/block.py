@@ -61,8 +61,8 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             perceptron. Default: None.
         globalperceptron_ratio: What C is divided by in the global perceptron's bottleneck. Default: 4.
         num_sharesets: Number of sets S that share a fully connected layer; divides C. Default: 1.
-        pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"``, ``"reflect"``
-            (the map's mirror image) or ``"shift"`` (the last tile moves back inside the map). Default: "reflect".
+        pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"`` or ``"shift"``
+            (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norm behind the fully connected layer. Below 1, training starts out
             from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
             data sets. Default: 1.
@@ -82,7 +82,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         reparam_conv_kernels: Sequence[int] | None = None,
         globalperceptron_ratio: int = 4,
         num_sharesets: int = 1,
-        pad_mode: str = "reflect",
+        pad_mode: str = "shift",
         fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         deploy: bool = False,

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# zeros: the last tile is filled up with zeros. reflect: with the map's mirror image. shift: the last tile moves back
-# until it lies inside the map, over pixels that the one before it has as well, and keeps what only it has; a map
-# smaller than a tile is mirrored.
-PAD_MODES = ("zeros", "reflect", "shift")
+# zeros: the last tile is filled up with zeros. shift: the last tile moves back until it lies inside the map, over
+# pixels that the one before it has as well, and keeps what only it has; a map smaller than a tile is mirrored.
+PAD_MODES = ("zeros", "shift")
 
 
 def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros") -> Tensor:
@@ -66,10 +65,10 @@ def fill_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
     rest = size % side
     if not rest:
         return x
-    if pad_mode == "shift" and size > side:
-        return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, size - side, side)], dim)
     if pad_mode == "zeros":
         return F.pad(x, (0, side - rest) if dim == 3 else (0, 0, 0, side - rest))
+    if size > side:
+        return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, size - side, side)], dim)
     period = max(2 * (size - 1), 1)
     position = torch.arange(size + side - rest, device=x.device) % period
     return x.index_select(dim, torch.minimum(position, period - position))
