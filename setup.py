@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mmrepmlp", "mmrepmlp.*"]),
     python_requires=">=3.10",
-    install_requires=["torch>=2.4", "mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3"],
+    install_requires=["torch>=2.4", "mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3", "safetensors>=0.4"],
     extras_require=EXTRAS,
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -33,8 +33,9 @@ trained=$(cat "$work/last_checkpoint")
 trained=${trained#"$PWD/"}
 run python tools/test.py "$config" "$trained" --work-dir "$work/test" --out "$work/training_form.pkl"
 run python tools/reparameterize.py "$config" "$trained" "$work/deploy.pth"
-run python tools/test.py "$work/deploy.py" "$work/deploy.pth" --work-dir "$work/test" --out "$work/deploy_form.pkl"
+deployed=$(echo "$work"/deploy-*.pth)
+run python tools/test.py "$work/deploy.py" --work-dir "$work/test" --out "$work/deploy_form.pkl"
 [ "$task" = cls ] ||
-  run python tools/analysis_tools/draw_predictions.py "$work/deploy.py" "$work/deploy.pth" "$work/predictions.png"
+  run python tools/analysis_tools/draw_predictions.py "$work/deploy.py" "$deployed" "$work/predictions.png"
 run python tools/analysis_tools/compare_forms.py --configs "$config" "$work/deploy.py" \
-  --checkpoints "$trained" "$work/deploy.pth" --predictions "$work/training_form.pkl" "$work/deploy_form.pkl"
+  --checkpoints "$trained" "$deployed" --predictions "$work/training_form.pkl" "$work/deploy_form.pkl"

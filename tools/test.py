@@ -12,7 +12,7 @@ from mmrepmlp.apis import test
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint file (default: the config's load_from)")
     parser.add_argument("--work-dir", help="folder for logs (default: work_dirs/<name of the config>)")
     parser.add_argument("--out", help="pickle file to write the predictions to")
     parser.add_argument("--deploy", action="store_true", help="convert the model to deploy form first")

@@ -14,8 +14,8 @@ from mmrepmlp.checkpoint import load_from_local, unwrap
 
 from .benchmark import interleave
 from .config import read_config
+from .model import build_model
 from .predictions import Agreement, compare_predictions
-from .reparameterize import build_model
 
 BATCHES = (1, 32)
 

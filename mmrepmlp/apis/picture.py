@@ -15,7 +15,7 @@ from mmengine.visualization import Visualizer
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 
 from .config import read_config
-from .reparameterize import build_model
+from .model import build_model
 
 PANEL_WIDTH = 304  # pixels; smaller images are enlarged so that labels can be read
 GAP = 4

@@ -2,53 +2,29 @@
 """From a trained checkpoint to one in deploy form that proves to be the same model."""
 
 import copy
-from dataclasses import dataclass
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
-from rich import box
-from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
-from mmrepmlp.reparam import TOLERANCE, Difference, switch_to_deploy, verify_conversion
+from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, save_hashed, unwrap
+from mmrepmlp.reparam import TOLERANCE, switch_to_deploy, verify_conversion
 from mmrepmlp.version import __version__
 
 from .config import read_config
+from .model import build_model, count_macs, deploy_config, random_images, run_model
+from .report import ConversionReport
+from .run import test
+
+TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
+HALF = (torch.float16, torch.bfloat16)
 
 
 class ConversionError(RuntimeError):
     """A conversion did not prove exact, or there was nothing to convert; nothing was written."""
-
-
-@dataclass
-class ConversionReport:
-    """What a conversion did.
-
-    Attributes:
-        checkpoint: The file in deploy form.
-        config: The config that loads it.
-        parameters: Number of parameters before and after.
-        differences: How far the outputs are apart, in each precision.
-    """
-
-    checkpoint: Path
-    config: Path
-    parameters: tuple[int, int]
-    differences: list[Difference]
-
-    def table(self) -> Table:
-        """The report to print."""
-        table = Table(title=f"{self.checkpoint} in deploy form", title_justify="left", box=box.SIMPLE)
-        for column in ("", "training form", "deploy form", "relative error", "tolerance"):
-            table.add_column(column, justify="left" if not column else "right")
-        table.add_row("parameters", *(f"{count:,}" for count in self.parameters))
-        for difference in self.differences:
-            name = str(difference.dtype).removeprefix("torch.")
-            table.add_row(f"outputs, {name}", "", "", f"{difference.relative:.1e}", f"{difference.tolerance:.0e}")
-        return table
 
 
 def reparameterize_checkpoint(
@@ -56,83 +32,165 @@ def reparameterize_checkpoint(
     checkpoint: str | Path,
     out: str | Path,
     overwrite: bool = False,
+    check: bool = False,
+    verify_on: str | None = None,
     tolerance: float = TOLERANCE[torch.float32],
+    ema: bool = False,
+    dtype: str | None = None,
+    keep_training_state: bool = False,
+    allow_unsafe: bool = False,
 ) -> ConversionReport:
-    """Convert a checkpoint to deploy form and write it beside a config that loads it.
+    """Convert a checkpoint to deploy form and write it beside a config that loads it and a report.
 
-    The converted model is compared with the original on random images, in float32 and float64, before anything is
-    written.
+    The converted model is compared with the original on random images, in float32 and float64, and on request on the
+    config's test set, before anything is written.
 
     Args:
-        config: Config of the model in training form: a classifier, segmentor or detector.
+        config: Config of the model in training form: a classifier, segmentor or detector with re-parameterizable parts,
+            RepMLPNet or any other module that owns a ``switch_to_deploy``.
         checkpoint: Its trained checkpoint.
-        out: File to write, e.g. ``deploy.pth``; the config takes the same name with ``.py``.
-        overwrite: Whether existing files may be replaced. Default: False.
+        out: What to name the files after. ``deploy.pth`` gives ``deploy-0123abcd.pth``, which ends in its hash, its
+            report ``deploy-0123abcd.json``, and ``deploy.py``, the config, whose ``load_from`` names the checkpoint.
+            ``.safetensors`` is accepted as well.
+        overwrite: Whether files of an earlier conversion to ``out`` may be replaced. Default: False.
+        check: Whether to report alone and write nothing. Default: False.
+        verify_on: ``"test"`` to evaluate both forms on the config's test set. Default: None.
         tolerance: Largest accepted difference in float32, relative to an output's largest value. Default: 1e-5.
+        ema: Whether to convert the weights averaged over the training. Default: False.
+        dtype: Precision to write, ``"float32"``, ``"float16"`` or ``"bfloat16"``; the conversion itself is done in
+            float32. Default: the checkpoint's.
+        keep_training_state: Whether to keep what resuming needs: optimizer, schedulers, message hub. Default: False.
+        allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
 
     Returns:
         What was done.
 
     Raises:
-        FileExistsError: ``out`` or its config exists and ``overwrite`` is not set.
+        FileExistsError: There is a conversion of this name and ``overwrite`` is not set.
         CheckpointError: The checkpoint cannot be read, or holds code.
         ValueError: The checkpoint does not belong to the config's model.
-        ConversionError: The model has nothing to convert, or the outputs differ.
+        ConversionError: The model has nothing to convert, or outputs or metrics differ.
     """
-    out, deploy_config = Path(out), Path(out).with_suffix(".py")
-    for path in (out, deploy_config):
+    out = Path(out)
+    if not check:
+        refuse_to_replace(out, overwrite)
+    cfg = read_config(config)
+    source = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
+    state = unwrap(source, ema)
+    model = build_model(cfg, state)
+    converted, target = convert(config, model, cfg)
+    report = ConversionReport(
+        source=Path(checkpoint),
+        parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
+        macs=(count_macs(model), count_macs(converted)),
+        differences=verify_conversion(
+            model, random_images(model, 2), run=run_model, tolerance={**TOLERANCE, torch.float32: tolerance}
+        ),
+    )
+    if verify_on == "test" and not report.objections():
+        report.metrics = evaluate_forms((cfg, target), (model, converted))
+    refuse_objections(report)
+    if check:
+        return report
+
+    kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
+    meta = {**source.get("meta", {}), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
+    precision = getattr(torch, dtype) if dtype else written_precision(state)
+    content = {"meta": meta, "state_dict": cast(converted.state_dict(), precision), **kept}
+    return write_files(out, content, target, report)
+
+
+def refuse_to_replace(out: Path, overwrite: bool) -> None:
+    """Refuse to go on where an earlier conversion would be lost."""
+    for path in (out, out.with_suffix(".py")):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists and is kept. Name another file, or pass --overwrite to replace it.")
-    cfg = read_config(config)
-    source = load_from_local(checkpoint)
-    model = build_model(cfg, unwrap(source))
+
+
+def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Module, Config]:
+    """Convert a copy of a model, and find the config that builds it and loads its weights.
+
+    Raises:
+        ConversionError: There is nothing to convert, or the deploy form cannot be built from a config.
+    """
+    if not any(hasattr(module, "switch_to_deploy") for module in model.modules()):
+        raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
     converted = switch_to_deploy(copy.deepcopy(model))
     if converted.state_dict().keys() == model.state_dict().keys():
-        raise ConversionError(f"The model of {config} has nothing to convert, or is in deploy form already.")
-    differences = prove_exact(model, tolerance)
-
-    cfg.model.backbone.deploy = True
-    meta = {**source.get("meta", {}), "cfg": cfg.pretty_text, "mmrepmlp_version": __version__}
-    with atomic_write(deploy_config) as config_file, atomic_write(out) as checkpoint_file:  # both or neither
-        config_file.write_text(cfg.pretty_text)
-        torch.save({"meta": meta, "state_dict": converted.state_dict()}, checkpoint_file)
-    counts = tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted))
-    return ConversionReport(out, deploy_config, counts, differences)
-
-
-def build_model(cfg: Config, state: dict[str, torch.Tensor]) -> nn.Module:
-    """Build a config's model with the weights of a state dict.
-
-    Raises:
-        ValueError: The state dict is not the model's.
-    """
-    cfg.model.backbone.pop("init_cfg", None)
-    if "data_preprocessor" in cfg:  # where the runner would take it from
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        model = MODELS.build(cfg.model)
+        raise ConversionError(f"The model of {config} is in deploy form already.")
+    target = deploy_config(cfg)
     try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"The checkpoint does not fit the config's model. {error}") from error
-    return model.eval()
+        build_model(target, converted.state_dict())
+    except ValueError as error:
+        raise ConversionError(
+            f"The model of {config} has a part whose deploy form cannot be built from a config: {error}"
+        ) from error
+    return converted, target
 
 
-def prove_exact(model: nn.Module, tolerance: float) -> list[Difference]:
-    """Convert a model and compare its outputs on random images.
+def refuse_objections(report: ConversionReport) -> None:
+    """Refuse to go on where the two forms are not the same model."""
+    objections = report.objections()
+    if not objections:
+        return
+    rest = f" and {len(objections) - 10} more" if len(objections) > 10 else ""
+    advice = " The conversion is exact but for float32's rounding; --tolerance accepts more of it."
+    raise ConversionError(
+        f"The deploy form differs: {'; '.join(objections[:10])}{rest}. Nothing was written."
+        + (advice if report.exact and not report.metrics else "")
+    )
 
-    Raises:
-        ConversionError: They differ by more than is accepted.
+
+def evaluate_forms(
+    configs: tuple[Config, Config], models: tuple[nn.Module, nn.Module]
+) -> dict[str, tuple[float, float]]:
+    """Evaluate both forms of a model on the test set, each from a config and a checkpoint of its own."""
+    results = []
+    with TemporaryDirectory() as folder:
+        for name, cfg, model in zip(("training", "deploy"), configs, models):
+            paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
+            cfg.dump(paths[0])
+            save_checkpoint({"state_dict": model.state_dict()}, paths[1])
+            results.append(test(*paths, work_dir=folder))
+    before, after = results
+    return {name: (float(before[name]), float(after[name])) for name in before}
+
+
+def written_precision(state: dict[str, Tensor]) -> torch.dtype:
+    """The precision of a half-precision checkpoint, float32 for any other."""
+    precisions = {value.dtype for value in state.values() if value.is_floating_point()}
+    return precisions.pop() if len(precisions) == 1 and precisions < set(HALF) else torch.float32
+
+
+def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Cast the floating point tensors of a state dict."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+
+
+def write_files(out: Path, content: dict, target: Config, report: ConversionReport) -> ConversionReport:
+    """Write checkpoint, report and config.
+
+    The config comes last and names the checkpoint: until it is there, whatever it named before is untouched.
     """
-    mean = getattr(model.data_preprocessor, "mean", None)
-    side = getattr(model.backbone, "img_size", (224, 224))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3 if mean is None else len(mean), *side, generator=generator, dtype=torch.float64)
-    accepted = {**TOLERANCE, torch.float32: tolerance}
-    differences = verify_conversion(model, images, run=lambda m, x: m(x, mode="tensor"), tolerance=accepted)
-    if all(difference.accepted for difference in differences):
-        return differences
-    figures = "; ".join(f"{d.dtype}: {d.relative:.1e} relative, accepted {d.tolerance:.0e}" for d in differences)
-    exact = all(difference.accepted for difference in differences if difference.dtype is torch.float64)
-    advice = " The conversion is exact but for float32's rounding; --tolerance accepts more of it." if exact else ""
-    raise ConversionError(f"The outputs in deploy form differ: {figures}. Nothing was written.{advice}")
+    report.config, stale = out.with_suffix(".py"), earlier_files(out)
+    report.checkpoint = save_hashed(content, out)
+    report_file = report.checkpoint.with_suffix(".json")
+    try:
+        with atomic_write(report_file) as file:
+            file.write_text(report.to_json())
+        target.load_from = f"{{{{ fileDirname }}}}/{report.checkpoint.name}"
+        with atomic_write(report.config) as file:
+            file.write_text(target.pretty_text)
+    except OSError:
+        for path in {report.checkpoint, report_file} - stale:
+            path.unlink(missing_ok=True)
+        raise
+    for path in {out, *stale} - {report.checkpoint, report_file}:
+        path.unlink(missing_ok=True)
+    return report
+
+
+def earlier_files(out: Path) -> set[Path]:
+    """Checkpoints and reports of earlier conversions of the same name."""
+    name = re.compile(re.escape(out.stem) + rf"-[0-9a-f]{{8}}({re.escape(out.suffix)}|\.json)")
+    return {path for path in out.parent.glob("*") if name.fullmatch(path.name)}

@@ -105,7 +105,7 @@ def train(
 
 def test(
     config: str | Path,
-    checkpoint: str | Path,
+    checkpoint: str | Path | None = None,
     work_dir: str | None = None,
     out: str | None = None,
     deploy: bool = False,
@@ -116,7 +116,7 @@ def test(
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Path of the checkpoint.
+        checkpoint: Path of the checkpoint. Default: the config's ``load_from``.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         out: Pickle file for the predictions. Default: None.
         deploy: Whether to convert the model to deploy form first. Default: False.
@@ -127,12 +127,14 @@ def test(
         The metrics.
 
     Raises:
-        ValueError: A head does not fit the backbone.
+        ValueError: A head does not fit the backbone, or no checkpoint is named.
         FileNotFoundError: A data set is not there.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_config(cfg, "test")
-    cfg.load_from = str(checkpoint)
+    if checkpoint is None and not cfg.get("load_from"):
+        raise ValueError(f"No checkpoint is given, and {config} names none in load_from. Give one.")
+    cfg.load_from = str(checkpoint or cfg.load_from)
     hold_whole_model(cfg)
     if deploy:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]

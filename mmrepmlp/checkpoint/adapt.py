@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a state dict from anywhere fit a RepMLPNet, or say why it cannot."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names, unwrap
+from mmrepmlp.checkpoint.names import abbreviate, architecture_of, backbone_part, form_of, to_native_names, unwrap
 from mmrepmlp.checkpoint.tiles import resample_tiles
+from mmrepmlp.checkpoint.validate import check_state_dict, check_values
 
 
 def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> None:
@@ -21,8 +24,8 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
         prefix: Where the model sits in the state dict, e.g. ``"backbone."``.
 
     Raises:
-        ValueError: The state dict is of another network, another architecture, or of a form that cannot become the
-            model's.
+        ValueError: The state dict is of another network, another architecture, of a form that cannot become the
+            model's, or holds values that no trained network has.
     """
     own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
     if not own:
@@ -46,6 +49,7 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
             )
         state = fold(model, state, form)
     check_architecture(expected, state)
+    check_values(expected, state)
     for name in list(own):
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in state.items()})
@@ -62,19 +66,23 @@ def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Ten
     Raises:
         ValueError: The state dict does not fit the model.
     """
-    kernels = architecture_of(state).get("reparam_conv_kernels", ())
-    with torch.device("meta"):
-        source = model.build_training_form(reparam_conv_kernels=kernels)
-    if form == "injected":
-        for unit in (unit for stage in source.stages for unit in stage):
-            unit.repmlp_block.switch_to_deploy()
-    check_architecture(source.state_dict(), state)
-    try:
-        nn.Module.load_state_dict(source, state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"The state dict cannot be folded into deploy form. {error}") from error
+    source = build_form(model, form, architecture_of(state).get("reparam_conv_kernels", ()))
+    expected = source.state_dict()
+    check_architecture(expected, state)
+    check_state_dict(expected, state)
+    nn.Module.load_state_dict(source, state, assign=True)
     source.switch_to_deploy()
     return source.state_dict()
+
+
+def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int]) -> nn.Module:
+    """Build a RepMLPNet like a given one in the training form or in the injected form, without values."""
+    with torch.device("meta"):
+        source = model.build_training_form(reparam_conv_kernels=reparam_conv_kernels)
+        if form == "injected":
+            for unit in (unit for stage in source.stages for unit in stage):
+                unit.repmlp_block.switch_to_deploy()
+    return source
 
 
 def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
@@ -91,10 +99,3 @@ def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) ->
         return
     advice = "Build the model with the arch of the checkpoint, or load another checkpoint."
     raise ValueError(f"The state dict is of another RepMLPNet: {'; '.join(differences)}. {advice}")
-
-
-def abbreviate(names: object, limit: int = 10) -> str:
-    """List names, at most ``limit`` of them and the count of the rest."""
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

@@ -6,35 +6,76 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-# The authors' names and ours, which are mmpretrain's.
-RENAMES = (
-    (r"^conv_embedding\.conv\.", "patch_embed.projection."),
-    (r"^conv_embedding\.bn\.", "patch_embed.norm."),
-    (r"^embeds\.", "downsample_layers."),
-    (r"^head_norm\.", "final_norm."),
-    (r"\.prebn([12])\.", r".norm\1."),
-    (r"\.gp\.fc([12])\.", r".gp.conv\1.conv."),
-)
+# The authors' names of modules and ours, which are mmpretrain's.
+SYNONYMS = {
+    "conv_embedding.conv": "patch_embed.projection",
+    "conv_embedding.bn": "patch_embed.norm",
+    "embeds": "downsample_layers",
+    "head_norm": "final_norm",
+    "prebn1": "norm1",
+    "prebn2": "norm2",
+    "gp.fc1": "gp.conv1.conv",
+    "gp.fc2": "gp.conv2.conv",
+}
 WRAPPERS = ("state_dict", "model")
+AVERAGES = ("ema", "model_ema", "state_dict_ema")
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
 
-def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """Find the state dict inside a checkpoint (under ``state_dict`` or ``model``, or plain), without ``module.``."""
-    for key in WRAPPERS:
+def unwrap(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
+    """Find the state dict inside a checkpoint, without ``module.``.
+
+    It is looked for under ``state_dict``, ``model`` and the names of averaged weights, and else is the checkpoint
+    itself.
+
+    Args:
+        checkpoint: What a file holds.
+        ema: Whether weights averaged over the training are asked for. Default: False.
+
+    Raises:
+        ValueError: ``ema`` is asked for and there are no averaged weights.
+    """
+    if ema and "ema_state_dict" in checkpoint:
+        # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
+        return unwrap(checkpoint["state_dict"])
+    keys = AVERAGES if ema else WRAPPERS + AVERAGES
+    for key in keys:
         if isinstance(checkpoint.get(key), Mapping):
             return unwrap(checkpoint[key])
+    if ema:
+        raise ValueError(
+            f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; looked for were "
+            f"{', '.join(AVERAGES)} and ema_state_dict. Leave the request for averaged weights out."
+        )
     if checkpoint and all(str(name).startswith("module.") for name in checkpoint):
         return unwrap({name.removeprefix("module."): value for name, value in checkpoint.items()})
     return dict(checkpoint)
 
 
+def abbreviate(names: Iterable, limit: int = 10) -> str:
+    """List names, at most ``limit`` of them and the count of the rest."""
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
 def to_native_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' tensors; a state dict that has our names already comes back as it is."""
+    return rename(state, SYNONYMS)
+
+
+def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename our tensors as the authors do, the inverse of :func:`to_native_names`."""
+    return rename(state, {ours: theirs for theirs, ours in SYNONYMS.items()})
+
+
+def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str, Tensor]:
+    """Rename modules, old name to new, wherever whole parts of a dotted path are equal."""
+    patterns = [(re.compile(rf"(?<![^.]){re.escape(old)}(?![^.])"), new) for old, new in modules.items()]
     renamed = {}
     for name, value in state.items():
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
+        for pattern, new in patterns:
+            name = pattern.sub(new, name)
         renamed[name] = value
     return renamed
 

@@ -15,15 +15,17 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 @dataclass
 class Difference:
-    """How far a conversion moved the outputs.
+    """How far a conversion moved an output.
 
     Attributes:
+        output: Which output, as a dotted path into what the model returns.
         dtype: In which precision both ran.
         absolute: Largest absolute difference of any element.
-        relative: Largest difference in an output, over that output's largest value; the worst of all outputs.
+        relative: The same over the output's largest absolute value.
         tolerance: The largest accepted relative difference.
     """
 
+    output: str
     dtype: torch.dtype
     absolute: float
     relative: float
@@ -55,26 +57,30 @@ def verify_conversion(
         tolerance: The accepted relative difference for each precision. Default: :data:`TOLERANCE`.
 
     Returns:
-        The difference in each precision.
+        The difference of each output in each precision.
     """
     differences = []
     for dtype, accepted in tolerance.items():
         before = copy.deepcopy(model).to(dtype).eval()
         after = convert(copy.deepcopy(before))
-        expected, actual = (list(tensors_in(run(m, inputs.to(dtype)))) for m in (before, after))
-        gaps = [(a - e).abs().max().item() for a, e in zip(actual, expected, strict=True)]
-        scales = [max(e.abs().max().item(), torch.finfo(dtype).tiny) for e in expected]
-        relative = max(gap / scale for gap, scale in zip(gaps, scales))
-        differences.append(Difference(dtype, max(gaps), relative, accepted))
+        expected, actual = (dict(named_tensors(run(m, inputs.to(dtype)))) for m in (before, after))
+        for name, value in expected.items():
+            gap = (actual[name] - value).abs().max().item()
+            scale = max(value.abs().max().item(), torch.finfo(dtype).tiny)
+            differences.append(Difference(name, dtype, gap, gap / scale, accepted))
     return differences
 
 
-def tensors_in(outputs: object) -> Iterator[Tensor]:
-    """Walk through nested sequences and mappings of tensors."""
+def named_tensors(outputs: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Walk through nested sequences and mappings of tensors; names are dotted paths, ``"output"`` for a lone tensor."""
     if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        yield from tensors_in(list(outputs.values()))
-    elif isinstance(outputs, Sequence):
-        for output in outputs:
-            yield from tensors_in(output)
+        yield name or "output", outputs
+        return
+    if isinstance(outputs, Mapping):
+        parts = outputs.items()
+    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        parts = enumerate(outputs)
+    else:
+        return
+    for key, part in parts:
+        yield from named_tensors(part, f"{name}.{key}" if name else str(key))

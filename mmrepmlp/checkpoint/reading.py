@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files: read safely, written whole or not at all."""
+"""Checkpoint files, of torch.save or safetensors, read without running code that they may hold."""
 
+import io
 import os
 import pickle
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import mmengine
 import torch
 from mmengine.dist import barrier
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
 
 
 class CheckpointError(RuntimeError):
@@ -20,18 +22,19 @@ class CheckpointError(RuntimeError):
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
-def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
+def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allow_unsafe: bool = False) -> dict:
     """Read a checkpoint without running code that it may hold.
 
     Once this package is imported, MMEngine reads local files with it, so that ``load_from``, ``--resume`` and
     ``init_cfg=dict(type='Pretrained')`` behave alike.
 
     Args:
-        filename: Path of a file that ``torch.save`` wrote.
+        filename: Path of a file that ``torch.save`` wrote, or of a ``.safetensors`` file.
         map_location: Where to put the tensors. Default: ``"cpu"``.
+        allow_unsafe: Whether to run code that the file holds, with all the rights of the user. Default: False.
 
     Returns:
-        What the file holds.
+        What the file holds; for safetensors, the tensors under ``state_dict`` and the metadata under ``meta``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -42,12 +45,29 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu") -> d
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty. Copy or download it again.")
+    if allow_unsafe:
+        print_log(f"Code that {path} may hold is run, since unsafe loading was asked for.", "current")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        if path.suffix == ".safetensors":
+            return read_safetensors(path, map_location)
+        return torch.load(path, map_location=map_location, weights_only=not allow_unsafe)
     except PermissionError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(explain_failure(path, error)) from error
+
+
+def read_safetensors(path: Path, map_location: Any) -> dict:
+    """Read tensors and metadata of a safetensors file, laid out as a checkpoint."""
+    with safe_open(path, framework="pt", device=str(map_location or "cpu")) as file:
+        names = file.keys()
+        meta = (file.metadata() or {}).get("meta", "{}")
+        return {
+            "meta": mmengine.load(io.StringIO(meta), file_format="json"),
+            "state_dict": {name: file.get_tensor(name) for name in names},
+        }
 
 
 @CheckpointLoader.register_scheme(prefixes=("http://", "https://"), force=True)
@@ -83,50 +103,16 @@ def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | Non
 
 def explain_failure(path: Path, error: Exception) -> str:
     """Say why a file could not be loaded, naming what it holds besides tensors if that is the reason."""
-    # Between a preamble and a pointer to torch's documentation stands the reason, in a paragraph of its own.
-    paragraphs = [text.strip() for text in str(error).split("\n\n") if text.strip()]
-    reason = (paragraphs[1] if len(paragraphs) > 2 else f"{type(error).__name__} {error}").splitlines()[0].rstrip(".")
-    if "GLOBAL" in reason or "refused" in reason:
+    text = str(error)
+    # torch names an object of a type that is not allowed as GLOBAL; "refused" is our own stand-in's word.
+    held = re.search(r"GLOBAL (\S+)", text) or re.search(r"\w+\(.*\)(?= is refused)", text)
+    if held:
         return (
-            f"{path} holds more than tensors: {reason}. Loading it may run code, so it is refused. Ask whoever made "
-            "it for the bare state dict."
+            f"{path} holds more than tensors: {held[held.lastindex or 0]}. Loading it may run code, so it is refused. "
+            "Ask whoever made it for the bare state dict. The conversion tools' --allow-unsafe runs that code, with "
+            "all your rights."
         )
-    return (
-        f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint of torch.save: {reason}. Copy or download "
-        "it again."
-    )
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all.
-
-    Yields the path of a temporary file in the same folder. When the block ends well, the file is flushed to disk and
-    takes the place of ``path``; when it does not, ``path`` stays as it was and the temporary file goes.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~current_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def current_umask() -> int:
-    """The process's file mode mask; the only way to read it is to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def save_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint with ``torch.save``, whole or not at all."""
-    with atomic_write(path) as temporary:
-        torch.save(checkpoint, temporary)
+    # torch surrounds the reason with advice.
+    reason = re.search(r"WeightsUnpickler error: (.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
+    reason = reason[1].strip().rstrip(".")
+    return f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {reason}. Copy or download it again."

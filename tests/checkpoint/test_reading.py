@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
-import stat
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -10,8 +10,9 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 
-from mmrepmlp.checkpoint import CheckpointError, atomic_write, load_from_local, save_checkpoint
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.conftest import DATA
 
 
@@ -34,13 +35,28 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, zipped):
         with pytest.raises(CheckpointError, match=r"posix\.system.*refused"):
             load(str(path))
     assert not proof.exists()
-    torch.load(path, weights_only=False)
+    load_from_local(path, allow_unsafe=True)
     assert proof.exists()
+
+
+def test_objects_of_a_package_that_is_not_there(tmp_path):
+    content = b"\x80\x02cyacs.config\nCfgNode\n)\x81."  # an empty yacs config
+    archive = tmp_path / "config.pth"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3")
+    with pytest.raises(CheckpointError, match=r"yacs\.config.*refused.*--allow-unsafe runs that code"):
+        load_from_local(archive)
+    with pytest.raises(CheckpointError, match="package that is not installed: .*yacs"):
+        load_from_local(archive, allow_unsafe=True)
 
 
 def test_the_stand_in_for_getattr_gives_out_history_statistics_alone(tmp_path):
     torch.save({"method": np.ndarray.tofile}, tmp_path / "checkpoint.pth")
-    with pytest.raises(CheckpointError, match=r"getattr\(<class 'numpy.ndarray'>, 'tofile'\) is refused"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"getattr\(<class 'numpy.ndarray'>, 'tofile'\)\. Loading it may run code, so it is refused",
+    ):
         load_from_local(tmp_path / "checkpoint.pth")
 
 
@@ -54,7 +70,7 @@ def test_truncated_checkpoints(tmp_path, size):
 
 def test_something_else_than_a_checkpoint(tmp_path):
     (tmp_path / "page.pth").write_text("<html>Not found</html>")
-    with pytest.raises(CheckpointError, match="no checkpoint of torch.save"):
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
         load_from_local(tmp_path / "page.pth")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.pth"):
         load_from_local(tmp_path / "absent.pth")
@@ -69,16 +85,32 @@ def test_what_mmengine_stores_is_read(tmp_path):
     assert loaded["loss"] == 0.5 and loaded["seen"] == 3 and loaded["mask"].tolist() == [True]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    save_checkpoint({"a": 1}, path)
-    with pytest.raises(OSError, match="disk"), atomic_write(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError("disk full")
-    assert os.listdir(tmp_path) == ["checkpoint.pth"] and load_from_local(path) == {"a": 1}
-    save_checkpoint({"a": 2}, path)
-    assert os.listdir(tmp_path) == ["checkpoint.pth"] and load_from_local(path) == {"a": 2}
-    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+def test_safetensors_are_read_by_mmengine_too(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = {
+        "weight": torch.arange(6.0).view(2, 3),
+        "steps": torch.tensor(3),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    save_checkpoint({"state_dict": state, "meta": {"classes": ["a", "b"], "epoch": 3}}, path)
+    for load in (load_from_local, CheckpointLoader.load_checkpoint):
+        loaded = load(str(path))
+        assert loaded["meta"] == {"classes": ["a", "b"], "epoch": 3}
+        assert loaded["state_dict"].keys() == state.keys()
+        for name, value in state.items():
+            torch.testing.assert_close(loaded["state_dict"][name], value, rtol=0, atol=0)
+    save_file(state, path)  # by somebody else
+    assert load_from_local(path)["meta"] == {} and load_from_local(path)["state_dict"].keys() == state.keys()
+    for size in (4, 100):
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_from_local(path)
+
+
+def test_safetensors_hold_no_optimizer(tmp_path):
+    with pytest.raises(ValueError, match="not optimizer.*pth"):
+        save_checkpoint({"state_dict": {}, "optimizer": {}}, tmp_path / "checkpoint.safetensors")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.fixture
