@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from .checks import check_config
 from .config import read_config
 from .distributed import hold_whole_model, prepare_processes
+from .resume import latest_checkpoint, make_resumable
 
 
 class DumpPredictions(DumpResults):
@@ -67,7 +68,9 @@ def train(
     Args:
         config: Path of the config file, or ``package::path``.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir``. Default: None.
+        resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir`` that can be read. Default:
+            None. With ``randomness.deterministic`` a resumed training computes exactly what one without interruption
+            does.
         amp: Whether to train with automatic mixed precision. Default: False.
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
         cfg_options: Settings to override, by dotted names. Default: None.
@@ -93,9 +96,10 @@ def train(
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError(f"{config} has no auto_scale_lr.base_batch_size, which --auto-scale-lr scales from.")
         cfg.auto_scale_lr.enable = True
+    make_resumable(cfg)
     if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == "auto" else resume
+        cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
+        cfg.resume = bool(cfg.load_from)
     runner = build_runner(cfg)
     runner.register_hook(dict(type="mmrepmlp.CheckAnnotationsHook"))
     runner.register_hook(dict(type="mmrepmlp.BroadcastBuffersHook"))

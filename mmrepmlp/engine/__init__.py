@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_units
-from .hooks import BroadcastBuffersHook, CheckAnnotationsHook, SwitchToDeployHook
+from .hooks import BroadcastBuffersHook, CheckAnnotationsHook, EpochSeedHook, SwitchToDeployHook
 from .optimizers import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     "BroadcastBuffersHook",
     "CPUDistributedDataParallel",
     "CheckAnnotationsHook",
+    "EpochSeedHook",
     "LayerDecayOptimWrapperConstructor",
     "ShardedStrategy",
     "SwitchToDeployHook",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .check_annotations_hook import CheckAnnotationsHook
+from .epoch_seed_hook import EpochSeedHook
 from .switch_to_deploy_hook import SwitchToDeployHook
 
-__all__ = ["BroadcastBuffersHook", "CheckAnnotationsHook", "SwitchToDeployHook"]
+__all__ = ["BroadcastBuffersHook", "CheckAnnotationsHook", "EpochSeedHook", "SwitchToDeployHook"]

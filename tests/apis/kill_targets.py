@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes do that tests kill. A server forks them after importing this, so that they start at once."""
+
+import logging
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+
+import mmpretrain.datasets
+import mmpretrain.engine
+import mmpretrain.evaluation
+import mmpretrain.models
+import mmpretrain.visualization  # noqa: F401  what the registries would import on first use
+import torch
+
+from mmrepmlp.apis import reparameterize_checkpoint, train
+from mmrepmlp.checkpoint import writing
+
+
+def start(target: Callable, *arguments: object, **options: object) -> multiprocessing.Process:
+    """Start one of the functions below in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=target, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def quietly(function: Callable, *arguments: object, **options: object) -> None:
+    """Run a function in one thread and without its output."""
+    torch.set_num_threads(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    logging.disable()
+    function(*arguments, **options)
+
+
+def convert(*arguments: object, delay: float = 0, **options: object) -> None:
+    """Convert a checkpoint, on a disk that takes ``delay`` seconds for each file, before and after its renaming."""
+    commit = writing.commit
+
+    def slow_commit(*paths: object) -> None:
+        time.sleep(delay)
+        commit(*paths)
+        time.sleep(delay)
+
+    writing.commit = slow_commit
+    quietly(reparameterize_checkpoint, *arguments, overwrite=True, **options)
+
+
+def convert_on_full_disk(size: int, *arguments: object, **options: object) -> None:
+    """Convert a checkpoint where no file can be larger than ``size`` bytes; exits with 3 on the error of that."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        quietly(reparameterize_checkpoint, *arguments, overwrite=True, **options)
+    except OSError:
+        os._exit(3)
+
+
+def train_digits(config: str, work_dir: str, options: dict) -> None:
+    """Train, going on from whatever an earlier process left."""
+    quietly(train, config, work_dir=work_dir, resume="auto", cfg_options=options)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversions and trainings that are killed at random moments, and disks that are full."""
+
+import random
+import re
+import time
+from pathlib import Path
+
+import mmengine
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrepmlp.apis import test as evaluate
+from mmrepmlp.apis import train
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import file_hash, load_from_local, save_checkpoint, unwrap
+from tests.apis import kill_targets
+from tests.apis.conftest import CONFIG
+
+pytestmark = pytest.mark.slow
+
+KILLED = -9
+CONVERSION_KILLS, TRAINING_KILLS = 60, 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """The first process waits for the server, which would spoil the times."""
+    assert run(time.sleep, 0) == 0
+
+
+@pytest.fixture(scope="module")
+def sources(trained, tmp_path_factory) -> list[Path]:
+    """Two checkpoints to convert in turn."""
+    folder = tmp_path_factory.mktemp("sources")
+    state = unwrap(load_from_local(trained.checkpoint))
+    paths = [folder / "first.pth", folder / "second.pth"]
+    for shift, path in enumerate(paths):
+        state["head.fc.bias"] = state["head.fc.bias"] + shift
+        save_checkpoint({"state_dict": dict(state)}, path)
+    return paths
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "deploy.pth"
+
+
+def run(target, *arguments, **options) -> int:
+    process = kill_targets.start(target, *arguments, **options)
+    process.join()
+    return process.exitcode
+
+
+def converted_bias(out: Path) -> torch.Tensor | None:
+    """The last parameter of the model in the destination, which must be whole; None if there is none."""
+    config = out.with_suffix(".py")
+    if not config.exists():
+        return None
+    cfg = Config.fromfile(config)
+    checkpoint = Path(cfg.load_from)
+    assert checkpoint.stem == f"deploy-{file_hash(checkpoint)}"
+    assert mmengine.load(checkpoint.with_suffix(".json"))["checkpoint"] == str(checkpoint)
+    return build_model(cfg, load_from_local(checkpoint)["state_dict"]).head.fc.bias
+
+
+def leftovers(out: Path) -> list[str]:
+    return [path.name for path in out.parent.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("delay", [0, 0.05])
+def test_a_conversion_killed_at_any_moment_leaves_the_old_files_or_new_ones(sources, out, delay):
+    expected = [unwrap(load_from_local(path))["head.fc.bias"] for path in sources]
+    start = time.monotonic()
+    assert run(kill_targets.convert, CONFIG, sources[0], out, delay=delay) == 0
+    duration, generator = time.monotonic() - start, random.Random(0)
+    for path in out.parent.iterdir():
+        path.unlink()
+    killed, seen, strays = 0, {None}, 0
+    while killed < CONVERSION_KILLS // 2:
+        process = kill_targets.start(kill_targets.convert, CONFIG, sources[killed % 2], out, delay=delay)
+        process.join(generator.uniform(0.3, 1.1) * duration)
+        process.kill()
+        process.join()
+        killed += process.exitcode == KILLED
+        bias = converted_bias(out)
+        found = None if bias is None else [torch.equal(bias, other) for other in expected].index(True)
+        assert found is not None or seen == {None}  # what was there is never lost
+        seen.add(found)
+        strays += bool(leftovers(out))
+    assert {0, 1} & seen
+    assert strays or not delay  # else no kill came while a file was written
+    assert run(kill_targets.convert, CONFIG, sources[0], out) == 0
+    assert torch.equal(converted_bias(out), expected[0])
+    names = sorted(re.sub("[0-9a-f]{8}", "x", path.name) for path in out.parent.iterdir())
+    assert names == ["deploy-x.json", "deploy-x.pth", "deploy.py"]
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000, 2_000_000, 2_790_000])
+def test_a_full_disk_leaves_what_was_there(sources, out, size):
+    assert run(kill_targets.convert_on_full_disk, size, CONFIG, sources[0], out) == 3
+    assert not list(out.parent.iterdir())
+    assert run(kill_targets.convert, CONFIG, sources[0], out) == 0
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    assert run(kill_targets.convert_on_full_disk, size, CONFIG, sources[1], out) == 3
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.fixture
+def settings(options) -> dict:
+    return {
+        **options,
+        "train_cfg.max_epochs": 4,
+        "train_cfg.val_interval": 4,
+        "train_dataloader.dataset.indices": 256,
+        "default_hooks.checkpoint.max_keep_ckpts": 1,
+        "randomness.deterministic": True,
+        "model.backbone.drop_path_rate": 0.1,
+    }
+
+
+def test_a_killed_training_ends_where_an_undisturbed_one_does(settings, tmp_path):
+    undisturbed, generator = tmp_path / "undisturbed", random.Random(0)
+    start = time.monotonic()
+    assert run(kill_targets.train_digits, CONFIG, str(undisturbed), settings) == 0
+    duration = time.monotonic() - start
+    expected = load_from_local(undisturbed / "epoch_4.pth")
+    accuracy = evaluate(CONFIG, undisturbed / "epoch_4.pth", str(undisturbed), cfg_options=settings)
+    killed, runs, resumed = 0, 0, 0
+    while killed < TRAINING_KILLS or runs == 0:
+        work_dir = tmp_path / str(runs)
+        process = kill_targets.start(kill_targets.train_digits, CONFIG, str(work_dir), settings)
+        process.join(generator.uniform(0.2, 0.9) * duration if killed < TRAINING_KILLS else None)
+        process.kill()
+        process.join()
+        if process.exitcode == KILLED:
+            killed += 1
+            resumed += (work_dir / "last_checkpoint").exists()
+            continue
+        assert process.exitcode == 0
+        runs += 1
+        actual = load_from_local(work_dir / "epoch_4.pth")
+        assert actual["meta"]["epoch"] == 4
+        for name, value in expected["state_dict"].items():
+            assert torch.equal(actual["state_dict"][name], value), name
+        assert evaluate(CONFIG, work_dir / "epoch_4.pth", str(work_dir), cfg_options=settings) == accuracy
+    assert resumed  # else nothing was resumed
+
+
+def test_resuming_passes_over_what_is_not_whole(settings, tmp_path):
+    train(CONFIG, str(tmp_path), cfg_options={**settings, "train_cfg.max_epochs": 2})
+    whole = (tmp_path / "epoch_2.pth").read_bytes()
+    (tmp_path / "epoch_3.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "last_checkpoint").write_text("")
+    runner = train(CONFIG, str(tmp_path), resume="auto", cfg_options={**settings, "train_cfg.max_epochs": 3})
+    assert runner.epoch == 3 and runner.iter == 3 * 4
+    assert load_from_local(tmp_path / "epoch_3.pth")["meta"]["iter"] == 12
