@@ -2,9 +2,11 @@
 """Packaging. The versions of the reference environment are pinned in requirements/; here are the ranges that work."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read_text())[1]
@@ -15,10 +17,39 @@ EXTRAS = {
     "seg": ["mmsegmentation>=1.2.0,<2", "mmcv<2.2.0", "ftfy", "regex"],
     "det": ["mmdet>=3.3.0,<4", "mmcv<2.2.0", "pycocotools"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "pre-commit>=3", "scikit-learn>=1.3", "timm>=1.0"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.6",
+        "pre-commit>=3",
+        "scikit-learn>=1.3",
+        "timm>=1.0",
+        "model-index>=0.1.11",
+    ],
 }
 
+
+class BuildWithConfigs(build_py):
+    """Puts what ``mmrepmlp::`` in configs and MIM look for into mmrepmlp/.mim; an editable install gets links."""
+
+    def run(self) -> None:
+        super().run()
+        editable = self.editable_mode
+        target = Path(ROOT if editable else self.build_lib, "mmrepmlp", ".mim")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in ("configs", "tools", "model-index.yml"):
+            source = ROOT / name
+            if editable:
+                (target / name).symlink_to(Path("..", "..", name))
+            elif source.is_dir():
+                shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+
+
 setup(
+    cmdclass=dict(build_py=BuildWithConfigs),
     name="mmrepmlp",
     version=VERSION,
     description="RepMLPNet, a re-parameterizable vision MLP, as a backbone for OpenMMLab",

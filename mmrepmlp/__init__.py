@@ -7,6 +7,7 @@ resume its own checkpoints on current torch, without running code that a checkpo
 
 import mmcv
 import mmengine
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import digit_version
 
 from . import registry
@@ -22,5 +23,9 @@ for package, lowest, below in ((mmengine, "0.10.4", "1.0.0"), (mmcv, "2.0.0", "3
         )
 
 trust_mmengine()
+
+# What `mmrepmlp::` means in a config. MMEngine finds a package by the name of its distribution, which leads nowhere in
+# an editable install; the name of a module leads to its folder in any.
+MODULE2PACKAGE.setdefault("mmrepmlp", "mmrepmlp.registry")
 
 __all__ = ["__version__", "registry", "switch_to_deploy"]

@@ -5,24 +5,41 @@
 scope for the first time.
 """
 
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
-from mmengine.registry import Registry
+from mmengine.registry import Registry, root
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="mmrepmlp", locations=["mmrepmlp.models"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="mmrepmlp", locations=["mmrepmlp.engine"])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    "optimizer wrapper constructor",
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope="mmrepmlp",
-    locations=["mmrepmlp.engine"],
-)
-MODEL_WRAPPERS = Registry(
-    "model_wrapper", parent=MMENGINE_MODEL_WRAPPERS, scope="mmrepmlp", locations=["mmrepmlp.engine"]
-)
-FUNCTIONS = Registry("function", parent=MMENGINE_FUNCTIONS, scope="mmrepmlp", locations=["mmrepmlp.engine"])
-STRATEGIES = Registry("strategy", parent=MMENGINE_STRATEGIES, scope="mmrepmlp", locations=["mmrepmlp.engine"])
+
+def child(name: str, location: str = "mmrepmlp.engine") -> Registry:
+    """A child of one of MMEngine's registries; ``location`` is the module to import before the first look-up."""
+    parent = getattr(root, name)
+    return Registry(parent.name, parent=parent, scope="mmrepmlp", locations=[location])
+
+
+MODELS = child("MODELS", "mmrepmlp.models")
+HOOKS = child("HOOKS")
+OPTIM_WRAPPER_CONSTRUCTORS = child("OPTIM_WRAPPER_CONSTRUCTORS")
+MODEL_WRAPPERS = child("MODEL_WRAPPERS")
+FUNCTIONS = child("FUNCTIONS")
+STRATEGIES = child("STRATEGIES")
+
+# What a config inherits as mmrepmlp::... is built in this scope: each kind of object needs a registry in it to be
+# looked up in MMEngine's without a warning.
+INHERITED = [
+    child(name)
+    for name in (
+        "DATASETS",
+        "DATA_SAMPLERS",
+        "EVALUATOR",
+        "LOG_PROCESSORS",
+        "LOOPS",
+        "METRICS",
+        "OPTIMIZERS",
+        "OPTIM_WRAPPERS",
+        "PARAM_SCHEDULERS",
+        "RUNNERS",
+        "TASK_UTILS",
+        "TRANSFORMS",
+        "VISBACKENDS",
+        "VISUALIZERS",
+        "WEIGHT_INITIALIZERS",
+    )
+]

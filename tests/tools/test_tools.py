@@ -10,6 +10,11 @@ ROOT = Path(__file__).parents[2]
 CONFIG = "configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 TRAIN = ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher")
 TEST = ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher")
+CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
+REPARAMETERIZE = (
+    *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
+    *("--keep-training-state", "--allow-unsafe"),
+)
 BENCHMARK = (
     "--arch",
     "--img-size",
@@ -35,7 +40,10 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
     [
         ("train.py", TRAIN),
         ("test.py", TEST),
-        ("reparameterize.py", ("config", "checkpoint", "out", "--overwrite", "--tolerance")),
+        ("reparameterize.py", REPARAMETERIZE),
+        ("model_converters/official_to_mmrepmlp.py", CONVERTER),
+        ("model_converters/mmrepmlp_to_official.py", CONVERTER),
+        ("misc/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
         ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
         ("analysis_tools/benchmark.py", BENCHMARK),
         ("analysis_tools/draw_predictions.py", ("config", "checkpoint", "out", "--images", "--score")),
@@ -55,6 +63,8 @@ def test_a_mistake_ends_in_one_sentence(tmp_path):
     done = run(sys.executable, "tools/reparameterize.py", CONFIG, str(tmp_path / "empty.pth"), str(out))
     assert done.returncode == 1 and not out.exists()
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    done = run(sys.executable, "tools/model_converters/mmrepmlp_to_official.py", str(tmp_path / "empty.pth"), str(out))
+    assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
     done = run(sys.executable, "tools/dataset_converters/digits.py", "--out", str(tmp_path))
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} exists and is kept")
 

@@ -16,18 +16,19 @@ test_pipeline = [
 ]
 
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+dataset = dict(_scope_="mmpretrain", type="CustomDataset", data_root="data/digits")
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
-    dataset=dict(type="CustomDataset", data_root="data/digits", data_prefix="train", pipeline=train_pipeline),
+    dataset=dict(data_prefix="train", pipeline=train_pipeline, **dataset),
     sampler=dict(type="DefaultSampler", shuffle=True),
 )
 val_dataloader = dict(
     batch_size=60,
     num_workers=1,
-    dataset=dict(type="CustomDataset", data_root="data/digits", data_prefix="val", pipeline=test_pipeline),
+    dataset=dict(data_prefix="val", pipeline=test_pipeline, **dataset),
     sampler=dict(type="DefaultSampler", shuffle=False),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="Accuracy", topk=(1,))
+val_evaluator = dict(_scope_="mmpretrain", type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator

@@ -14,16 +14,15 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
+dataset = dict(_scope_="mmdet", type="CocoDataset", metainfo=metainfo, data_root="data/digits_det")
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    batch_sampler=dict(_scope_="mmdet", type="AspectRatioBatchSampler"),
     dataset=dict(
-        type="CocoDataset",
-        metainfo=metainfo,
-        data_root="data/digits_det",
+        **dataset,
         ann_file="annotations/train.json",
         data_prefix=dict(img="train"),
         pipeline=train_pipeline,
@@ -35,9 +34,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CocoDataset",
-        metainfo=metainfo,
-        data_root="data/digits_det",
+        **dataset,
         ann_file="annotations/val.json",
         data_prefix=dict(img="val"),
         test_mode=True,
@@ -45,5 +42,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoMetric", ann_file="data/digits_det/annotations/val.json", metric="bbox")
+val_evaluator = dict(_scope_="mmdet", type="CocoMetric", ann_file="data/digits_det/annotations/val.json", metric="bbox")
 test_evaluator = val_evaluator

@@ -29,15 +29,14 @@ test_pipeline = [
     dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
+dataset = dict(_scope_="mmseg", type="BaseSegDataset", metainfo=metainfo, data_root="data/digits_seg")
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
-        type="BaseSegDataset",
-        metainfo=metainfo,
-        data_root="data/digits_seg",
+        **dataset,
         data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train"),
         pipeline=train_pipeline,
     ),
@@ -48,13 +47,11 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="BaseSegDataset",
-        metainfo=metainfo,
-        data_root="data/digits_seg",
+        **dataset,
         data_prefix=dict(img_path="img_dir/val", seg_map_path="ann_dir/val"),
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+val_evaluator = dict(_scope_="mmseg", type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A classifier on RepMLPNet-T; a config for another arch says so, and how many channels its last stage has.
 model = dict(
+    _scope_="mmpretrain",
     type="ImageClassifier",
     backbone=dict(type="mmrepmlp.RepMLPNet", arch="T", img_size=224),
     neck=dict(type="GlobalAveragePooling"),

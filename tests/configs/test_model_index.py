@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the metafiles say of the configs, and the configs as other projects inherit them."""
+
+from pathlib import Path
+
+import mmpretrain.models  # noqa: F401  registers the classifier
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, root
+from mmengine.registry import Registry as MMEngineRegistry
+from modelindex.load_model_index import load
+
+from mmrepmlp.apis.model import count_macs, deploy_config
+from mmrepmlp.apis.model import parts_of as dicts_in
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("[!_]*/*.py"))
+PUBLISHED = dict(t224=76.62, t256=77.44, b224=80.32, b256=81.03, d256=80.83, l256=81.68)
+
+
+@pytest.fixture(scope="module")
+def index():
+    return load(str(ROOT / "model-index.yml"))
+
+
+def test_modelindex_finds_no_fault_and_every_config_once(index):
+    index.check(silent=True)
+    assert not index.check_errors and not [e for part in (*index.models, *index.collections) for e in part.check_errors]
+    assert sorted(model.config for model in index.models) == CONFIGS
+    assert all(model.name == Path(model.config).stem and model.in_collection == "RepMLPNet" for model in index.models)
+
+
+class WithoutValues(torch.nn.Module):
+    """A config's classifier in deploy form without values."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.model, self.backbone = build(deploy_config(cfg)), None
+
+    def forward(self, images, mode):
+        return self.model(images.to("meta"), mode=mode)
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope("mmpretrain"), torch.device("meta"):
+        return MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor}).eval()
+
+
+def test_figures_of_the_classifiers(index):
+    figures = {model.name: model for model in index.models if model.metadata}
+    assert len(figures) == len([path for path in CONFIGS if path.startswith("configs/repmlpnet/")])
+    for name, model in figures.items():
+        cfg = Config.fromfile(ROOT / model.config)
+        counted = WithoutValues(cfg)
+        counted.backbone = counted.model.backbone
+        assert model.metadata.parameters == sum(p.numel() for p in build(cfg).parameters())
+        assert model.metadata.flops == count_macs(counted)
+        variant = name.partition("_")[0][-4:]
+        if model.results:
+            (result,) = model.results
+            assert result.metrics == {"Top 1 Accuracy": PUBLISHED.pop(variant)}
+            assert model.data["Converted From"]["Weights"] == "https://github.com/DingXiaoH/RepMLP"
+        if model.weights:
+            assert (
+                model.weights
+                == Config.fromfile(
+                    ROOT / f"configs/_base_/backbones/repmlpnet-{variant}.py"
+                ).repmlpnet.init_cfg.checkpoint
+            )
+    assert not PUBLISHED
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_inherited_from_elsewhere_everything_is_still_found(path, tmp_path):
+    """MMEngine looks what is inherited from a package up in the scope of that package, unless told another."""
+    inherited = tmp_path / "config.py"
+    inherited.write_text(f"_base_ = ['mmrepmlp::{path.removeprefix('configs/')}']\n")
+    original, cfg = Config.fromfile(ROOT / path), Config.fromfile(inherited)
+    ours = [part for part in dicts_in(cfg._cfg_dict) if part.get("_scope_") == "mmrepmlp"]
+    registries = [value for value in vars(root).values() if isinstance(value, MMEngineRegistry)]
+    unused = ("train_pipeline", "test_pipeline")  # variables whose content stands where it is used
+    ours = [part for part in ours if not any(part in cfg.get(name, ()) for name in unused)]
+    for part in ours:
+        kind = part.type
+        assert kind.startswith("mmrepmlp.") or any(kind in registry.module_dict for registry in registries), part
+    for part in (*dicts_in(cfg._cfg_dict), *dicts_in(original._cfg_dict)):
+        part.pop("_scope_", None)
+    assert cfg._cfg_dict.to_dict() == original._cfg_dict.to_dict()

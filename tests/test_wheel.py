@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as others get it: a wheel in an environment that has never seen the checkout."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+IGNORED = (".*", "build", "data", "dist", "work_dirs", "*.egg-info", "__pycache__")
+PROJECT = """
+import sys
+import mmrepmlp
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, DefaultScope
+
+cfg = Config.fromfile("project.py")
+assert cfg.model.head.num_classes == 7 and cfg.train_cfg.max_epochs == 100
+cfg.model.data_preprocessor = cfg.data_preprocessor
+with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    model = MODELS.build(cfg.model)
+assert type(model.backbone) is mmrepmlp.models.RepMLPNet
+assert get_config("mmrepmlp::upernet/upernet_repmlpnet-d256_4xb2-80k_cityscapes-512x1024.py").model.decode_head
+print(mmrepmlp.__file__)
+"""
+
+
+def run(*command: object, cwd: Path) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*IGNORED))
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    run(*pip, "--wheel-dir", folder, folder / "source", cwd=folder)
+    return next(folder.glob("mmrepmlp-*.whl"))
+
+
+@pytest.mark.slow
+def test_it_carries_configs_tools_and_index(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in [ROOT / "model-index.yml", *(p for top in ("configs", "tools") for p in (ROOT / top).rglob("*"))]:
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert f"mmrepmlp/.mim/{path.relative_to(ROOT)}" in names
+    assert not [name for name in names if name.startswith("tests") or name.endswith(".pyc")]
+
+
+@pytest.mark.slow
+def test_somebody_elses_project_inherits_its_configs(wheel, tmp_path):
+    """In an environment of its own, whose other packages are those of this one."""
+    venv, project = tmp_path / "venv", tmp_path / "project"
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
+    python = venv / "bin/python"
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+    project.mkdir()
+    base = "mmrepmlp::repmlpnet/repmlpnet-t224_8xb32_in1k.py"
+    (project / "project.py").write_text(f"_base_ = [{base!r}]\nmodel = dict(head=dict(num_classes=7))\n")
+    (project / "run.py").write_text(PROJECT)
+    installed = run(python, "-W", "ignore", "run.py", cwd=project).splitlines()[-1]
+    assert installed == str(packages / "mmrepmlp/__init__.py")
+    usage = run(python, "-W", "ignore", packages / "mmrepmlp/.mim/tools/train.py", "--help", cwd=project)
+    assert "--work-dir" in usage
