@@ -3,6 +3,7 @@
 
 import copy
 import re
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,7 +78,7 @@ def reparameterize_checkpoint(
     cfg = read_config(config)
     source = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
     state = unwrap(source, ema)
-    model = build_model(cfg, state)
+    model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
     report = ConversionReport(
         source=Path(checkpoint),
@@ -105,6 +106,22 @@ def refuse_to_replace(out: Path, overwrite: bool) -> None:
     for path in (out, out.with_suffix(".py")):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists and is kept. Name another file, or pass --overwrite to replace it.")
+
+
+def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
+    """Build a config's model with the weights of a state dict.
+
+    Raises:
+        ConversionError: The state dict is of the model's deploy form.
+        ValueError: It is not the model's.
+    """
+    try:
+        return build_model(cfg, state)
+    except ValueError as error:
+        with suppress(ValueError):
+            build_model(deploy_config(cfg), state)
+            raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.") from error
+        raise
 
 
 def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Module, Config]:

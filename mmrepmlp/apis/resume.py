@@ -36,6 +36,19 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     return None
 
 
+def check_resumable(checkpoint: str | None) -> None:
+    """Refuse to resume from a file that cannot hold the state of a training.
+
+    Raises:
+        ValueError: It is a safetensors file.
+    """
+    if checkpoint and Path(checkpoint).suffix == ".safetensors":
+        raise ValueError(
+            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Name a .pth file of the training, "
+            "or start from the weights with --cfg-options load_from=..."
+        )
+
+
 def make_resumable(cfg: Config) -> None:
     """Settle in a config what a killed training needs to go on, in deterministic mode exactly.
 

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from .checks import check_config
 from .config import read_config
 from .distributed import hold_whole_model, prepare_processes
-from .resume import latest_checkpoint, make_resumable
+from .resume import check_resumable, latest_checkpoint, make_resumable
 
 
 class DumpPredictions(DumpResults):
@@ -100,6 +100,7 @@ def train(
     if resume:
         cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
         cfg.resume = bool(cfg.load_from)
+        check_resumable(cfg.load_from)
     runner = build_runner(cfg)
     runner.register_hook(dict(type="mmrepmlp.CheckAnnotationsHook"))
     runner.register_hook(dict(type="mmrepmlp.BroadcastBuffersHook"))

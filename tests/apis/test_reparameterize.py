@@ -7,10 +7,11 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
+from mmrepmlp.apis import ConversionError, reparameterize_checkpoint, train
 from mmrepmlp.apis import reparameterize as module
 from mmrepmlp.apis import test as evaluate
 from mmrepmlp.apis.model import build_model
@@ -159,6 +160,17 @@ def test_averaged_weights_on_request(trained, out, tmp_path):
         reparameterize_checkpoint(CONFIG, trained.checkpoint, out, ema=True, overwrite=True)
 
 
+def test_averaged_weights_of_a_training_with_mmengines_hook(out, tmp_path, options):
+    hooks = [dict(type="EMAHook", momentum=0.5)]
+    short = {**options, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 2, "custom_hooks": hooks}
+    runner = train(CONFIG, str(tmp_path / "run"), cfg_options=short)
+    averaged = next(hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
+    assert not torch.equal(averaged.head.fc.bias, runner.model.head.fc.bias)
+    report = reparameterize_checkpoint(CONFIG, tmp_path / "run/epoch_1.pth", out, ema=True)
+    bias = load_from_local(report.checkpoint)["state_dict"]["head.fc.bias"]
+    assert torch.equal(bias, averaged.head.fc.bias)
+
+
 def assert_refused(error, message, out, *arguments, **options):
     with pytest.raises(error, match=message):
         reparameterize_checkpoint(*arguments, out, **options)
@@ -168,7 +180,7 @@ def assert_refused(error, message, out, *arguments, **options):
 def test_what_is_converted_already_says_so(trained, out, tmp_path):
     report = reparameterize_checkpoint(CONFIG, trained.checkpoint, tmp_path / "first.pth")
     assert_refused(ConversionError, "deploy form already", out, report.config, report.checkpoint)
-    assert_refused(ValueError, "in deploy form, .*deploy=True", out, CONFIG, report.checkpoint)
+    assert_refused(ConversionError, f"{report.checkpoint} is in deploy form already", out, CONFIG, report.checkpoint)
 
 
 def test_wrong_checkpoints_leave_nothing_behind(trained, out, tmp_path):

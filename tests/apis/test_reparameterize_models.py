@@ -109,6 +109,8 @@ def test_other_networks_of_mmpretrain(name, tmp_path):
     assert report.parameters[1] < report.parameters[0] and report.macs[1] < report.macs[0]
     with pytest.raises(ConversionError, match="in deploy form already"):
         reparameterize_checkpoint(report.config, report.checkpoint, tmp_path / "again.pth")
+    with pytest.raises(ConversionError, match=f"{report.checkpoint} is in deploy form already"):
+        reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
 
 
 @pytest.mark.parametrize("name, outputs", zip(BORROWED, (1, 10, 18, 21)))

@@ -6,7 +6,7 @@ import torch
 from mmrepmlp.apis import test as evaluate
 from mmrepmlp.apis import train
 from mmrepmlp.apis.run import load_config
-from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.apis.conftest import CONFIG
 
 pytestmark = pytest.mark.slow
@@ -27,6 +27,15 @@ def test_resuming_goes_on_where_training_stopped(trained, tmp_path):
     assert {path.name for path in work_dir.glob("epoch_*.pth")} == {"epoch_3.pth"}
     again = train(CONFIG, work_dir=str(work_dir), resume="auto", cfg_options={**options, "train_cfg.max_epochs": 4})
     assert again.epoch == 4 and {path.name for path in work_dir.glob("*.pth")} == {"epoch_3.pth", "epoch_4.pth"}
+
+
+def test_weights_alone_cannot_be_resumed_from(trained, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_checkpoint({"state_dict": load_from_local(trained.checkpoint)["state_dict"]}, path)
+    with pytest.raises(ValueError, match="weights.safetensors holds weights and no optimizer.*load_from"):
+        train(CONFIG, str(tmp_path), resume=str(path), cfg_options=trained.options)
+    metrics = [evaluate(CONFIG, c, str(tmp_path), cfg_options=trained.options) for c in (path, trained.checkpoint)]
+    assert metrics[0] == metrics[1]
 
 
 def test_both_forms_evaluate_to_the_same(trained, tmp_path):
