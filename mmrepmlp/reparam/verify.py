@@ -71,10 +71,10 @@ def verify_conversion(
     return differences
 
 
-def named_tensors(outputs: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Walk through nested sequences and mappings of tensors; names are dotted paths, ``"output"`` for a lone tensor."""
+def named_tensors(outputs: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Walk through nested sequences and mappings of tensors; names are dotted paths, e.g. ``"output.0.1"``."""
     if isinstance(outputs, Tensor):
-        yield name or "output", outputs
+        yield name, outputs
         return
     if isinstance(outputs, Mapping):
         parts = outputs.items()
@@ -83,4 +83,4 @@ def named_tensors(outputs: object, name: str = "") -> Iterator[tuple[str, Tensor
     else:
         return
     for key, part in parts:
-        yield from named_tensors(part, f"{name}.{key}" if name else str(key))
+        yield from named_tensors(part, f"{name}.{key}")
