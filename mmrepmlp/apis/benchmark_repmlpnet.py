@@ -11,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.reparam import switch_to_deploy
 
 from .benchmark import SGEMM_SIDE, Benchmark, Measurement, environment, interleave, peak_memory, sgemm, sgemm_gflops
+from .benchmark_runtimes import runtime_calls
 
 OURS, THEIRS = "mmrepmlp", "mmpretrain"
 TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
@@ -26,6 +28,7 @@ def benchmark_repmlpnet(
     dtype: str = "float32",
     repeats: int = 15,
     training_step: bool = False,
+    runtimes: Sequence[str] = (),
 ) -> Benchmark:
     """Measure this package's RepMLPNet and mmpretrain's, with the same weights, in turn.
 
@@ -38,6 +41,8 @@ def benchmark_repmlpnet(
         repeats: Counted calls of each model. Default: 15.
         training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
             Default: False.
+        runtimes: Measure the deploy form in these: ``eager``, ``compiled``, ``onnxruntime``. Default: both forms in
+            eager PyTorch.
 
     Returns:
         Medians and peak memory. mmpretrain's row of the same task is what a row's speed-up refers to.
@@ -57,7 +62,8 @@ def benchmark_repmlpnet(
             calls = {(name, STEP): step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
         else:
             check_agreement(theirs, ours, x)
-            calls = forward_calls(theirs, ours, x)
+            deployed = {THEIRS: convert(theirs), OURS: convert(ours)}
+            calls = runtime_calls(deployed, runtimes, x) if runtimes else forward_calls(theirs, ours, deployed, x)
         gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
         rows += measure(calls, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
@@ -103,14 +109,19 @@ def check_agreement(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> None:
         raise RuntimeError(f"The models do not agree ({error:.1e} relative): their times would not be comparable.")
 
 
-def forward_calls(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of a network in deploy form."""
+    return switch_to_deploy(copy.deepcopy(model))
+
+
+def forward_calls(
+    theirs: nn.Module, ours: RepMLPNet, deployed: dict[str, nn.Module], x: Tensor
+) -> dict[tuple[str, str], Callable[[], object]]:
     """Forward passes without gradients, by model and form."""
     calls = {}
     for name, model in ((THEIRS, theirs), (OURS, ours)):
-        deployed = copy.deepcopy(model)
-        deployed.switch_to_deploy()
         calls[name, TRAINING] = torch.inference_mode()(lambda model=model: model(x))
-        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed: model(x))
+        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed[name]: model(x))
     return calls
 
 
@@ -129,8 +140,7 @@ def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def gflop_per_image(model: RepMLPNet, x: Tensor) -> float:
     """Floating point operations of the deploy form's forward pass, in units of 1e9."""
-    deployed = copy.deepcopy(model)
-    deployed.switch_to_deploy()
+    deployed = convert(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         deployed(x)
     return counter.get_total_flops() / 1e9

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
 from .switch import Reparameterizable, switch_to_deploy
-from .verify import TOLERANCE, Difference, verify_conversion
+from .verify import TOLERANCE, Difference, named_tensors, verify_conversion
 
 __all__ = [
     "TOLERANCE",
@@ -10,6 +10,7 @@ __all__ = [
     "conv_to_fc",
     "fold_after",
     "fold_before",
+    "named_tensors",
     "scale_and_shift",
     "switch_to_deploy",
     "verify_conversion",

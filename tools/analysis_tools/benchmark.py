@@ -8,6 +8,7 @@ import json
 from rich.console import Console
 
 from mmrepmlp.apis import benchmark_repmlpnet, benchmark_sizes
+from mmrepmlp.apis.benchmark_runtimes import RUNTIMES
 from mmrepmlp.checkpoint import atomic_write
 
 
@@ -22,6 +23,13 @@ def main() -> None:
     pair = parser.add_argument_group("beside mmpretrain's, on images of --img-size")
     pair.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="numbers of images (default: 1 8)")
     pair.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
+    pair.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=list(RUNTIMES),
+        default=[],
+        help="the deploy form in these, instead of both forms in eager PyTorch",
+    )
     sweep = parser.add_argument_group("over image sizes")
     sweep.add_argument("--sizes", type=int, nargs="+", metavar="SIDE", help="sides of the images, pixels")
     sweep.add_argument("--plot", help="picture to write, PNG")
@@ -32,7 +40,9 @@ def main() -> None:
     if args.sizes:
         benchmark = benchmark_sizes(sizes=args.sizes, **common)
     else:
-        benchmark = benchmark_repmlpnet(batches=args.batches, training_step=args.training_step, **common)
+        benchmark = benchmark_repmlpnet(
+            batches=args.batches, training_step=args.training_step, runtimes=args.runtimes, **common
+        )
     Console().print(benchmark.table())
     if args.json:
         with atomic_write(args.json) as temporary:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift
 
+from .capture import is_open
 from .conv import set_weight_and_bias
 from .global_perceptron import GlobalPerceptron
 from .norm import build_batch_norm
@@ -32,6 +33,8 @@ class LocalBranch(nn.Module):
     def forward(self, tiles: Tensor, h: int, w: int) -> Tensor:
         """Map (S, M, h * w) to (S, M, h * w)."""
         sets, rows, pixels = tiles.shape
+        if is_open(rows):  # the number of groups cannot be left open
+            return self.bn(self.conv(tiles.transpose(0, 1).reshape(rows, sets, h, w))).flatten(2).transpose(0, 1)
         # All rows side by side as channels: a convolution over S channels alone, one or four in the early stages,
         # runs up to 40 times slower.
         kernels = self.conv.weight.repeat_interleave(rows, 0)

@@ -8,3 +8,8 @@ def is_captured() -> bool:
     What makes eager mode fast on one machine has no place in a graph that another one optimizes.
     """
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_open(size: int | torch.SymInt) -> bool:
+    """Whether an exporter leaves this number open: no branch may depend on its value then."""
+    return isinstance(size, torch.SymInt)

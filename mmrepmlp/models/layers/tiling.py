@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .capture import is_open
+
 # zeros: the last tile is filled up with zeros. shift: the last tile moves back until it lies inside the map, over
 # pixels that the one before it has as well, and keeps what only it has; a map smaller than a tile is mirrored.
 PAD_MODES = ("zeros", "shift")
@@ -33,9 +35,9 @@ def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros
     Returns:
         Shape (S, M, h * w).
     """
-    x = fill_tiles(fill_tiles(x, 2, h, pad_mode), 3, w, pad_mode)
     n, c, height, width = x.shape
-    cells = x.reshape(n, c // num_sets, num_sets, height // h, h, width // w, w)
+    x = fill_tiles(fill_tiles(x, 2, h, pad_mode), 3, w, pad_mode)
+    cells = x.reshape(n, c // num_sets, num_sets, count_tiles(height, h), h, count_tiles(width, w), w)
     return cells.permute(2, 0, 3, 5, 1, 4, 6).reshape(num_sets, -1, h * w)
 
 
@@ -53,30 +55,66 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
         Shape (N, C, H, W).
     """
     n, c, height, width = size
-    sets, rows, columns = tiles.size(0), -(-height // h), -(-width // w)
+    sets, rows, columns = tiles.size(0), count_tiles(height, h), count_tiles(width, w)
     cells = tiles.view(sets, n, rows, columns, c // sets, h, w).permute(1, 4, 0, 2, 5, 3, 6)
     x = cells.reshape(n, c, rows * h, columns * w)
     return empty_tiles(empty_tiles(x, 2, height, h, pad_mode), 3, width, w, pad_mode)
 
 
+def count_tiles(size: int, side: int) -> int:
+    """How many tiles cover a side of a map."""
+    return (size + side - 1) // side  # not -(-size // side): exporters round the quotient of a negative one up
+
+
 def fill_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
     """Extend one side of a map to whole tiles."""
     size = x.size(dim)
-    rest = size % side
-    if not rest:
+    if is_open(size) and pad_mode == "shift":
+        return x.index_select(dim, filled_positions(size, side, x.device))
+    missing = count_tiles(size, side) * side - size
+    if not is_open(size) and not missing:
         return x
     if pad_mode == "zeros":
-        return F.pad(x, (0, side - rest) if dim == 3 else (0, 0, 0, side - rest))
+        return F.pad(x, (0, missing) if dim == 3 else (0, 0, 0, missing))
     if size > side:
-        return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, size - side, side)], dim)
-    period = max(2 * (size - 1), 1)
-    position = torch.arange(size + side - rest, device=x.device) % period
-    return x.index_select(dim, torch.minimum(position, period - position))
+        return torch.cat([x.narrow(dim, 0, size - side + missing), x.narrow(dim, size - side, side)], dim)
+    return x.index_select(dim, mirror(torch.arange(side, device=x.device), size))
 
 
 def empty_tiles(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
     """Cut one side of a map back to its size before :func:`fill_tiles`."""
+    if is_open(size) and pad_mode == "shift":
+        return x.index_select(dim, kept_positions(size, side, x.device))
     rest = size % side
     if rest and pad_mode == "shift" and size > side:
         return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, x.size(dim) - rest, rest)], dim)
     return x.narrow(dim, 0, size)
+
+
+def mirror(positions: Tensor, size: int) -> Tensor:
+    """Fold positions beyond the end of a line of ``size`` pixels back into it."""
+    period = as_tensor(torch.sym_max(2 * (size - 1), 1), positions)
+    positions = positions.remainder(period)
+    return torch.minimum(positions, period - positions)
+
+
+def filled_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
+    """What ``shift`` fills whole tiles with, for a size that an exporter leaves open: no branch may depend on it."""
+    positions = torch.arange(count_tiles(size, side) * side, device=device)
+    return mirror(shifted_start(positions, size, side) + positions % side, size)
+
+
+def kept_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
+    """Where in whole tiles the pixels of a map are, the inverse of :func:`filled_positions`."""
+    positions = torch.arange(size, device=device)
+    return positions // side * side + positions - shifted_start(positions, size, side)
+
+
+def shifted_start(positions: Tensor, size: int, side: int) -> Tensor:
+    """For each position the first pixel of its tile, which ``shift`` moves back inside the map."""
+    return torch.minimum(positions // side * side, as_tensor(size - side, positions)).clamp(min=0)
+
+
+def as_tensor(number: int, like: Tensor) -> Tensor:
+    """A number as a tensor, which an exporter can compute with where it leaves the number open."""
+    return torch.scalar_tensor(number, dtype=like.dtype, device=like.device)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a PyTorch model to an ONNX graph that proves to compute the same."""
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint import atomic_write
+from mmrepmlp.reparam import named_tensors, switch_to_deploy
+
+from .pooling import make_pooling_exportable
+from .session import OnnxNetwork
+
+DYNAMIC_AXES = {"batch": 0, "height": 2, "width": 3}
+OPSET = 20  # the first with GELU
+
+
+class ExportError(RuntimeError):
+    """A graph could not be made, or does not compute what the model does; nothing was written."""
+
+
+@dataclass
+class OnnxReport:
+    """What was exported.
+
+    Attributes:
+        path: The ONNX file.
+        opset: Version of ONNX's operators.
+        operators: How often each occurs in the graph.
+        errors: For each shape (N, C, H, W) of random images, the largest difference of an output from PyTorch's, over
+            that output's largest value.
+        megabytes: Size of the file, in units of 1e6 bytes.
+    """
+
+    path: Path
+    opset: int
+    operators: dict[str, int]
+    errors: dict[tuple[int, ...], float]
+    megabytes: float
+
+    def table(self) -> Table:
+        """To print."""
+        table = Table(title=f"{self.path}", title_justify="left", box=box.SIMPLE, show_header=False)
+        table.add_row("opset", str(self.opset))
+        table.add_row("size", f"{self.megabytes:.1f} MB")
+        table.add_row("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))
+        for shape, error in self.errors.items():
+            table.add_row(f"relative error, {' x '.join(map(str, shape))}", f"{error:.1e}")
+        return table
+
+
+class NamedOutputs(nn.Module):
+    """A model as a function of images alone, whose outputs are a flat tuple.
+
+    Args:
+        model: A classifier, segmentor or detector, run up to its logits, or a backbone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.is_whole = hasattr(model, "backbone")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, C, H, W) to the model's outputs."""
+        outputs = self.model(images, mode="tensor") if self.is_whole else self.model(images)
+        return tuple(tensor for _, tensor in named_tensors(outputs))
+
+
+def export_onnx(
+    model: nn.Module,
+    out: str | Path,
+    size: tuple[int, int] = (224, 224),
+    batch: int = 1,
+    dynamic: Sequence[str] = ("batch",),
+    opset: int = OPSET,
+    deploy: bool = True,
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> OnnxReport:
+    """Export a model to ONNX, run the graph in ONNX Runtime on fresh images, and write it if the outputs agree.
+
+    The graph takes what the model takes: images that the data preprocessor has normalized. A classifier gives logits,
+    a segmentor logits at the size of its head's map, a backbone its maps.
+
+    Args:
+        model: A classifier, segmentor or detector that mmengine built, or a bare backbone. Left as it is.
+        out: The file to write.
+        size: Height and width of the images in pixels. Default: (224, 224).
+        batch: Number of images, where it is not dynamic. Default: 1.
+        dynamic: What the graph leaves open, of ``batch``, ``height`` and ``width``. Default: ("batch",).
+        opset: Version of ONNX's operators, from 20. Default: 20.
+        deploy: Whether to convert to deploy form first. Default: True.
+        tolerance: Largest accepted difference, relative to an output's largest value, in float32. Default: 1e-4.
+        overwrite: Whether an existing file may be replaced. Default: False.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        FileExistsError: ``out`` exists and ``overwrite`` is not set.
+        ValueError: An argument is out of its range.
+        ExportError: The graph could not be made or does not compute the same.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists and is kept. Name another file, or pass --overwrite to replace it.")
+    unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
+    if unknown or opset < OPSET:
+        wrong = f"dynamic={', '.join(unknown)}" if unknown else f"opset={opset}"
+        raise ValueError(f"{wrong}: accepted are {', '.join(DYNAMIC_AXES)} for dynamic, and opset from {OPSET}.")
+    model = copy.deepcopy(model).float().eval()
+    network = NamedOutputs(switch_to_deploy(model) if deploy else model)
+    channels = next(parameter for parameter in network.parameters() if parameter.dim() == 4).size(1)
+    shape = (max(batch, 2) if "batch" in dynamic else batch, channels, *size)
+    program = trace(network, shape, dynamic, opset)
+    with atomic_write(out) as temporary:
+        program.save(str(temporary), external_data=False)
+        onnx.checker.check_model(str(temporary), full_check=True)
+        errors = compare(network, OnnxNetwork(temporary), shape, dynamic)
+        worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
+        if not errors[worst] <= tolerance:
+            raise ExportError(
+                f"The graph does not compute what the model does: {errors[worst]:.1e} relative on images of shape "
+                f"{worst}, accepted {tolerance:.0e}. Nothing was written."
+            )
+    operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
+    return OnnxReport(out, opset, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
+
+
+def trace(network: NamedOutputs, shape: tuple[int, ...], dynamic: Sequence[str], opset: int) -> torch.onnx.ONNXProgram:
+    """Record a network as an ONNX program.
+
+    Raises:
+        ExportError: The exporter cannot.
+    """
+    images = torch.randn(shape)
+    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
+    names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network(images))]
+    names = [f"output_{name}" for name in names] if len(names) > 1 else ["output"]
+    try:
+        with make_pooling_exportable(network):
+            return torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=(axes,) if axes else None,
+                input_names=["images"],
+                output_names=names,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ExportError(f"torch's exporter cannot record the model: {reason}. Nothing was written.") from error
+
+
+@torch.no_grad()
+def compare(
+    network: NamedOutputs, exported: OnnxNetwork, shape: tuple[int, ...], dynamic: Sequence[str]
+) -> dict[tuple[int, ...], float]:
+    """How far a graph's outputs are from the network's on fresh images, at several shapes where it is dynamic."""
+    errors = {}
+    generator = torch.Generator().manual_seed(0)
+    for fresh in other_shapes(shape, dynamic):
+        images = torch.randn(fresh, generator=generator)
+        pairs = zip(network(images), exported(images), strict=True)
+        errors[fresh] = max(((a - e).abs().max() / e.abs().max()).item() for e, a in pairs)
+    return errors
+
+
+def other_shapes(shape: tuple[int, ...], dynamic: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """Shapes that a graph has to serve: the one it was made with, and others along its dynamic axes."""
+    choices = {"batch": (1, 3), "height": (1.0, 0.6, 1.3), "width": (1.0, 1.7, 0.7)}
+    n, c, h, w = shape
+    batches = choices["batch"] if "batch" in dynamic else (n,)
+    heights = [int(h * factor) for factor in choices["height"]] if "height" in dynamic else [h]
+    widths = [int(w * factor) for factor in choices["width"]] if "width" in dynamic else [w]
+    sides = list(itertools.zip_longest(heights, widths, fillvalue=h if len(heights) == 1 else w))
+    for batch, (height, width) in zip(itertools.cycle(batches), sides * len(batches)):
+        yield batch, c, height, width

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX graph as a module: tensors in, tensors out, computed by ONNX Runtime on the CPU.
+
+    A graph of a fixed batch is run several times, and the last time filled up with the last image.
+
+    Args:
+        path: The ONNX file.
+        threads: Threads to compute with; 0 for ONNX Runtime's choice. Default: torch's number.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (images,) = self.session.get_inputs()
+        self.name = images.name
+        self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, C, H, W) to the graph's outputs."""
+        if self.batch is None:
+            return self.run(images)
+        parts = [self.run(self.fill(part))[:] for part in images.split(self.batch)]
+        return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))
+
+    def fill(self, images: Tensor) -> Tensor:
+        """Repeat the last image until the batch is full."""
+        missing = self.batch - len(images)
+        return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the graph once."""
+        outputs = self.session.run(None, {self.name: images.detach().contiguous().numpy()})
+        return tuple(torch.from_numpy(output) for output in outputs)

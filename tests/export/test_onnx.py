@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
+from mmrepmlp.export import onnx as module
+from mmrepmlp.export.pooling import MatrixPool2d
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models.layers.tiling import filled_positions, kept_positions, split_tiles
+from tests.conftest import TINY
+from tests.helpers import randomize, render
+
+pytestmark = pytest.mark.slow
+
+
+def random_network(**settings):
+    torch.manual_seed(0)
+    return randomize(RepMLPNet(TINY, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return random_network(out_indices=(0, 1, 2, 3))
+
+
+def outputs_of(path, images):
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(None, {"images": images.numpy()})
+
+
+def assert_same(path, backbone, shape):
+    images = torch.randn(*shape)
+    with torch.no_grad():
+        expected = backbone(images)
+    actual = outputs_of(path, images)
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected):
+        np.testing.assert_allclose(a, e.numpy(), rtol=1e-4, atol=1e-4 * e.abs().max().item())
+
+
+def test_deploy_form_has_neither_batch_norms_nor_grouped_convolutions(backbone, tmp_path):
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64))
+    graph = onnx.load(str(report.path)).graph
+    operators = Counter(node.op_type for node in graph.node)
+    assert operators == report.operators and "BatchNormalization" not in operators
+    units, downsamplings = 5, 3
+    # Each unit has one product of tiles, two convolutions that gate and two that feed forward; then stem, downsampling.
+    assert operators["MatMul"] == units and operators["Conv"] == 4 * units + downsamplings + 1
+    assert operators["Gelu"] == operators["Sigmoid"] == units
+    groups = [a.i for node in graph.node if node.op_type == "Conv" for a in node.attribute if a.name == "group"]
+    assert set(groups) <= {1}
+    assert not backbone.deploy and os.listdir(tmp_path) == ["network.onnx"]
+    assert "5 MatMul" in render(report.table())
+
+
+def test_training_form_on_request(backbone, tmp_path):
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64), deploy=False)
+    groups = [a.i for n in onnx.load(str(report.path)).graph.node for a in n.attribute if a.name == "group"]
+    assert max(groups) > 1
+    assert_same(report.path, backbone, (2, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "dynamic, shapes",
+    [
+        ((), [(2, 3, 72, 88)]),
+        (("batch",), [(1, 3, 72, 88), (5, 3, 72, 88)]),
+        (("batch", "height", "width"), [(1, 3, 64, 64), (2, 3, 72, 88), (1, 3, 150, 70), (3, 3, 20, 33), (1, 3, 5, 9)]),
+    ],
+)
+def test_graph_computes_what_the_network_does(backbone, tmp_path, dynamic, shapes):
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(72, 88), batch=2, dynamic=dynamic)
+    assert len(report.errors) == {0: 1, 1: 2, 3: 6}[len(dynamic)] and max(report.errors.values()) < 1e-5
+    for shape in shapes:
+        assert_same(report.path, backbone, shape)
+
+
+def test_zeros_fill_the_last_tiles_of_an_open_size(tmp_path):
+    backbone = random_network(pad_mode="zeros")
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(72, 88), dynamic=("height", "width"))
+    for shape in [(1, 3, 64, 128), (1, 3, 100, 40)]:
+        assert_same(report.path, backbone, shape)
+
+
+@given(size=st.integers(1, 40), side=st.integers(1, 12))
+def test_positions_in_an_open_size_are_those_of_a_known_one(size, side):
+    row = torch.arange(float(size)).view(1, 1, 1, size)
+    filled = filled_positions(size, side, row.device)
+    assert torch.equal(row[0, 0, 0][filled].view(1, -1, side), split_tiles(row, 1, 1, side, "shift"))
+    assert torch.equal(filled[kept_positions(size, side, row.device)], torch.arange(size))
+
+
+@given(height=st.integers(1, 20), width=st.integers(1, 20), bins=st.tuples(st.integers(1, 7), st.integers(1, 7)))
+def test_pooling_is_that_of_torch(height, width, bins):
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    torch.testing.assert_close(MatrixPool2d(bins)(x), F.adaptive_avg_pool2d(x, bins), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        MatrixPool2d((None, bins[1]))(x), F.adaptive_avg_pool2d(x, (None, bins[1])), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_graph_of_a_fixed_batch_serves_any_number_of_images(backbone, tmp_path):
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64), batch=2, dynamic=())
+    images = torch.randn(5, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone(images)
+    for a, e in zip(OnnxNetwork(report.path)(images), expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
+
+
+def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
+    path = tmp_path / "out/network.onnx"
+    with pytest.raises(ValueError, match="dynamic=depth: accepted are batch, height, width"):
+        export_onnx(backbone, path, dynamic=("depth",))
+    with pytest.raises(ValueError, match="opset=11: .* opset from 20"):
+        export_onnx(backbone, path, opset=11)
+    with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), accepted 1e-12. Nothing"):
+        export_onnx(backbone, path, size=(64, 64), tolerance=1e-12)
+    monkeypatch.setattr(module, "compare", lambda *arguments: {(1, 3, 64, 64): float("nan")})
+    with pytest.raises(ExportError, match="nan relative"):
+        export_onnx(backbone, path, size=(64, 64))
+    assert not os.listdir(path.parent)
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="kept.*--overwrite"):
+        export_onnx(backbone, path)
+    assert path.read_text() == "precious"
+
+
+def test_torch_export_records_the_deploy_form(backbone):
+    deployed = RepMLPNet(TINY, img_size=64, deploy=True).eval()
+    deployed.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 3, 64, 128)
+    program = torch.export.export(deployed, (images,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images)[0], deployed(images)[0], rtol=1e-5, atol=1e-5)
