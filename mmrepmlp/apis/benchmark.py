@@ -24,7 +24,8 @@ class Measurement:
 
     Attributes:
         model: Whose implementation, or ``sgemm`` for the yardstick, a matrix product.
-        task: ``training form`` or ``deploy form`` for a forward pass, or ``training step``.
+        task: ``training form`` or ``deploy form`` for a forward pass, the name of a runtime for one of the deploy form
+            in it, or ``training step``.
         batch: Number of images; None for the yardstick.
         milliseconds: Median time of a call.
         speedup: How many times as fast as the row that it is compared with; None for the yardstick.

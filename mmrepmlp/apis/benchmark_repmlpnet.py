@@ -67,6 +67,8 @@ def benchmark_repmlpnet(
         gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
         rows += measure(calls, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
+    if runtimes:
+        settings["form"] = DEPLOY
     return Benchmark({**settings, **environment()}, rows)
 
 

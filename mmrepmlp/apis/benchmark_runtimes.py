@@ -45,10 +45,10 @@ def runtime_calls(networks: dict[str, nn.Module], runtimes: Sequence[str], x: Te
         x: Images, shape (N, C, H, W), float32.
 
     Returns:
-        What to call, by name of the network and task.
+        What to call, by name of the network and runtime.
     """
     return {
-        (name, f"deploy form, {runtime}"): torch.inference_mode()(RUNTIMES[runtime](network, x))
+        (name, runtime): torch.inference_mode()(RUNTIMES[runtime](network, x))
         for runtime in runtimes
         for name, network in networks.items()
     }

@@ -20,6 +20,8 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+        # Threads that wait by spinning hold up whatever else this process computes, other sessions included.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (images,) = self.session.get_inputs()
@@ -30,7 +32,7 @@ class OnnxNetwork(nn.Module):
         """Map (N, C, H, W) to the graph's outputs."""
         if self.batch is None:
             return self.run(images)
-        parts = [self.run(self.fill(part))[:] for part in images.split(self.batch)]
+        parts = [self.run(self.fill(part)) for part in images.split(self.batch)]
         return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))
 
     def fill(self, images: Tensor) -> Tensor:

@@ -11,6 +11,10 @@ CONFIG = "configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 TRAIN = ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher")
 TEST = ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher")
 CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
+EXPORT = (
+    *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--backbone-only", "--no-deploy"),
+    *("--ema", "--tolerance", "--overwrite"),
+)
 REPARAMETERIZE = (
     *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
     *("--keep-training-state", "--allow-unsafe"),
@@ -22,6 +26,7 @@ BENCHMARK = (
     "--threads",
     "--dtype",
     "--training-step",
+    "--runtimes",
     "--json",
     "--sizes",
     "--plot",
@@ -43,6 +48,8 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         ("reparameterize.py", REPARAMETERIZE),
         ("model_converters/official_to_mmrepmlp.py", CONVERTER),
         ("model_converters/mmrepmlp_to_official.py", CONVERTER),
+        ("deployment/export_onnx.py", EXPORT),
+        ("deployment/test_onnx.py", ("config", "onnx_file", "--work-dir", "--cfg-options")),
         ("misc/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
         ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
         ("analysis_tools/benchmark.py", BENCHMARK),
