@@ -49,6 +49,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         ("model_converters/official_to_mmrepmlp.py", CONVERTER),
         ("model_converters/mmrepmlp_to_official.py", CONVERTER),
         ("deployment/export_onnx.py", EXPORT),
+        ("deployment/quantize.py", ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options")),
         ("deployment/test_onnx.py", ("config", "onnx_file", "--work-dir", "--cfg-options")),
         ("misc/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
         ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
