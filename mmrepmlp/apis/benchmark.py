@@ -15,6 +15,8 @@ from rich import box
 from rich.progress import track
 from rich.table import Table
 
+from mmrepmlp.checkpoint import atomic_write
+
 SGEMM_SIDE = 2048
 
 
@@ -87,6 +89,26 @@ class Benchmark:
                 "" if row.peak_mib is None else f"{row.peak_mib:.0f}",
             )
         return table
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the times of one image as bars, a panel for each number of images, as PNG."""
+        from matplotlib.figure import Figure
+
+        rows = [row for row in self.rows if row.batch is not None]
+        batches = list(dict.fromkeys(row.batch for row in rows))
+        models = list(dict.fromkeys(row.model for row in rows))
+        tasks = list(dict.fromkeys(row.task for row in rows))
+        figure = Figure(figsize=(5 * len(batches), 4), layout="constrained")
+        for panel, batch in zip(figure.subplots(1, len(batches), squeeze=False)[0], batches):
+            for i, model in enumerate(models):
+                times = {row.task: row.milliseconds / batch for row in rows if (row.model, row.batch) == (model, batch)}
+                places = [tasks.index(task) + 0.4 * (i - (len(models) - 1) / 2) for task in times]
+                panel.bar_label(panel.bar(places, list(times.values()), width=0.38, label=model), fmt="%.0f")
+            panel.set(xticks=range(len(tasks)), xticklabels=tasks, ylabel="ms per image", title=f"batch {batch}")
+        panel.legend()
+        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
 
 
 def environment() -> dict[str, object]:

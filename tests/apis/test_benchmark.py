@@ -24,7 +24,7 @@ def test_peak_memory_sees_what_a_call_allocates_and_frees():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training_step", [False, True])
-def test_rows_of_a_benchmark(training_step):
+def test_rows_of_a_benchmark(training_step, tmp_path):
     benchmark = benchmark_repmlpnet("T", 64, (1, 2), repeats=2, training_step=training_step)
     tasks = ["training step"] if training_step else ["training form", "deploy form"]
     rows = [row for row in benchmark.rows if row.model != "sgemm"]
@@ -40,6 +40,8 @@ def test_rows_of_a_benchmark(training_step):
         assert (row.gflops is None) is training_step
     assert json.loads(json.dumps(benchmark.as_dict()))["environment"]["arch"] == "RepMLPNet-T64"
     assert "mmpretrain" in render(benchmark.table())
+    benchmark.plot(tmp_path / "speed.png")
+    assert mmcv.imread(str(tmp_path / "speed.png")).shape == (480, 1200, 3)
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         ("misc/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
         ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
         ("analysis_tools/benchmark.py", BENCHMARK),
+        ("analysis_tools/visualize_fc3.py", ("config", "checkpoint", "out", "--channel-set", "--pixel")),
         ("analysis_tools/draw_predictions.py", ("config", "checkpoint", "out", "--images", "--score")),
         ("analysis_tools/compare_forms.py", ("--configs", "--checkpoints", "--predictions")),
     ],

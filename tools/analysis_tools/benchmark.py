@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=15, help="counted calls of each model (default: %(default)s)")
     parser.add_argument("--json", help="file to write the figures to as well")
+    parser.add_argument("--plot", help="picture of the figures to write, PNG")
     pair = parser.add_argument_group("beside mmpretrain's, on images of --img-size")
     pair.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="numbers of images (default: 1 8)")
     pair.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
@@ -32,10 +33,7 @@ def main() -> None:
     )
     sweep = parser.add_argument_group("over image sizes")
     sweep.add_argument("--sizes", type=int, nargs="+", metavar="SIDE", help="sides of the images, pixels")
-    sweep.add_argument("--plot", help="picture to write, PNG")
     args = parser.parse_args()
-    if args.plot and not args.sizes:
-        parser.error("--plot draws what --sizes measures: give the sizes, e.g. --sizes 256 512 1024 2048")
     common = dict(arch=args.arch, img_size=args.img_size, threads=args.threads, dtype=args.dtype, repeats=args.repeats)
     if args.sizes:
         benchmark = benchmark_sizes(sizes=args.sizes, **common)
