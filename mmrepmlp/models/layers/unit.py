@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -64,10 +66,17 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
             return x + self.drop_path(self.ffn_block(self.norm2(x)))
         # Without gradients memory is reused, and the hidden activation stays in the cache.
         x = torch.addcmul(x, local, gate, out=normed)
-        samples = max(1, HIDDEN_ELEMENTS // (x.shape[1:].numel() * self.ffn_block.expansion))
-        for part in x.split(samples):
+        for part in self.split(x):
             part += self.ffn_block(self.norm2(part))
         return x
+
+    def split(self, x: Tensor) -> Iterator[Tensor]:
+        """Views of a map whose hidden activations stay in the cache: some samples, or some rows of one."""
+        samples = HIDDEN_ELEMENTS // (x.shape[1:].numel() * self.ffn_block.expansion)
+        if samples:
+            return iter(x.split(samples))
+        rows = max(1, HIDDEN_ELEMENTS // (x.size(1) * x.size(3) * self.ffn_block.expansion))
+        return (part for sample in x.split(1) for part in sample.split(rows, 2))
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:

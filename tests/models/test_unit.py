@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models.layers import unit
+from tests.conftest import TINY
+from tests.helpers import randomize, relative_error
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("elements", [1, 4 * 8 * 24, 4 * 8 * 24 * 5, 4 * 8 * 24 * 18 * 2])
+def test_passes_over_rows_or_samples_change_nothing(monkeypatch, deploy, elements):
+    model = RepMLPNet(TINY, img_size=64, out_indices=(0, 1, 2, 3)).eval()
+    randomize(model, torch.Generator().manual_seed(0), spread=0.1)
+    if deploy:
+        model.switch_to_deploy()
+    images = torch.randn(3, 3, 72, 96)
+    expected = model(images)  # with gradients in one pass
+    monkeypatch.setattr(unit, "HIDDEN_ELEMENTS", elements)
+    with torch.no_grad():
+        actual = model(images)
+    for a, e in zip(actual, expected):
+        assert relative_error(a, e.detach()) < 1e-5
