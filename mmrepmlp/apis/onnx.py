@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints out of the framework, and their evaluation there."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.export import OnnxNetwork, OnnxReport, export_onnx
-from mmrepmlp.export.onnx import OPSET
 
 from .checks import check_config
 from .config import read_config
@@ -23,23 +21,19 @@ def export_checkpoint(
     size: tuple[int, int] | None = None,
     backbone_only: bool = False,
     ema: bool = False,
-    batch: int = 1,
-    dynamic: Sequence[str] = ("batch",),
-    opset: int = OPSET,
-    deploy: bool = True,
-    tolerance: float = 1e-4,
-    overwrite: bool = False,
+    **options,
 ) -> OnnxReport:
     """Export a checkpoint to ONNX, checked by ONNX Runtime.
 
     Args:
         config: Config of the model: a classifier or segmentor.
-        checkpoint: Its checkpoint, in either form.
+        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
         out: The file to write.
         size: Height and width of the images in pixels. Default: the backbone's ``img_size``.
         backbone_only: Whether to leave the head out. Default: False.
         ema: Whether to take the weights averaged over the training. Default: False.
-        batch, dynamic, opset, deploy, tolerance, overwrite: As in :func:`mmrepmlp.export.export_onnx`.
+        **options: Further arguments of :func:`mmrepmlp.export.export_onnx`: ``batch``, ``dynamic``, ``opset``,
+            ``deploy``, ``tolerance``, ``overwrite``.
 
     Returns:
         What was exported.
@@ -53,7 +47,7 @@ def export_checkpoint(
     model = build_model(read_config(config), unwrap(load_from_local(checkpoint), ema))
     size = tuple(size or model.backbone.img_size)
     network = model.backbone if backbone_only else model
-    return export_onnx(network, out, size, batch, dynamic, opset, deploy, tolerance, overwrite)
+    return export_onnx(network, out, size, **options)
 
 
 def test_onnx(
@@ -71,7 +65,7 @@ def test_onnx(
         The metrics.
 
     Raises:
-        ValueError: The model is neither a classifier nor a segmentor.
+        ValueError: The model is neither a classifier nor a segmentor, or the graph is not of a whole one.
         FileNotFoundError: A data set is not there.
     """
     cfg = load_config(config, cfg_options, work_dir)
@@ -86,10 +80,17 @@ def compute_by(model: nn.Module, network: OnnxNetwork) -> None:
     """Let a network compute the logits of a classifier or segmentor, which keeps its pre- and post-processing.
 
     Raises:
-        ValueError: The model is of another kind.
+        ValueError: The model is of another kind, or the graph gives no logits for its classes.
     """
     head = getattr(model, "decode_head", None) or getattr(model, "head", None)
     if head is None:
         raise ValueError(f"{type(model).__name__} is neither a classifier nor a segmentor, whose graphs give logits.")
+    # A decode head of two classes may have one channel.
+    classes = getattr(head, "out_channels", None) or head.num_classes
+    if network.channels != classes:
+        raise ValueError(
+            f"The graph gives {network.channels} channels, the config's head {classes}, one for each class. Export the "
+            "whole model of this config."
+        )
     model.extract_feat = lambda images, **kwargs: images
     head.forward = lambda images: network(images)[0]

@@ -42,7 +42,7 @@ def publish_checkpoint(
 
     Args:
         config: Config of the model.
-        checkpoint: Its checkpoint, in either form.
+        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
         out: What to name the files after: ``name.pth`` gives ``name-0123abcd.pth`` and ``name-0123abcd.yml``.
         report: The JSON report of a conversion, whose metrics go into the entry. Default: the one beside the
             checkpoint, if there is one.

@@ -69,7 +69,7 @@ def quantize_checkpoint(
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Its checkpoint, in either form.
+        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
         out: The ONNX file to write.
         images: Number of training images to calibrate with; they go through the test pipeline. Default: 128.
         keep_float: How many nodes to leave in float32: those that lose most, which is measured. Default: 0.

@@ -115,9 +115,10 @@ def export_onnx(
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists and is kept. Name another file, or pass --overwrite to replace it.")
     unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
-    if unknown or opset < OPSET:
-        wrong = f"dynamic={', '.join(unknown)}" if unknown else f"opset={opset}"
-        raise ValueError(f"{wrong}: accepted are {', '.join(DYNAMIC_AXES)} for dynamic, and opset from {OPSET}.")
+    if unknown:
+        raise ValueError(f"dynamic={', '.join(unknown)}: accepted are {', '.join(DYNAMIC_AXES)}.")
+    if opset < OPSET:
+        raise ValueError(f"opset={opset}: from {OPSET} on is accepted, the first that has GELU.")
     model = copy.deepcopy(model).float().eval()
     network = NamedOutputs(switch_to_deploy(model) if deploy else model)
     channels = next(parameter for parameter in network.parameters() if parameter.dim() == 4).size(1)

@@ -26,6 +26,7 @@ class OnnxNetwork(nn.Module):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (images,) = self.session.get_inputs()
         self.name = images.name
+        self.channels = self.session.get_outputs()[0].shape[1]
         self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import mmpretrain.models  # noqa: F401  registers the models
-import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmrepmlp.apis import benchmark_repmlpnet
 from mmrepmlp.apis import test as evaluate
+from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.onnx import compute_by, export_checkpoint
 from mmrepmlp.apis.onnx import test_onnx as evaluate_onnx
+from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.datasets import write_segmentation_scenes
+from mmrepmlp.export import OnnxNetwork
 from mmrepmlp.models import RepMLPNet
 from tests.apis.conftest import CONFIG, ROOT
 from tests.apis.test_reparameterize_models import save_random
 from tests.conftest import TINY
+from tests.helpers import relative_error
 
 pytestmark = pytest.mark.slow
 
@@ -43,14 +47,21 @@ def test_scenes_give_the_same_metrics_in_onnxruntime(tmp_path):
     report = export_checkpoint(config, tmp_path / "random.pth", tmp_path / "upernet.onnx", size=(120, 152))
     expected = evaluate(config, tmp_path / "random.pth", str(tmp_path / "log"))
     actual = evaluate_onnx(config, report.path, str(tmp_path / "log"))
-    assert {name: np.isclose(value, expected[name], atol=0.02, equal_nan=True) for name, value in actual.items()} == {
-        name: True for name in expected
-    }
+    assert actual == pytest.approx(expected, abs=0.011, nan_ok=True)  # percents that mmsegmentation rounds to 0.01
+
+    model, exported = (build_model(cfg, load_from_local(tmp_path / "random.pth")["state_dict"]) for _ in range(2))
+    compute_by(exported, OnnxNetwork(report.path))
+    images, metas = torch.randn(2, 3, 120, 152), [dict(img_shape=(120, 152))] * 2
+    with torch.no_grad():
+        expected, actual = (m.encode_decode(images, metas) for m in (model, exported))
+    assert actual.shape == (2, 11, 120, 152) and relative_error(actual, expected) < 1e-5
 
 
 def test_backbone_alone(trained, tmp_path):
     report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "backbone.onnx", backbone_only=True)
     assert "Gemm" not in report.operators and report.operators["Conv"] == 24
+    with pytest.raises(ValueError, match="gives 192 channels, the config's head 10, one for each class"):
+        evaluate_onnx(CONFIG, report.path, str(tmp_path), cfg_options=trained.options)
 
 
 def test_other_models_have_no_logits():

@@ -121,7 +121,7 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     path = tmp_path / "out/network.onnx"
     with pytest.raises(ValueError, match="dynamic=depth: accepted are batch, height, width"):
         export_onnx(backbone, path, dynamic=("depth",))
-    with pytest.raises(ValueError, match="opset=11: .* opset from 20"):
+    with pytest.raises(ValueError, match="opset=11: from 20 on"):
         export_onnx(backbone, path, opset=11)
     with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), accepted 1e-12. Nothing"):
         export_onnx(backbone, path, size=(64, 64), tolerance=1e-12)

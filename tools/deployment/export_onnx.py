@@ -14,7 +14,7 @@ from mmrepmlp.export import DYNAMIC_AXES, ExportError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file of a classifier or segmentor")
-    parser.add_argument("checkpoint", help="its checkpoint, in either form")
+    parser.add_argument("checkpoint", help="its checkpoint; both may be those of the deploy form")
     parser.add_argument("out", help="ONNX file to write")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of the images (default: img_size)"

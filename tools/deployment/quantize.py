@@ -15,7 +15,7 @@ from mmrepmlp.export import ExportError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="its checkpoint, in either form")
+    parser.add_argument("checkpoint", help="its checkpoint; both may be those of the deploy form")
     parser.add_argument("out", help="ONNX file to write")
     parser.add_argument("--images", type=int, default=128, help="training images to calibrate with (default: 128)")
     parser.add_argument(

@@ -11,7 +11,7 @@ from mmrepmlp.checkpoint import CheckpointError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="its checkpoint, in either form")
+    parser.add_argument("checkpoint", help="its checkpoint; both may be those of the deploy form")
     parser.add_argument("out", help="what to name the files after: NAME.pth gives NAME-<hash>.pth and NAME-<hash>.yml")
     parser.add_argument("--report", help="a conversion's JSON report with metrics (default: the one beside CHECKPOINT)")
     parser.add_argument("--ema", action="store_true", help="publish the weights averaged over the training")
