@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmrepmlp.apis import train
 from mmrepmlp.datasets import write_digits
@@ -43,6 +44,16 @@ def options(digits) -> dict:
         "default_hooks.checkpoint.interval": 1,
         "default_hooks.checkpoint.max_keep_ckpts": -1,
     }
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory, options) -> Path:
+    """The config with these settings in a file, for what takes no settings to override."""
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict(options)
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    cfg.dump(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def report(trained, tmp_path_factory):
+def report(trained, config, tmp_path_factory):
     """A conversion whose report has metrics on the real digits."""
-    config = tmp_path_factory.mktemp("configs") / "config.py"
-    cfg = Config.fromfile(CONFIG)
-    cfg.merge_from_dict(trained.options)
-    cfg.dump(config)
     out = tmp_path_factory.mktemp("converted") / "deploy.pth"
     return reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test")
 

@@ -67,8 +67,8 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
     assert str(report.checkpoint) in table and f"{report.parameters[1]:,}" in table
 
 
-def test_the_config_is_enough_to_test(trained, out):
-    report = reparameterize_checkpoint(CONFIG, trained.checkpoint, out, verify_on="test")
+def test_the_config_is_enough_to_test(trained, config, out):
+    report = reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test")
     ((name, (before, after)),) = report.metrics.items()
     assert name == "accuracy/top1" and before == after > 10
     assert evaluate(report.config, work_dir=str(out.parent / "log")) == {name: pytest.approx(after, abs=1e-9)}
