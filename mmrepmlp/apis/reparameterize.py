@@ -166,6 +166,9 @@ def evaluate_forms(
     with TemporaryDirectory() as folder:
         for name, cfg, model in zip(("training", "deploy"), configs, models):
             paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
+            cfg = copy.deepcopy(cfg)
+            # MMEngine hands out the visualizer of an earlier run of the same name and second, with its folder.
+            cfg.experiment_name = f"{name}-{Path(folder).name}"
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])
             results.append(test(*paths, work_dir=folder))
