@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .benchmark_parts import benchmark_parts
 from .benchmark_repmlpnet import benchmark_repmlpnet
 from .benchmark_sizes import benchmark_sizes
 from .compare import Comparison, compare_forms
@@ -14,6 +15,7 @@ __all__ = [
     "ConversionError",
     "ConversionReport",
     "Publication",
+    "benchmark_parts",
     "benchmark_repmlpnet",
     "benchmark_sizes",
     "compare_forms",

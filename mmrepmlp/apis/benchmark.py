@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from rich import box
 from rich.progress import track
 from rich.table import Table
@@ -27,7 +28,7 @@ class Measurement:
     Attributes:
         model: Whose implementation, or ``sgemm`` for the yardstick, a matrix product.
         task: ``training form`` or ``deploy form`` for a forward pass, the name of a runtime for one of the deploy form
-            in it, or ``training step``.
+            in it, ``training step``, or the library that computes the yardstick.
         batch: Number of images; None for the yardstick.
         milliseconds: Median time of a call.
         speedup: How many times as fast as the row that it is compared with; None for the yardstick.
@@ -62,7 +63,8 @@ class Benchmark:
         environment = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
         caption = (
             "ms: median. ratio: speed over mmpretrain's at the same task. sgemm: share of the rate of a matrix product "
-            f"of side {SGEMM_SIDE}, measured in between. MiB: what a call adds to the resident memory at its peak."
+            f"of side {SGEMM_SIDE}, measured in between, by the faster of torch's two libraries. MiB: what a call adds "
+            "to the resident memory at its peak."
         )
         table = Table(
             title=environment,
@@ -147,15 +149,21 @@ def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: 
     return seconds
 
 
-def sgemm(dtype: torch.dtype) -> Callable[[], object]:
-    """A square matrix product, the yardstick of what the machine can do."""
+def matrix_products(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """A square matrix product, the yardstick, by each library that torch computes one with.
+
+    Which is the faster depends on the processor: of oneDNN and the BLAS that torch was built with, often MKL, one may
+    have half the rate of the other.
+    """
     a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype)
-    return lambda: a @ b
+    image, kernel = a[None, None].permute(0, 3, 1, 2), b[:, :, None, None]
+    return {"BLAS": lambda: a @ b, "oneDNN": lambda: F.conv2d(image, kernel)}
 
 
-def sgemm_gflops(seconds: list[float]) -> float:
-    """The rate that the yardstick's median time amounts to."""
-    return 2 * SGEMM_SIDE**3 / statistics.median(seconds) / 1e9
+def fastest_product(seconds: dict[str, list[float]]) -> tuple[str, float]:
+    """The library whose median time for the yardstick is the shortest, and that time in seconds."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return min(medians.items(), key=lambda item: item[1])
 
 
 def peak_memory(function: Callable[[], object]) -> float | None:

@@ -2,6 +2,7 @@
 """What an image costs by its size: time and memory per megapixel."""
 
 import copy
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,23 +22,25 @@ FORMS = ("training form", "deploy form")
 
 @dataclass
 class SizeMeasurement:
-    """A forward pass of one square image.
+    """A forward pass of one image.
 
     Attributes:
         form: ``training form`` or ``deploy form``.
-        side: Side of the image in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         milliseconds: Median time.
         peak_mib: Growth of the process's resident memory in MiB; None where it cannot be measured.
     """
 
     form: str
-    side: int
+    height: int
+    width: int
     milliseconds: float
     peak_mib: float | None
 
     @property
     def megapixels(self) -> float:
-        return self.side**2 / 1e6
+        return self.height * self.width / 1e6
 
 
 @dataclass
@@ -56,16 +59,16 @@ class SizeBenchmark:
         title = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
         table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
         table.add_column("form", no_wrap=True)
-        for column in ("side", "ms", "ms per megapixel", "MiB", "MiB per megapixel"):
+        for column in ("size", "ms", "ms per megapixel", "MiB", "MiB per megapixel"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             memory = ("", "") if row.peak_mib is None else (row.peak_mib, row.peak_mib / row.megapixels)
             figures = (row.milliseconds, row.milliseconds / row.megapixels, *memory)
-            table.add_row(row.form, str(row.side), *(f if f == "" else f"{f:.0f}" for f in figures))
+            table.add_row(row.form, f"{row.height}x{row.width}", *(f if f == "" else f"{f:.0f}" for f in figures))
         return table
 
     def plot(self, path: str | Path) -> None:
-        """Draw time and memory per megapixel over the side of the image, as PNG."""
+        """Draw time and memory per megapixel over the size of the image, as PNG."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -74,8 +77,12 @@ class SizeBenchmark:
             for form in FORMS:
                 rows = [row for row in self.rows if row.form == form and getattr(row, name) is not None]
                 values = [getattr(row, name) / row.megapixels for row in rows]
-                panel.plot([row.side for row in rows], values, marker="o", label=form)
-            panel.set(xlabel="side of the image, pixels", ylabel=f"{unit} per megapixel", ylim=(0, None))
+                panel.plot([math.sqrt(row.height * row.width) for row in rows], values, marker="o", label=form)
+            panel.set(
+                xlabel="side of the image, or of a square of its area, pixels",
+                ylabel=f"{unit} per megapixel",
+                ylim=(0, None),
+            )
             panel.grid(alpha=0.3)
         panels[0].legend()
         figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
@@ -87,17 +94,17 @@ class SizeBenchmark:
 def benchmark_sizes(
     arch: str = "B",
     img_size: int = 224,
-    sizes: Sequence[int] = (256, 512, 1024, 2048),
+    sizes: Sequence[tuple[int, int]] = ((256, 256), (512, 512), (1024, 1024), (2048, 2048)),
     threads: int | None = None,
     dtype: str = "float32",
     repeats: int = 5,
 ) -> SizeBenchmark:
-    """Measure both forms of a RepMLPNet on single square images of several sizes.
+    """Measure both forms of a RepMLPNet on single images of several sizes.
 
     Args:
         arch: Letter of the architecture. Default: B.
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
-        sizes: Sides of the images in pixels. Default: (256, 512, 1024, 2048).
+        sizes: Height and width of the images in pixels. Default: squares of 256, 512, 1024 and 2048.
         threads: Threads to compute with; None for torch's choice. Default: None.
         dtype: Precision: float32, float64 or bfloat16. Default: float32.
         repeats: Counted calls for each figure. Default: 5.
@@ -109,11 +116,12 @@ def benchmark_sizes(
     deployed = copy.deepcopy(model)
     deployed.switch_to_deploy()
     rows = []
-    for side in sizes:
-        x = torch.randn(1, 3, side, side, dtype=precision)
+    for height, width in sizes:
+        x = torch.randn(1, 3, height, width, dtype=precision)
         calls = {form: lambda m=m, x=x: m(x) for form, m in zip(FORMS, (model, deployed))}
-        seconds = interleave(calls, repeats, f"{arch}{img_size}, {side} pixels")
+        seconds = interleave(calls, repeats, f"{arch}{img_size}, {height}x{width} pixels")
         for form, call in calls.items():
-            rows.append(SizeMeasurement(form, side, 1e3 * statistics.median(seconds[form]), peak_memory(call)))
+            milliseconds = 1e3 * statistics.median(seconds[form])
+            rows.append(SizeMeasurement(form, height, width, milliseconds, peak_memory(call)))
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
     return SizeBenchmark({**settings, **environment()}, rows)

@@ -5,8 +5,9 @@ import mmcv
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import benchmark_repmlpnet, benchmark_sizes
-from mmrepmlp.apis.benchmark import interleave, peak_memory
+from mmrepmlp.apis import benchmark_parts, benchmark_repmlpnet, benchmark_sizes
+from mmrepmlp.apis.benchmark import fastest_product, interleave, peak_memory
+from mmrepmlp.apis.benchmark_parts import PARTS
 from tests.helpers import render
 
 
@@ -15,6 +16,10 @@ def test_calls_take_turns_after_one_that_does_not_count():
     seconds = interleave({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3)
     assert calls == list("ab" * 4)
     assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_the_yardstick_is_the_library_with_the_shorter_median():
+    assert fastest_product({"a": [1.0, 9.0, 1.0], "b": [2.0, 0.1, 2.0]}) == ("a", 1.0)
 
 
 def test_peak_memory_sees_what_a_call_allocates_and_frees():
@@ -46,12 +51,30 @@ def test_rows_of_a_benchmark(training_step, tmp_path):
 
 @pytest.mark.slow
 def test_sweep_over_sizes(tmp_path):
-    benchmark = benchmark_sizes("T", 64, (64, 100), repeats=1)
-    assert [(row.side, row.form) for row in benchmark.rows] == [
-        (side, form) for side in (64, 100) for form in ("training form", "deploy form")
+    benchmark = benchmark_sizes("T", 64, ((64, 64), (50, 200)), repeats=1)
+    assert [(row.height, row.width, row.form) for row in benchmark.rows] == [
+        (*size, form) for size in ((64, 64), (50, 200)) for form in ("training form", "deploy form")
     ]
     row = benchmark.rows[-1]
-    assert row.megapixels == 0.01 and f"{row.milliseconds / 0.01:.0f}" in render(benchmark.table())
-    assert json.loads(json.dumps(benchmark.as_dict()))["rows"][0]["side"] == 64
+    text = render(benchmark.table())
+    assert row.megapixels == 0.01 and f"{row.milliseconds / 0.01:.0f}" in text and "50x200" in text
+    assert json.loads(json.dumps(benchmark.as_dict()))["rows"][0]["width"] == 64
     benchmark.plot(tmp_path / "sizes.png")
     assert mmcv.imread(str(tmp_path / "sizes.png")).shape == (480, 1200, 3)
+
+
+@pytest.mark.slow
+def test_parts_add_up_to_the_whole(tmp_path):
+    benchmark = benchmark_parts("T", 64, ((64, 64), (64, 128)), (1, 2), repeats=2)
+    assert [(row.height, row.width, row.batch) for row in benchmark.rows] == [
+        (64, width, batch) for width in (64, 128) for batch in (1, 2)
+    ]
+    for row in benchmark.rows:
+        assert sum(row.shares.values()) == pytest.approx(1)
+        # Tiles of 16 by 16 pixels are below what goes to oneDNN; its share is the convolutions'.
+        assert all(row.shares[part] > 0 for part in PARTS)
+        assert 0 < row.products < row.milliseconds
+    assert "2, 64x128" in render(benchmark.table())
+    assert json.loads(json.dumps(benchmark.as_dict()))["environment"]["form"] == "deploy form"
+    benchmark.plot(tmp_path / "parts.png")
+    assert mmcv.imread(str(tmp_path / "parts.png")).shape == (420, 1200, 3)

@@ -53,8 +53,9 @@ def test_deploy_form_has_neither_batch_norms_nor_grouped_convolutions(backbone, 
     operators = Counter(node.op_type for node in graph.node)
     assert operators == report.operators and "BatchNormalization" not in operators
     units, downsamplings = 5, 3
-    # Each unit has one product of tiles, two convolutions that gate and two that feed forward; then stem, downsampling.
-    assert operators["MatMul"] == units and operators["Conv"] == 4 * units + downsamplings + 1
+    # Each unit has one product of tiles, two that gate and two convolutions that feed forward; then stem, downsampling.
+    assert operators["MatMul"] == units and operators["Gemm"] == 2 * units
+    assert operators["Conv"] == 2 * units + downsamplings + 1
     assert operators["Gelu"] == operators["Sigmoid"] == units
     groups = [a.i for node in graph.node if node.op_type == "Conv" for a in node.attribute if a.name == "group"]
     assert set(groups) <= {1}

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure RepMLPNet beside mmpretrain's, both forms, in one process: medians of interleaved calls, peak memory. With
---sizes measure what images of several sizes cost instead."""
+--sizes measure what images of several sizes cost instead, with --parts what the deploy form's time is made of."""
 
 import argparse
 import json
 
 from rich.console import Console
 
-from mmrepmlp.apis import benchmark_repmlpnet, benchmark_sizes
+from mmrepmlp.apis import benchmark_parts, benchmark_repmlpnet, benchmark_sizes
 from mmrepmlp.apis.benchmark_runtimes import RUNTIMES
 from mmrepmlp.checkpoint import atomic_write
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width from SIDE or HEIGHTxWIDTH."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
 def main() -> None:
@@ -31,11 +37,19 @@ def main() -> None:
         default=[],
         help="the deploy form in these, instead of both forms in eager PyTorch",
     )
+    parser.add_argument_group("of the deploy form, for each of --batches and --sizes").add_argument(
+        "--parts", action="store_true", help="what the time is made of"
+    )
     sweep = parser.add_argument_group("over image sizes")
-    sweep.add_argument("--sizes", type=int, nargs="+", metavar="SIDE", help="sides of the images, pixels")
+    sweep.add_argument(
+        "--sizes", type=image_size, nargs="+", metavar="SIZE", help="sizes of the images, as SIDE or HEIGHTxWIDTH"
+    )
     args = parser.parse_args()
     common = dict(arch=args.arch, img_size=args.img_size, threads=args.threads, dtype=args.dtype, repeats=args.repeats)
-    if args.sizes:
+    if args.parts:
+        sizes = args.sizes or [(args.img_size, args.img_size)]
+        benchmark = benchmark_parts(sizes=sizes, batches=args.batches, **common)
+    elif args.sizes:
         benchmark = benchmark_sizes(sizes=args.sizes, **common)
     else:
         benchmark = benchmark_repmlpnet(

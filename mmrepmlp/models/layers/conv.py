@@ -59,7 +59,7 @@ class ConvBN(nn.Module, Reparameterizable):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=kernel_size, bias=deploy)
         self.bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, out_channels)
-        self.relu = nn.ReLU() if relu else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     @property
     def deploy(self) -> bool:
@@ -99,7 +99,7 @@ class PatchEmbed(nn.Module, Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, C, ceil(H / patch height), ceil(W / patch width))."""
-        return F.relu(self.norm(self.projection(pad_to_multiple(x, *self.projection.stride))))
+        return F.relu(self.norm(self.projection(pad_to_multiple(x, *self.projection.stride))), inplace=True)
 
     def switch_to_deploy(self) -> None:
         """Fold the batch norm into the projection, in place."""

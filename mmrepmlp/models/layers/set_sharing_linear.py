@@ -79,4 +79,4 @@ def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
         F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
         for rows, matrix in zip(tiles, matrices)
     ]
-    return torch.stack(products, 1).transpose(0, 1)
+    return products[0][None] if len(products) == 1 else torch.stack(products, 1).transpose(0, 1)
