@@ -165,10 +165,10 @@ def measure(
     dtype: torch.dtype,
     title: str,
 ) -> list[Measurement]:
-    """Time the calls in turn with the yardstick, which is the first row, then take each one's peak memory."""
+    """Time the calls in turn with the yardsticks, the first rows, then take each one's peak memory."""
     products = matrix_products(dtype)
     seconds = interleave({**calls, **products}, repeats, title)
-    library, fastest = fastest_product({name: seconds[name] for name in products})
+    fastest = fastest_product({name: seconds[name] for name in products})[1]
     yardstick = 2 * SGEMM_SIDE**3 / fastest / 1e9
     medians = {call: statistics.median(seconds[call]) for call in calls}
     rows = [
@@ -176,12 +176,13 @@ def measure(
             model="sgemm",
             task=library,
             batch=None,
-            milliseconds=fastest * 1e3,
+            milliseconds=statistics.median(seconds[library]) * 1e3,
             speedup=None,
-            gflops=yardstick,
-            sgemm_share=1.0,
+            gflops=yardstick * fastest / statistics.median(seconds[library]),
+            sgemm_share=fastest / statistics.median(seconds[library]),
             peak_mib=None,
         )
+        for library in products
     ]
     for (model, task), median in medians.items():
         rate = None if gflop is None else gflop / median
