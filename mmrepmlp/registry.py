@@ -8,13 +8,13 @@ scope for the first time.
 from mmengine.registry import Registry, root
 
 
-def child(name: str, location: str = "mmrepmlp.engine") -> Registry:
-    """A child of one of MMEngine's registries; ``location`` is the module to import before the first look-up."""
+def child(name: str, *locations: str) -> Registry:
+    """A child of one of MMEngine's registries; ``locations`` are modules to import before the first look-up."""
     parent = getattr(root, name)
-    return Registry(parent.name, parent=parent, scope="mmrepmlp", locations=[location])
+    return Registry(parent.name, parent=parent, scope="mmrepmlp", locations=list(locations) or ["mmrepmlp.engine"])
 
 
-MODELS = child("MODELS", "mmrepmlp.models")
+MODELS = child("MODELS", "mmrepmlp.models", "mmrepmlp.quantization")
 HOOKS = child("HOOKS")
 OPTIM_WRAPPER_CONSTRUCTORS = child("OPTIM_WRAPPER_CONSTRUCTORS")
 MODEL_WRAPPERS = child("MODEL_WRAPPERS")

@@ -1,55 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a checkpoint to an int8 graph, and what that costs."""
 
-import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner
 from rich import box
 from rich.table import Table
-from torch import Tensor
 
-from mmrepmlp.export import OnnxNetwork
-from mmrepmlp.quantization import quantize_onnx, rank_nodes
+from mmrepmlp.quantization.static import quantize_onnx, rank_nodes
 
-from .benchmark import interleave
+from .calibration import calibration_batches
 from .checks import check_config
-from .onnx import export_checkpoint, test_onnx
+from .graphs import GraphMeasurement, compare_graphs
+from .onnx import export_checkpoint
 from .run import load_config
 
 
 @dataclass
 class QuantizationReport:
-    """What quantization did; pairs are float32 and int8.
+    """What quantization did.
 
     Attributes:
-        path: The int8 graph.
-        metrics: On the config's test set, by name.
-        megabytes: Sizes of the files, in units of 1e6 bytes.
-        milliseconds: Median times of one image in ONNX Runtime.
+        before: The graph in float32.
+        after: The int8 graph.
         kept: Nodes that were left in float32, and what each loses in int8.
     """
 
-    path: Path
-    metrics: dict[str, tuple[float, float]]
-    megabytes: tuple[float, float]
-    milliseconds: tuple[float, float]
+    before: GraphMeasurement
+    after: GraphMeasurement
     kept: list[tuple[str, float]]
 
     def table(self) -> Table:
         """To print."""
-        table = Table(title=f"{self.path}", title_justify="left", box=box.SIMPLE)
+        table = Table(title=f"{self.after.path}", title_justify="left", box=box.SIMPLE)
         for column in ("", "float32", "int8"):
             table.add_column(column, justify="right" if column else "left")
-        for name, values in self.metrics.items():
-            table.add_row(name, *(f"{value:.2f}" for value in values))
-        table.add_row("size, MB", *(f"{value:.2f}" for value in self.megabytes))
-        table.add_row("one image, ms", *(f"{value:.2f}" for value in self.milliseconds))
+        pair = (self.before, self.after)
+        for name in self.before.metrics:
+            table.add_row(name, *(f"{graph.metrics[name]:.2f}" for graph in pair))
+        table.add_row("size, MB", *(f"{graph.megabytes:.2f}" for graph in pair))
+        table.add_row("one image, ms", *(f"{graph.milliseconds:.2f}" for graph in pair))
         for name, error in self.kept:
             table.add_row(f"left in float32: {name}", "", f"would lose {error:.1e}")
         return table
@@ -97,47 +88,5 @@ def quantize_checkpoint(
         export_checkpoint(config, checkpoint, single, size=tuple(batches[0].shape[2:]))
         kept = rank_nodes(single, batches)[:keep_float] if keep_float else []
         quantize_onnx(single, out, batches, [name for name, _ in kept])
-        before, after = (test_onnx(config, path, work_dir, cfg_options) for path in (single, out))
-        networks = {name: OnnxNetwork(path) for name, path in (("float32", single), ("int8", out))}
-        image = batches[0][:1]
-        calls = {name: lambda network=network: network(image) for name, network in networks.items()}
-        seconds = interleave(calls, 50, "one image").values()
-        return QuantizationReport(
-            path=out,
-            metrics={name: (float(before[name]), float(after[name])) for name in before},
-            megabytes=tuple(path.stat().st_size / 1e6 for path in (single, out)),
-            milliseconds=tuple(1e3 * statistics.median(times) for times in seconds),
-            kept=kept,
-        )
-
-
-def calibration_batches(cfg: Config, images: int, batch_size: int = 16) -> list[Tensor]:
-    """Training images of a config as its network sees them in a test.
-
-    Args:
-        cfg: The config.
-        images: How many, drawn at random but always the same.
-        batch_size: Images in a batch. Default: 16.
-
-    Returns:
-        Normalized batches of shape (N, C, H, W).
-    """
-    loader = ConfigDict(
-        {
-            **cfg.test_dataloader,
-            "dataset": {**cfg.train_dataloader.dataset, "pipeline": cfg.test_dataloader.dataset.pipeline},
-            "sampler": dict(type="DefaultSampler", shuffle=True),
-            "batch_size": batch_size,
-        }
-    )
-    settings = cfg.model.get("data_preprocessor") or cfg.data_preprocessor
-    if "type" not in settings:
-        settings = {"type": "ClsDataPreprocessor", **settings}
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        preprocess = MODELS.build(settings)
-        batches = []
-        for data in Runner.build_dataloader(loader, seed=0):
-            batches.append(torch.as_tensor(preprocess(data, False)["inputs"]))
-            if len(batches) * batch_size >= images:
-                break
-    return batches
+        graphs = compare_graphs(config, {"before": single, "after": out}, work_dir, cfg_options)
+        return QuantizationReport(**graphs, kept=kept)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a state dict from anywhere fit a RepMLPNet, or say why it cannot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -12,7 +12,9 @@ from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
 
 
-def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> None:
+def adapt_state_dict(
+    model: nn.Module, state_dict: dict, prefix: str = "", expected: Mapping[str, Tensor] | None = None
+) -> None:
     """Make the part of a state dict that belongs to a RepMLPNet fit the model.
 
     Tensors are renamed; ``fc3`` is resampled where the tiles are of another size, which is logged; a training form is
@@ -22,6 +24,7 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
         model: The RepMLPNet that is about to load.
         state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
         prefix: Where the model sits in the state dict, e.g. ``"backbone."``.
+        expected: The part of the model's state dict that is a RepMLPNet's. Default: all of it.
 
     Raises:
         ValueError: The state dict is of another network, another architecture, of a form that cannot become the
@@ -39,10 +42,10 @@ def adapt_state_dict(model: nn.Module, state_dict: dict, prefix: str = "") -> No
     state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
     if changes:
         print_log(f"fc3 is resampled to the tiles of img_size={model.img_size}: {', '.join(changes)}.", "current")
-    expected = model.state_dict()
+    expected = model.state_dict() if expected is None else expected
     form = form_of(state)
     if form != form_of(expected):
-        if not model.deploy:
+        if form_of(expected) != "deploy":
             raise ValueError(
                 f"The state dict is in {form} form, the model in {form_of(expected)} form, and a conversion cannot be "
                 "undone. Build the model with deploy=True, which loads every form."

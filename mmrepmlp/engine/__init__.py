@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_units
-from .hooks import BroadcastBuffersHook, CheckAnnotationsHook, EpochSeedHook, SwitchToDeployHook
+from .hooks import (
+    BroadcastBuffersHook,
+    CheckAnnotationsHook,
+    CollectStatisticsHook,
+    EpochSeedHook,
+    FakeQuantizeHook,
+    SwitchToDeployHook,
+)
 from .optimizers import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     "BroadcastBuffersHook",
     "CPUDistributedDataParallel",
     "CheckAnnotationsHook",
+    "CollectStatisticsHook",
     "EpochSeedHook",
+    "FakeQuantizeHook",
     "LayerDecayOptimWrapperConstructor",
     "ShardedStrategy",
     "SwitchToDeployHook",

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-from .static import quantize_onnx, rank_nodes
+"""int8 in training. What quantizes exported graphs, ``mmrepmlp.quantization.static``, needs ONNX Runtime."""
 
-__all__ = ["quantize_onnx", "rank_nodes"]
+from .aware import QuantizedRepMLPNet
+from .statistics import collect_statistics, insert_bn
+
+__all__ = ["QuantizedRepMLPNet", "collect_statistics", "insert_bn"]

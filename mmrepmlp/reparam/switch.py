@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-from torch import nn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor, nn
+
+_differentiable = ContextVar("differentiable", default=False)
 
 
 class Reparameterizable:
@@ -25,6 +31,31 @@ class Reparameterizable:
     def locality_injection(self) -> None:
         """The authors' name for :meth:`switch_to_deploy` of a network."""
         self.switch_to_deploy()
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Let conversions inside leave weights that are functions of the training form's parameters.
+
+    Outside, a conversion ends in parameters of its own. For training with the deploy form's arithmetic, on copies that
+    share their parameters with the network in training.
+    """
+    token = _differentiable.set(True)
+    try:
+        yield
+    finally:
+        _differentiable.reset(token)
+
+
+def set_weight_and_bias(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Replace the parameters of a layer by folded ones, keeping shape, dtype and ``requires_grad``."""
+    old = layer.weight
+    for name, value in (("weight", weight.view_as(old)), ("bias", bias)):
+        value = value.to(old)
+        if hasattr(layer, name):
+            delattr(layer, name)
+        keeps_graph = _differentiable.get()
+        setattr(layer, name, value if keeps_graph else nn.Parameter(value.detach(), requires_grad=old.requires_grad))
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:

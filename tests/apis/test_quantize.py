@@ -2,8 +2,9 @@
 import pytest
 
 from mmrepmlp.apis import test as evaluate
+from mmrepmlp.apis.calibration import calibration_batches
 from mmrepmlp.apis.onnx import test_onnx as evaluate_onnx
-from mmrepmlp.apis.quantize import calibration_batches, quantize_checkpoint
+from mmrepmlp.apis.quantize import quantize_checkpoint
 from mmrepmlp.apis.run import load_config
 from tests.apis.conftest import CONFIG
 from tests.helpers import render
@@ -15,11 +16,12 @@ def test_int8_keeps_the_accuracy_on_the_digits(trained, tmp_path):
     out = tmp_path / "int8.onnx"
     arguments = dict(work_dir=str(tmp_path / "log"), cfg_options=trained.options)
     report = quantize_checkpoint(CONFIG, trained.checkpoint, out, keep_float=1, **arguments)
-    ((name, (before, after)),) = report.metrics.items()
-    assert {name: before} == evaluate(CONFIG, trained.checkpoint, **arguments)
-    assert {name: after} == evaluate_onnx(CONFIG, out, **arguments)
-    assert name == "accuracy/top1" and abs(before - after) < 1.0
-    assert report.megabytes[1] < 0.45 * report.megabytes[0] and report.megabytes[1] == out.stat().st_size / 1e6
+    before, after = report.before.metrics, report.after.metrics
+    assert before == evaluate(CONFIG, trained.checkpoint, **arguments)
+    assert after == evaluate_onnx(CONFIG, out, **arguments)
+    assert abs(before["accuracy/top1"] - after["accuracy/top1"]) < 1.0
+    assert report.after.megabytes < 0.45 * report.before.megabytes
+    assert report.after.path == out and report.after.megabytes == out.stat().st_size / 1e6
     assert len(report.kept) == 1 and report.kept[0][0] in render(report.table())
     with pytest.raises(FileExistsError, match="kept"):
         quantize_checkpoint(CONFIG, trained.checkpoint, out, **arguments)

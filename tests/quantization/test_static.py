@@ -8,8 +8,7 @@ from onnx.numpy_helper import to_array
 
 from mmrepmlp.export import OnnxNetwork, export_onnx
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.quantization import quantize_onnx, rank_nodes
-from mmrepmlp.quantization.static import OPERATORS
+from mmrepmlp.quantization.static import OPERATORS, quantize_onnx, rank_nodes
 from tests.conftest import TINY
 from tests.helpers import randomize
 

@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .check_annotations_hook import CheckAnnotationsHook
+from .collect_statistics_hook import CollectStatisticsHook
 from .epoch_seed_hook import EpochSeedHook
+from .fake_quantize_hook import FakeQuantizeHook
 from .switch_to_deploy_hook import SwitchToDeployHook
 
-__all__ = ["BroadcastBuffersHook", "CheckAnnotationsHook", "EpochSeedHook", "SwitchToDeployHook"]
+__all__ = [
+    "BroadcastBuffersHook",
+    "CheckAnnotationsHook",
+    "CollectStatisticsHook",
+    "EpochSeedHook",
+    "FakeQuantizeHook",
+    "SwitchToDeployHook",
+]

@@ -216,7 +216,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
 
     def build_training_form(self, **changes) -> "RepMLPNet":
         """Build the network that this one is, or would be, the deploy form of; its weights are not copied."""
-        return type(self)(**{**self._training_form, **changes})
+        return RepMLPNet(**{**self._training_form, **changes})
 
 
 def recompute(unit: nn.Module, x: Tensor) -> Tensor:

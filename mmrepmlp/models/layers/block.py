@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift
+from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift, set_weight_and_bias
 
 from .capture import is_open
-from .conv import set_weight_and_bias
 from .global_perceptron import GlobalPerceptron
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
@@ -160,23 +159,36 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         """
         if self.deploy:
             return self.fc3.weight, self.fc3.bias
-        sets, pixels = self.num_sharesets, self.h * self.w
-        scale, shift = scale_and_shift(self.fc3_bn)
-        weight, bias = fold_after(self.fc3.weight.view(sets, pixels, pixels), None, scale, shift)
+        pixels = self.h * self.w
+        norm = (tensor.repeat_interleave(pixels) for tensor in scale_and_shift(self.fc3_bn))
+        weight, bias = fold_after(self.fc3.weight, self.fc3.bias, *norm)
         if self.local_branches:
             kernel, kernel_bias = merge_branches(self.local_branches)
-            weight, bias = weight + conv_to_fc(kernel, self.h, self.w), bias + kernel_bias
-        return weight.reshape(sets * pixels, pixels, 1, 1), bias.repeat_interleave(pixels)
+            weight = weight + conv_to_fc(kernel, self.h, self.w).view_as(weight)
+            bias = bias + kernel_bias.repeat_interleave(pixels)
+        return weight, bias
 
-    @torch.no_grad()
+    def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
+        """Put a batch norm behind the fully connected layer of the deploy form, in place.
+
+        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` folds it.
+
+        Args:
+            norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
+        """
+        if self.deploy:
+            norm = build_batch_norm(norm_cfg, self.num_sharesets).to(self.fc3.weight)
+            nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))
+            self.fc3_bn = norm.train(self.training)
+
     def switch_to_deploy(self) -> None:
         """Locality Injection: leave one fully connected layer with a bias, in place (paper section 3.3)."""
         if self.deploy:
             return
         set_weight_and_bias(self.fc3, *self.get_equivalent_fc3())
         self.fc3_bn = nn.Identity().train(self.training)
-        for kernel in self.reparam_conv_kernels:
-            delattr(self, f"repconv{kernel}")
+        for name in [name for name, module in self.named_children() if isinstance(module, LocalBranch)]:
+            delattr(self, name)
 
 
 def merge_branches(branches: list[LocalBranch]) -> tuple[Tensor, Tensor]:

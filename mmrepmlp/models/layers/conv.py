@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions that do not overlap, each with the batch norm that it absorbs in deploy form."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift
+from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift, set_weight_and_bias
 
 from .capture import is_open
 from .norm import build_batch_norm
@@ -20,21 +19,12 @@ def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom))
 
 
-def set_weight_and_bias(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Replace the parameters of a layer by folded ones, keeping shape, dtype and ``requires_grad``."""
-    old = layer.weight
-    layer.weight = nn.Parameter(weight.view_as(old).to(old), requires_grad=old.requires_grad)
-    layer.bias = nn.Parameter(bias.to(old), requires_grad=old.requires_grad)
-
-
-@torch.no_grad()
 def fold_following_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
     """Fold the batch norm behind a convolution into it, in place. Returns what to put where the norm was."""
     set_weight_and_bias(conv, *fold_after(conv.weight, conv.bias, *scale_and_shift(norm)))
     return nn.Identity().train(norm.training)
 
 
-@torch.no_grad()
 def fold_preceding_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
     """Fold the batch norm in front of a pointwise convolution into it, in place. Returns what to put where it was."""
     set_weight_and_bias(conv, *fold_before(conv.weight, conv.bias, *scale_and_shift(norm)))

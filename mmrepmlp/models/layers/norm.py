@@ -4,7 +4,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrepmlp.reparam import scale_and_shift
+from mmrepmlp.reparam import scale_and_shift, set_weight_and_bias
 
 
 def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _BatchNorm:
@@ -45,9 +45,7 @@ class ScaleShift(nn.Module):
     def from_batch_norm(cls, bn: _BatchNorm) -> "ScaleShift":
         """Freeze the statistics of ``bn`` into a scale and a shift of the same device and dtype."""
         module = cls(bn.num_features).to(bn.running_mean)
-        scale, shift = scale_and_shift(bn)
-        module.weight.data.copy_(scale)
-        module.bias.data.copy_(shift)
+        set_weight_and_bias(module, *scale_and_shift(bn))
         return module.train(bn.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,12 +53,17 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
 
     @property
     def deploy(self) -> bool:
+        return self.norms_are_folded and self.repmlp_block.deploy
+
+    @property
+    def norms_are_folded(self) -> bool:
+        """Whether the norms in front of the block and the feed-forward network are gone."""
         return isinstance(self.norm1, ScaleShift)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
         normed = self.norm1(x)
-        gate = self.repmlp_block.gp(x if self.deploy else normed)
+        gate = self.repmlp_block.gp(x if self.norms_are_folded else normed)
         local = self.repmlp_block.perceive_tiles(normed)
         if self.training or torch.is_grad_enabled() or is_captured():
             # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
@@ -78,12 +83,11 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         rows = max(1, HIDDEN_ELEMENTS // (x.size(1) * x.size(3) * self.ffn_block.expansion))
         return (part for sample in x.split(1) for part in sample.split(rows, 2))
 
-    @torch.no_grad()
     def switch_to_deploy(self) -> None:
         """Inject locality into the block and fold every norm that has a neighbour to absorb it, in place."""
-        if self.deploy:
-            return
         self.repmlp_block.switch_to_deploy()
+        if self.norms_are_folded:
+            return
         self.repmlp_block.gp.absorb(self.norm1)
         self.norm1 = ScaleShift.from_batch_norm(self.norm1)
         self.ffn_block.switch_to_deploy()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmrepmlp.quantization import collect_statistics
+from mmrepmlp.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CollectStatisticsHook(Hook):
+    """Give the batch norms behind ``fc3`` of a deployed backbone the statistics of training images, before training.
+
+    For backbones built with ``insert_bn=True``. The model computes the same as before. A training that is resumed goes
+    on with what it has.
+
+    Args:
+        batches: Number of training batches, in each process. Default: 8.
+    """
+
+    def __init__(self, batches: int = 8) -> None:
+        self.batches = batches
+
+    def before_train(self, runner: Runner) -> None:
+        """Collect the statistics.
+
+        Raises:
+            ValueError: The backbone has no such batch norms.
+        """
+        if runner.iter:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        batches = itertools.islice(runner.train_dataloader, self.batches)
+        images = (model.data_preprocessor(data, False)["inputs"] for data in batches)
+        count = collect_statistics(model.backbone, images)
+        runner.logger.info(f"The batch norms behind fc3 have the statistics of {count} training images.")

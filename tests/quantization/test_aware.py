@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.numpy_helper import to_array
+
+from mmrepmlp.export import OnnxNetwork, export_onnx
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.quantization import QuantizedRepMLPNet
+from mmrepmlp.quantization.aware import key_of, products
+from tests.conftest import TINY
+from tests.helpers import randomize, relative_error
+
+
+def images(seed, number=4):
+    return torch.randn(number, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def plain():
+    torch.manual_seed(0)
+    return randomize(RepMLPNet(TINY, img_size=64), torch.Generator().manual_seed(0), spread=0.1).eval()
+
+
+@pytest.fixture
+def network(plain):
+    """In training form, with fake quantization on and ranges that two batches have shown."""
+    network = QuantizedRepMLPNet(TINY, img_size=64)
+    network.load_state_dict(plain.state_dict())
+    network.enable_fake_quantization()
+    with torch.no_grad():
+        for seed in (1, 2):
+            network.train()(images(seed))
+    return network.eval()
+
+
+def steps_of(weight):
+    return weight.abs().flatten(1).amax(1).view(-1, *[1] * (weight.dim() - 1)) / 127
+
+
+@torch.no_grad()
+def reference(plain, quantizers, x):
+    """The deploy form with weights and inputs rounded by hand."""
+    deployed = copy.deepcopy(plain)
+    deployed.switch_to_deploy()
+
+    def round_input(name):
+        scale, zero = quantizers[key_of(name)].scale, quantizers[key_of(name)].zero_point
+        return lambda _, inputs: (((inputs[0] * (1 / scale)).round() + zero).clamp(0, 255) - zero) * scale
+
+    for name, layer in products(deployed).items():
+        step = steps_of(layer.weight)
+        layer.weight.copy_((layer.weight * (1 / step)).round() * step)
+        layer.register_forward_pre_hook(round_input(name))
+    return deployed(x)[0]
+
+
+def test_without_fake_quantization_it_is_the_plain_network(plain):
+    network = QuantizedRepMLPNet(TINY, img_size=64).eval()
+    network.load_state_dict(plain.state_dict())
+    assert torch.equal(network(images(3))[0], plain(images(3))[0])
+    assert [n for n, _ in network.named_parameters()] == [n for n, _ in plain.named_parameters()]
+
+
+def test_computes_the_rounded_deploy_form(plain, network):
+    # In float32 and step by step as torch rounds: elsewhere ties fall to other sides.
+    assert relative_error(network(images(3))[0], reference(plain, network.quantizers, images(3))) < 1e-5
+    assert relative_error(network(images(3))[0], plain(images(3))[0]) > 1e-3
+
+
+def test_ranges_follow_training_and_stay_in_evaluation(network):
+    before = copy.deepcopy(network.quantizers.state_dict())
+    network(images(3) * 5)
+    assert all(torch.equal(value, before[name]) for name, value in network.quantizers.state_dict().items())
+    statistics = {name: value.clone() for name, value in network.named_buffers() if ".running_" in name}
+    network.train()(images(3) * 5)
+    assert not torch.equal(network.quantizers["patch_embed-projection"].scale, before["patch_embed-projection.scale"])
+    assert all(torch.equal(value, network.get_buffer(name)) for name, value in statistics.items())
+
+
+def test_gradients_reach_every_parameter_and_lead_downhill(network):
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    target, losses = torch.zeros_like(network(images(4))[0]), []
+    for _ in range(8):
+        loss = (network(images(4))[0] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deploy_form_is_the_same_network_with_weights_on_the_grid(network, dtype):
+    network = network.to(dtype)
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+    deployed.switch_to_deploy()
+    assert deployed.deploy and torch.equal(deployed(images(3).to(dtype))[0], network(images(3).to(dtype))[0])
+    for layer in products(deployed).values():
+        levels = layer.weight / steps_of(layer.weight)
+        assert (levels - levels.round()).abs().max() < 1e-4 and levels.round().abs().amax() == 127
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_checkpoints_load_in_either_form_and_remember_the_ranges(network, deploy):
+    loaded = QuantizedRepMLPNet(TINY, img_size=64, deploy=deploy).eval()
+    loaded.load_state_dict(network.state_dict())
+    assert loaded.fake_quantization and torch.equal(loaded(images(3))[0], network(images(3))[0])
+    again = QuantizedRepMLPNet(TINY, img_size=64, deploy=deploy).eval()
+    again.load_state_dict(loaded.state_dict())
+    assert torch.equal(again(images(3))[0], network(images(3))[0])
+
+
+def test_recomputing_is_refused():
+    with pytest.raises(ValueError, match="with_cp"):
+        QuantizedRepMLPNet(TINY, img_size=64, with_cp=True)
+
+
+@pytest.mark.slow
+def test_export_stores_every_weight_as_the_int8_that_it_is(network, tmp_path):
+    report = export_onnx(network, tmp_path / "int8.onnx", size=(64, 64))
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+    graph = onnx.load(str(report.path)).graph
+    values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+    weights = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0].endswith("_int8")]
+    layers = products(deployed).values()
+    assert len(weights) == len(layers) == 29 == report.operators["QuantizeLinear"]
+    stored = []
+    for node in weights:
+        levels, steps = (values[name] for name in node.input)
+        assert levels.dtype == np.int8 and len(steps) == len(levels)
+        stored.append((levels.astype(np.float32) * steps.reshape(-1, *[1] * (levels.ndim - 1))).ravel())
+    for layer in layers:
+        weight = layer.weight.detach().numpy().ravel()
+        assert any(len(s) == len(weight) and np.allclose(s, weight, rtol=1e-6, atol=0) for s in stored)
+    assert not [n for n, value in values.items() if value.dtype == np.float32 and value.ndim > 1 and value.size > 1000]
+    # What fake quantization showed is what ONNX Runtime computes; a tie of rounding may move a value by a step.
+    with torch.no_grad():
+        assert relative_error(OnnxNetwork(report.path)(images(5))[0], network(images(5))[0]) < 1e-2
+    assert max(report.errors.values()) < 1e-2

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare exported graphs of one model, e.g. float32 and int8: accuracy on the config's test set, size, latency."""
+
+import argparse
+
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmrepmlp.apis.graphs import compare_graphs, table_of_graphs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("graphs", nargs="+", help="ONNX files of a model of this config")
+    parser.add_argument("--work-dir", help="folder for logs (default: work_dirs/<name of the config>)")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="settings to override, as key=value")
+    args = parser.parse_args()
+    graphs = {path: path for path in args.graphs}
+    Console().print(table_of_graphs(compare_graphs(args.config, graphs, args.work_dir, args.cfg_options)))
+
+
+if __name__ == "__main__":
+    main()
