@@ -3,6 +3,7 @@
 # make demo       real images -> train -> test -> re-parameterize -> test again -> summary
 # make demo-seg   the same for segmentation, and a picture
 # make demo-det   the same for detection, and a picture
+# make demo-int8  the ways to int8 on real images, and a table: accuracy, size, latency
 # make test       the whole test suite
 # make lint       format and lint checks
 # Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
@@ -13,7 +14,7 @@ TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
 
-.PHONY: env demo demo-seg demo-det test lint clean
+.PHONY: env demo demo-seg demo-det demo-int8 test lint clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
@@ -26,6 +27,9 @@ demo: $(STAMP)
 
 demo-seg demo-det: demo-%: $(STAMP)
 	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh $*
+
+demo-int8: $(STAMP)
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo_int8.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

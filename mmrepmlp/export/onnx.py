@@ -125,7 +125,7 @@ def export_onnx(
     if opset < OPSET:
         raise ValueError(f"opset={opset}: from {OPSET} on is accepted, the first that has GELU.")
     model = copy.deepcopy(model).float().eval()
-    network = NamedOutputs(switch_to_deploy(model) if deploy else model)
+    network = NamedOutputs(switch_to_deploy(model) if deploy else model).eval()
     channels = next(parameter for parameter in network.parameters() if parameter.dim() == 4).size(1)
     shape = (max(batch, 2) if "batch" in dynamic else batch, channels, *size)
     program = trace(network, shape, dynamic, opset)

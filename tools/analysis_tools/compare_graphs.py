@@ -2,6 +2,7 @@
 """Compare exported graphs of one model, e.g. float32 and int8: accuracy on the config's test set, size, latency."""
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import DictAction
 from rich.console import Console
@@ -16,7 +17,8 @@ def main() -> None:
     parser.add_argument("--work-dir", help="folder for logs (default: work_dirs/<name of the config>)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="settings to override, as key=value")
     args = parser.parse_args()
-    graphs = {path: path for path in args.graphs}
+    names = [Path(path).stem for path in args.graphs]
+    graphs = dict(zip(names if len(set(names)) == len(names) else args.graphs, args.graphs))
     Console().print(table_of_graphs(compare_graphs(args.config, graphs, args.work_dir, args.cfg_options)))
 
 
