@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mmrepmlp.checkpoint import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SGEMM_SIDE = 2048
 
@@ -48,33 +52,46 @@ class Measurement:
 
 
 @dataclass
-class Benchmark:
-    """A benchmark's rows and what they were measured on."""
+class Figures:
+    """The rows of a benchmark and what they were measured on."""
 
     environment: dict[str, object]
-    rows: list[Measurement]
+    rows: list
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 
-    def table(self) -> Table:
-        """To print."""
-        environment = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
-        caption = (
-            "ms: median. ratio: speed over mmpretrain's at the same task. sgemm: share of the rate of a matrix product "
-            f"of side {SGEMM_SIDE}, measured in between, by the faster of torch's two libraries. MiB: what a call adds "
-            "to the resident memory at its peak."
-        )
-        table = Table(
-            title=environment,
+    def empty_table(self, caption: str | None = None) -> Table:
+        """A table without columns, headed by the environment."""
+        return Table(
+            title="\n".join(f"{name}: {value}" for name, value in self.environment.items()),
             title_justify="left",
             caption=caption,
             caption_justify="left",
             box=box.SIMPLE,
             pad_edge=False,
-            collapse_padding=True,
         )
+
+    def save(self, figure: "Figure", path: str | Path) -> None:
+        """Write a picture of the rows as PNG, headed by what was measured."""
+        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+
+
+class Benchmark(Figures):
+    """Rows of :class:`Measurement`."""
+
+    def table(self) -> Table:
+        """To print."""
+        caption = (
+            "ms: median. ratio: speed over mmpretrain's at the same task. sgemm: share of the rate of a matrix product "
+            f"of side {SGEMM_SIDE}, measured in between, by the faster of torch's two libraries. MiB: what a call adds "
+            "to the resident memory at its peak."
+        )
+        table = self.empty_table(caption)
+        table.collapse_padding = True
         for column in ("model", "task"):
             table.add_column(column, no_wrap=True)
         for column in ("batch", "ms", "ratio", "GFLOP/s", "sgemm", "MiB"):
@@ -108,9 +125,7 @@ class Benchmark:
                 panel.bar_label(panel.bar(places, list(times.values()), width=0.38, label=model), fmt="%.0f")
             panel.set(xticks=range(len(tasks)), xticklabels=tasks, ylabel="ms per image", title=f"batch {batch}")
         panel.legend()
-        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        self.save(figure, path)
 
 
 def environment() -> dict[str, object]:

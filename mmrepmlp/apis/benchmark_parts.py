@@ -4,18 +4,16 @@
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from mmrepmlp.checkpoint import atomic_write
 from mmrepmlp.models import RepMLPNet
 
-from .benchmark import SGEMM_SIDE, environment, fastest_product, interleave, matrix_products
+from .benchmark import SGEMM_SIDE, Figures, environment, fastest_product, interleave, matrix_products
 from .benchmark_repmlpnet import gflop_per_image
 
 # Which part of the work an operator of torch does; all others prepare, allocate and look at tensors.
@@ -53,27 +51,16 @@ class PartsMeasurement:
     shares: dict[str, float]
 
 
-@dataclass
-class PartsBenchmark:
-    """What forward passes are made of and what they were measured on."""
-
-    environment: dict[str, object]
-    rows: list[PartsMeasurement]
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
+class PartsBenchmark(Figures):
+    """What forward passes are made of: rows of :class:`PartsMeasurement`."""
 
     def table(self) -> Table:
         """To print."""
-        title = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
         caption = (
             "ms: median of the whole. The parts are shares of it, by the profiler. at peak: the time that the same "
             f"arithmetic takes as one matrix product of side {SGEMM_SIDE}, measured in between."
         )
-        table = Table(
-            title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE, pad_edge=False
-        )
+        table = self.empty_table(caption)
         table.add_column("batch, size", no_wrap=True)
         for row in self.rows:
             table.add_column(f"{row.batch}, {row.height}x{row.width}", justify="right", no_wrap=True)
@@ -98,9 +85,7 @@ class PartsBenchmark:
         panel.invert_yaxis()
         panel.set(xlabel="% of the time", xlim=(0, 100))
         figure.legend(loc="outside lower center", ncols=4)
-        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        self.save(figure, path)
 
 
 @torch.inference_mode()

@@ -5,17 +5,15 @@ import copy
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.table import Table
 
-from mmrepmlp.checkpoint import atomic_write
 from mmrepmlp.models import RepMLPNet
 
-from .benchmark import environment, interleave, peak_memory
+from .benchmark import Figures, environment, interleave, peak_memory
 
 FORMS = ("training form", "deploy form")
 
@@ -43,21 +41,12 @@ class SizeMeasurement:
         return self.height * self.width / 1e6
 
 
-@dataclass
-class SizeBenchmark:
-    """A sweep over image sizes and what it was measured on."""
-
-    environment: dict[str, object]
-    rows: list[SizeMeasurement]
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
+class SizeBenchmark(Figures):
+    """A sweep over image sizes: rows of :class:`SizeMeasurement`."""
 
     def table(self) -> Table:
         """To print."""
-        title = "\n".join(f"{name}: {value}" for name, value in self.environment.items())
-        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        table = self.empty_table()
         table.add_column("form", no_wrap=True)
         for column in ("size", "ms", "ms per megapixel", "MiB", "MiB per megapixel"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -85,9 +74,7 @@ class SizeBenchmark:
             )
             panel.grid(alpha=0.3)
         panels[0].legend()
-        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        self.save(figure, path)
 
 
 @torch.inference_mode()

@@ -57,9 +57,9 @@ def compare_graphs(
         ValueError: A graph does not belong to the config's model.
         FileNotFoundError: A data set is not there.
     """
+    networks = {name: OnnxNetwork(path) for name, path in graphs.items()}
     metrics = {name: test_onnx(config, path, work_dir, cfg_options) for name, path in graphs.items()}
     image = calibration_batches(load_config(config, cfg_options, work_dir), images=1, batch_size=1)[0]
-    networks = {name: OnnxNetwork(path) for name, path in graphs.items()}
     calls = {name: lambda network=network: network(image) for name, network in networks.items()}
     seconds = interleave(calls, repeats, "one image")
     return {

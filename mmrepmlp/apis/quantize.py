@@ -75,7 +75,7 @@ def quantize_checkpoint(
         FileExistsError: ``out`` exists and ``overwrite`` is not set.
         FileNotFoundError: A data set is not there.
         CheckpointError: The checkpoint cannot be read, or holds code.
-        ValueError: The checkpoint does not belong to the config's model.
+        ValueError: The checkpoint does not belong to the config's model, or was trained for int8.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -85,7 +85,12 @@ def quantize_checkpoint(
     batches = calibration_batches(cfg, images)
     with tempfile.TemporaryDirectory() as folder:
         single = Path(folder, "float32.onnx")
-        export_checkpoint(config, checkpoint, single, size=tuple(batches[0].shape[2:]))
+        exported = export_checkpoint(config, checkpoint, single, size=tuple(batches[0].shape[2:]))
+        if "QuantizeLinear" in exported.operators:
+            raise ValueError(
+                f"{checkpoint} was trained for int8 and has its own ranges and steps. Export it with "
+                "tools/deployment/export_onnx.py, which writes an int8 graph."
+            )
         kept = rank_nodes(single, batches)[:keep_float] if keep_float else []
         quantize_onnx(single, out, batches, [name for name, _ in kept])
         graphs = compare_graphs(config, {"before": single, "after": out}, work_dir, cfg_options)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 from torch import Tensor, nn
 
 
@@ -14,6 +15,10 @@ class OnnxNetwork(nn.Module):
     Args:
         path: The ONNX file.
         threads: Threads to compute with; 0 for ONNX Runtime's choice. Default: torch's number.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no graph that ONNX Runtime can run.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -23,7 +28,12 @@ class OnnxNetwork(nn.Module):
         # Threads that wait by spinning hold up whatever else this process computes, other sessions included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is no file. tools/deployment/export_onnx.py writes graphs.")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail) as error:
+            raise ValueError(f"{path} is no graph that ONNX Runtime can run: {error}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
         self.channels = self.session.get_outputs()[0].shape[1]

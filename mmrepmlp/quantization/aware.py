@@ -65,8 +65,11 @@ class QuantizedRepMLPNet(RepMLPNet):
         """Extract feature maps, as :meth:`RepMLPNet.forward`, rounded or not."""
         if not self.fake_quantization:
             return super().forward(x)
-        on_grid = self.deploy and not self.training
-        network = self if on_grid else self.rounded_deploy_form()
+        if is_captured() and not self.deploy:
+            raise RuntimeError(
+                "What trains for int8 can be exported or compiled in deploy form alone: convert it first."
+            )
+        network = self if is_captured() else self.rounded_deploy_form()  # what is exported is on the grid already
         with self.rounded_inputs(network):
             return RepMLPNet.forward(network, x)
 

@@ -9,6 +9,7 @@ from mmrepmlp.apis import reparameterize_checkpoint, train
 from mmrepmlp.apis import test as evaluate
 from mmrepmlp.apis.graphs import compare_graphs, table_of_graphs
 from mmrepmlp.apis.onnx import export_checkpoint
+from mmrepmlp.apis.quantize import quantize_checkpoint
 from tests.apis.conftest import CONFIG, ROOT
 from tests.helpers import render
 
@@ -43,6 +44,9 @@ def test_trained_for_int8(trained, options, tmp_path):
 
     exported = export_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx")
     assert exported.operators["QuantizeLinear"] == 29
+    with pytest.raises(ValueError, match="export_onnx.py"):
+        quantize_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "twice.onnx", work_dir=str(tmp_path))
+    assert not (tmp_path / "twice.onnx").exists()
     float32 = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "float32.onnx")
     graphs = dict(float32=float32.path, int8=exported.path)
     measured = compare_graphs(config, graphs, work_dir=str(tmp_path), repeats=2)

@@ -143,3 +143,11 @@ def test_torch_export_records_the_deploy_form(backbone):
     program = torch.export.export(deployed, (images,))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(images)[0], deployed(images)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_files_that_are_no_graphs_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="export_onnx.py"):
+        OnnxNetwork(tmp_path / "nothing.onnx")
+    (tmp_path / "words.onnx").write_text("no graph " * 20)
+    with pytest.raises(ValueError, match="words.onnx is no graph"):
+        OnnxNetwork(tmp_path / "words.onnx")

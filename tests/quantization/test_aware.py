@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx.numpy_helper import to_array
 
-from mmrepmlp.export import OnnxNetwork, export_onnx
+from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.quantization import QuantizedRepMLPNet
 from mmrepmlp.quantization.aware import key_of, products
@@ -117,6 +117,18 @@ def test_checkpoints_load_in_either_form_and_remember_the_ranges(network, deploy
     assert torch.equal(again(images(3))[0], network(images(3))[0])
 
 
+def test_a_deployed_network_that_is_trained_further_stays_rounded(network):
+    network.switch_to_deploy()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
+    loaded = QuantizedRepMLPNet(TINY, img_size=64, deploy=True).eval()
+    loaded.load_state_dict(network.state_dict())
+    assert torch.equal(network(images(3))[0], loaded(images(3))[0])
+    layers = [products(n)["stages.0.0.repmlp_block.fc3"] for n in (network, loaded)]
+    assert relative_error(layers[1].weight, layers[0].weight) > 1e-4  # only what is loaded lies on the grid
+
+
 def test_recomputing_is_refused():
     with pytest.raises(ValueError, match="with_cp"):
         QuantizedRepMLPNet(TINY, img_size=64, with_cp=True)
@@ -141,6 +153,8 @@ def test_export_stores_every_weight_as_the_int8_that_it_is(network, tmp_path):
         weight = layer.weight.detach().numpy().ravel()
         assert any(len(s) == len(weight) and np.allclose(s, weight, rtol=1e-6, atol=0) for s in stored)
     assert not [n for n, value in values.items() if value.dtype == np.float32 and value.ndim > 1 and value.size > 1000]
+    with pytest.raises(ExportError, match="in deploy form alone"):
+        export_onnx(network, tmp_path / "training.onnx", size=(64, 64), deploy=False)
     # What fake quantization showed is what ONNX Runtime computes; a tie of rounding may move a value by a step.
     with torch.no_grad():
         assert relative_error(OnnxNetwork(report.path)(images(5))[0], network(images(5))[0]) < 1e-2

@@ -2,6 +2,7 @@
 """Compare exported graphs of one model, e.g. float32 and int8: accuracy on the config's test set, size, latency."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -19,7 +20,11 @@ def main() -> None:
     args = parser.parse_args()
     names = [Path(path).stem for path in args.graphs]
     graphs = dict(zip(names if len(set(names)) == len(names) else args.graphs, args.graphs))
-    Console().print(table_of_graphs(compare_graphs(args.config, graphs, args.work_dir, args.cfg_options)))
+    try:
+        measurements = compare_graphs(args.config, graphs, args.work_dir, args.cfg_options)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    Console().print(table_of_graphs(measurements))
 
 
 if __name__ == "__main__":

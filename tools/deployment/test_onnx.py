@@ -2,6 +2,7 @@
 """Evaluate an exported classifier or segmentor on a config's test set, computed by ONNX Runtime."""
 
 import argparse
+import sys
 
 from mmengine.config import DictAction
 
@@ -14,7 +15,10 @@ def main() -> None:
     parser.add_argument("onnx_file", help="what export_onnx.py wrote for a model of this config")
     parser.add_argument("--work-dir", help="folder for logs (default: work_dirs/<name of the config>)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="settings to override, as key=value")
-    test_onnx(**vars(parser.parse_args()))
+    try:
+        test_onnx(**vars(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
