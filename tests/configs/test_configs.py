@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 
 import mmrepmlp
+from mmrepmlp.quantization import QuantizedRepMLPNet
 from tests.helpers import relative_error
 
 CONFIGS = Path(__file__).parents[2] / "configs/repmlpnet"
@@ -101,3 +102,12 @@ def test_every_config_trains_predicts_and_converts(path):
     for a, b in zip(before, after):
         assert a.pred_score.shape == (classes,)
         assert relative_error(b.pred_score, a.pred_score) < 1e-4 and a.pred_label == b.pred_label
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.with_name("quantization").glob("*.py")), ids=lambda path: path.stem)
+def test_quantization_configs_round_at_the_end_of_training(path):
+    cfg = load(path)
+    backbone = build(cfg).backbone
+    assert isinstance(backbone, QuantizedRepMLPNet) and not backbone.fake_quantization and not backbone.deploy
+    (hook,) = [hook for hook in cfg.custom_hooks if hook.type == "mmrepmlp.FakeQuantizeHook"]
+    assert 0 < hook.begin < cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end
