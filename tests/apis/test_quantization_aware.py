@@ -67,6 +67,12 @@ def test_training_that_is_resumed_goes_on_rounding(options, tmp_path):
     assert after[name] == pytest.approx(before[name], rel=0.05)  # the same images, not a range begun anew
 
 
+def test_an_epoch_that_never_comes_is_refused(options, tmp_path):
+    config = dump(AWARE, {**options, "custom_hooks.0.begin": 2}, tmp_path / "config.py")
+    with pytest.raises(ValueError, match="begin=2, but training is over after 2 epochs"):
+        train(config, work_dir=str(tmp_path))
+
+
 def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options, tmp_path):
     deployed = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth")
     recover = dump(

@@ -11,22 +11,27 @@ class FakeQuantizeHook(Hook):
     """Switch fake quantization on in every :class:`mmrepmlp.quantization.QuantizedRepMLPNet` of the model.
 
     Args:
-        begin: Epoch, from 0, before which to switch it on. Default: 0.
+        begin: Epoch, from 0, before which to switch it on; training by iterations is one epoch. Default: 0.
     """
 
     def __init__(self, begin: int = 0) -> None:
         self.begin = begin
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a model without such a network.
+        """Refuse what would never quantize.
 
         Raises:
-            ValueError: There is none.
+            ValueError: The model has no such network, or training ends before ``begin``.
         """
         if not networks(runner):
             raise ValueError(
                 "FakeQuantizeHook: the model has no QuantizedRepMLPNet. Write type='mmrepmlp.QuantizedRepMLPNet' where "
                 "the config says 'mmrepmlp.RepMLPNet', with the same arguments."
+            )
+        if not 0 <= self.begin < runner.max_epochs:
+            raise ValueError(
+                f"FakeQuantizeHook: begin={self.begin}, but training is over after {runner.max_epochs} epochs: it "
+                "would never quantize (training by iterations counts as one epoch). Give a number from 0 to below that."
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
