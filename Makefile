@@ -23,13 +23,13 @@ $(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
 	@touch $@
 
 demo: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh cls
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo.sh cls
 
 demo-seg demo-det: demo-%: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo.sh $*
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo.sh $*
 
 demo-int8: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo_int8.sh
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo_int8.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

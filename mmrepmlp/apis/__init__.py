@@ -1,29 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-from .benchmark_parts import benchmark_parts
-from .benchmark_repmlpnet import benchmark_repmlpnet
-from .benchmark_sizes import benchmark_sizes
-from .compare import Comparison, compare_forms
-from .official import mmrepmlp_to_official, official_to_mmrepmlp
-from .picture import draw_predictions
-from .publish import Publication, publish_checkpoint
-from .reparameterize import ConversionError, reparameterize_checkpoint
-from .report import ConversionReport
-from .run import test, train
+"""Whole operations on configs and checkpoints: everything that a tool calls, for use from Python as well.
 
-__all__ = [
-    "Comparison",
-    "ConversionError",
-    "ConversionReport",
-    "Publication",
-    "benchmark_parts",
-    "benchmark_repmlpnet",
-    "benchmark_sizes",
-    "compare_forms",
-    "draw_predictions",
-    "mmrepmlp_to_official",
-    "official_to_mmrepmlp",
-    "publish_checkpoint",
-    "reparameterize_checkpoint",
-    "test",
-    "train",
-]
+A name is imported on its first use, so that nobody waits for, or needs, packages that they do not use.
+"""
+
+from importlib import import_module
+
+LOCATIONS = {
+    "mmrepmlp.apis.analysis.compare_forms": ("Comparison", "compare_forms"),
+    "mmrepmlp.apis.analysis.draw_predictions": ("draw_predictions",),
+    "mmrepmlp.apis.analysis.visualize_fc3": ("visualize_fc3",),
+    "mmrepmlp.apis.benchmarks.breakdown": ("benchmark_breakdown",),
+    "mmrepmlp.apis.benchmarks.compare": ("benchmark_repmlpnet",),
+    "mmrepmlp.apis.benchmarks.sizes": ("benchmark_sizes",),
+    "mmrepmlp.apis.conversion.official": ("mmrepmlp_to_official", "official_to_mmrepmlp"),
+    "mmrepmlp.apis.conversion.publish": ("Publication", "publish_checkpoint"),
+    "mmrepmlp.apis.conversion.reparameterize": ("ConversionError", "reparameterize_checkpoint"),
+    "mmrepmlp.apis.conversion.report": ("ConversionReport",),
+    "mmrepmlp.apis.deployment.compare_graphs": ("GraphComparison", "compare_graphs"),
+    "mmrepmlp.apis.deployment.evaluate_onnx": ("evaluate_onnx",),
+    "mmrepmlp.apis.deployment.export_checkpoint": ("export_checkpoint",),
+    "mmrepmlp.apis.deployment.quantize_checkpoint": ("QuantizationReport", "quantize_checkpoint"),
+    "mmrepmlp.apis.runs.evaluate": ("evaluate",),
+    "mmrepmlp.apis.runs.train": ("train",),
+    "mmrepmlp.datasets": ("write_dataset",),
+}
+MODULE_OF = {name: module for module, names in LOCATIONS.items() for name in names}
+
+__all__ = sorted(MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    """Import a name on its first use (PEP 562)."""
+    if name not in MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

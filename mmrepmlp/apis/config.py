@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Configs, from wherever they are."""
+
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
 
@@ -12,3 +14,27 @@ def read_config(config: str | Path) -> Config:
         config: Path of the file, or ``package::path``, e.g. ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
     """
     return get_config(str(config)) if "::" in str(config) else Config.fromfile(config)
+
+
+def load_config(
+    config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
+) -> Config:
+    """Read a config and settle where its run writes.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+    """
+    cfg = read_config(config)
+    cfg.launcher = launcher
+    cfg.merge_from_dict(cfg_options or {})
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    if cfg.get("default_scope") == "mmpretrain":
+        # As mmpretrain's own tools have it; its configs rely on them.
+        for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if cfg.get(name) is not None:
+                defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
+                cfg[name] = ConfigDict({**defaults, "collate_fn": dict(type="default_collate"), **cfg[name]})
+    return cfg

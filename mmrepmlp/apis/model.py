@@ -39,19 +39,19 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def parts_of(settings: object) -> Iterator[ConfigDict]:
+def iter_dicts(settings: object) -> Iterator[ConfigDict]:
     """Walk through the dicts in a config, the outermost first."""
     if isinstance(settings, Mapping):
         yield settings
         settings = list(settings.values())
     if isinstance(settings, (list, tuple)):
         for part in settings:
-            yield from parts_of(part)
+            yield from iter_dicts(part)
 
 
 def drop_pretrained(settings: ConfigDict) -> None:
     """Take what would fetch weights out of a model's config."""
-    for part in parts_of(settings):
+    for part in iter_dicts(settings):
         init = part.get("init_cfg")
         if isinstance(init, Mapping) and init.get("type") == "Pretrained":
             del part["init_cfg"]
@@ -67,7 +67,7 @@ def deploy_config(cfg: Config) -> Config:
         DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")),
         MODELS.switch_scope_and_registry(None) as registry,
     ):
-        for part in parts_of(cfg.model):
+        for part in iter_dicts(cfg.model):
             kind = part.get("type")
             kind = registry.get(kind) if isinstance(kind, str) else kind
             if hasattr(kind, "switch_to_deploy"):

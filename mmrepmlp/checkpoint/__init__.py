@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from .adapt import adapt_state_dict, build_form
 from .names import architecture_of, backbone_part, form_of, to_native_names, to_official_names, unwrap
-from .reading import CheckpointError, load_from_local
-from .safety import trust_mmengine
+from .reading import CheckpointError, load_from_local, load_from_url
 from .validate import check_state_dict, check_values, raise_faults
-from .writing import atomic_write, file_hash, save_checkpoint, save_hashed
+from .writing import atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
 
 __all__ = [
     "CheckpointError",
@@ -13,16 +12,17 @@ __all__ = [
     "atomic_write",
     "backbone_part",
     "build_form",
+    "check_overwrite",
     "check_state_dict",
     "check_values",
     "file_hash",
     "form_of",
     "load_from_local",
+    "load_from_url",
     "raise_faults",
     "save_checkpoint",
     "save_hashed",
     "to_native_names",
     "to_official_names",
-    "trust_mmengine",
     "unwrap",
 ]

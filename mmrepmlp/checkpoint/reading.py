@@ -13,15 +13,15 @@ import mmengine
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 
+from mmrepmlp.errors import MMRepMLPError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(MMRepMLPError):
     """A file is no checkpoint that can be read, or not one that may be."""
 
 
-@CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allow_unsafe: bool = False) -> dict:
     """Read a checkpoint without running code that it may hold.
 
@@ -70,7 +70,6 @@ def read_safetensors(path: Path, map_location: Any) -> dict:
         }
 
 
-@CheckpointLoader.register_scheme(prefixes=("http://", "https://"), force=True)
 def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
     """Download a checkpoint, unless that was done before, and read it without running code that it may hold.
 
@@ -109,7 +108,8 @@ def explain_failure(path: Path, error: Exception) -> str:
     if held:
         return (
             f"{path} holds more than tensors: {held[held.lastindex or 0]}. Loading it may run code, so it is refused. "
-            "Ask whoever made it for the bare state dict. The conversion tools' --allow-unsafe runs that code, with "
+            "Ask whoever made it for the bare state dict. If you trust them: tools/reparameterize.py and the tools in "
+            "tools/model_converters/ write files that load everywhere, and their --allow-unsafe runs that code, with "
             "all your rights."
         )
     # torch surrounds the reason with advice.

@@ -72,25 +72,25 @@ def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     """
     pixels = old[0] * old[1]
     matrices = weight.double().view(-1, pixels, pixels)
-    matrices = change_grid(old, new) @ matrices @ change_grid(new, old)
+    matrices = resize_matrix(old, new) @ matrices @ resize_matrix(new, old)
     return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight.dtype)
 
 
 def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Resample the bias (S * P,) of such a layer to (S * P',)."""
     images = bias.double().view(-1, old[0] * old[1])
-    return (images @ change_grid(old, new).T).flatten().to(bias.dtype)
+    return (images @ resize_matrix(old, new).T).flatten().to(bias.dtype)
 
 
-def change_grid(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """The matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows add up to 1."""
-    rows, columns = (change_side(*sides) for sides in zip(source, target))
+    rows, columns = (resize_matrix_1d(*sides) for sides in zip(source, target))
     return torch.einsum("ai,bj->abij", rows, columns).reshape(target[0] * target[1], -1)
 
 
-def change_side(source: int, target: int) -> Tensor:
+def resize_matrix_1d(source: int, target: int) -> Tensor:
     """The matrix (target, source), float64, that resizes a line of pixels: up by interpolation, down by its inverse."""
     if source > target:
-        return torch.linalg.pinv(change_side(target, source))
+        return torch.linalg.pinv(resize_matrix_1d(target, source))
     line = torch.eye(source, dtype=torch.float64)[None]  # each pixel alone, as a channel
     return F.interpolate(line, target, mode="linear", align_corners=False)[0].T

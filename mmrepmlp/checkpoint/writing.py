@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files that are written atomically."""
 
 import fcntl
 import glob
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +16,24 @@ import torch
 from safetensors.torch import save_file
 
 
+def check_overwrite(*paths: str | os.PathLike, overwrite: bool) -> None:
+    """Refuse to go on where something would be replaced that nobody said may be.
+
+    Args:
+        *paths: Files or folders that are about to be written.
+        overwrite: Whether they may be replaced.
+
+    Raises:
+        FileExistsError: One exists and ``overwrite`` is not set.
+    """
+    for path in paths:
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(f"{path} already exists; choose another path or pass overwrite (--overwrite).")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Yields the path of a temporary file in the same folder. When the block ends well, the file is flushed to disk and
     takes the place of ``path``; when it does not, ``path`` stays as it was and the temporary file goes. What a killed
@@ -74,13 +89,21 @@ def current_umask() -> int:
 
 
 def save_checkpoint(checkpoint: Mapping, path: str | os.PathLike) -> None:
-    """Write a checkpoint whole or not at all, as safetensors where the name ends so, else with ``torch.save``."""
+    """Write a checkpoint atomically, as safetensors where the name ends so, else with ``torch.save``."""
     with atomic_write(path) as temporary:
         write_checkpoint(checkpoint, temporary, Path(path).suffix == ".safetensors")
 
 
-def save_hashed(checkpoint: Mapping, path: str | os.PathLike) -> Path:
+def save_hashed(
+    checkpoint: Mapping, path: str | os.PathLike, check: Callable[[Path, Path], object] = lambda written, final: None
+) -> Path:
     """Write a checkpoint as :func:`save_checkpoint` does, under a name that ends in the file's hash.
+
+    Args:
+        checkpoint: What to write.
+        path: What to name the file after.
+        check: Called with the file as it was written, under a temporary name, and the name that it will have. What it
+            raises goes through, and nothing is left. Default: nothing.
 
     Returns:
         The file, ``deploy-0123abcd.pth`` for ``deploy.pth``.
@@ -89,6 +112,7 @@ def save_hashed(checkpoint: Mapping, path: str | os.PathLike) -> Path:
     with temporary_file(path) as temporary:
         write_checkpoint(checkpoint, temporary, path.suffix == ".safetensors")
         hashed = path.with_stem(f"{path.stem}-{file_hash(temporary)}")
+        check(temporary, hashed)
         commit(temporary, hashed)
     return hashed
 

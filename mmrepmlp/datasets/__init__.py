@@ -2,11 +2,13 @@
 from .digits import split_digits, write_digits
 from .scene_folders import write_detection_scenes, write_segmentation_scenes
 from .scenes import Scene, compose_scene
+from .write import write_dataset
 
 __all__ = [
     "Scene",
     "compose_scene",
     "split_digits",
+    "write_dataset",
     "write_detection_scenes",
     "write_digits",
     "write_segmentation_scenes",

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmrepmlp.checkpoint import check_overwrite
+
 
 @contextmanager
 def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Write a folder whole or not at all.
+    """Write a folder atomically.
 
     Yields a temporary folder beside ``path``. When the block ends well it takes the place of ``path``; when it does
     not, ``path`` stays as it was and the temporary folder goes.
@@ -21,8 +23,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: ``path`` exists and ``overwrite`` is not set.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists and is kept. Name another folder, or pass --overwrite to replace it.")
+    check_overwrite(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -14,10 +14,11 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint import atomic_write
+from mmrepmlp.checkpoint import atomic_write, check_overwrite
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import named_tensors, switch_to_deploy
 
-from .int8 import store_weights_as_int8
+from .int8_weights import store_weights_as_int8
 from .pooling import make_pooling_exportable
 from .session import OnnxNetwork
 
@@ -26,7 +27,7 @@ OPSET = 20  # the first with GELU
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05
 
 
-class ExportError(RuntimeError):
+class ExportError(MMRepMLPError):
     """A graph could not be made, or does not compute what the model does; nothing was written."""
 
 
@@ -117,8 +118,7 @@ def export_onnx(
         ExportError: The graph could not be made or does not compute the same.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists and is kept. Name another file, or pass --overwrite to replace it.")
+    check_overwrite(out, overwrite=overwrite)
     unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
     if unknown:
         raise ValueError(f"dynamic={', '.join(unknown)}: accepted are {', '.join(DYNAMIC_AXES)}.")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""int8 in training. What quantizes exported graphs, ``mmrepmlp.quantization.static``, needs ONNX Runtime."""
+"""int8 in training; torch only. What quantizes exported graphs after training is in ``mmrepmlp.export``."""
 
 from .aware import QuantizedRepMLPNet
-from .statistics import collect_statistics, insert_bn
+from .insert_bn import collect_statistics, insert_bn
 
 __all__ = ["QuantizedRepMLPNet", "collect_statistics", "insert_bn"]

@@ -9,15 +9,18 @@ from contextlib import contextmanager
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torch.ao.quantization import FakeQuantize
 from torch.ao.quantization.fx import _decomposed  # noqa: F401, registers the operators below
 
 from mmrepmlp.checkpoint import adapt_state_dict
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers import SetSharingLinear
-from mmrepmlp.models.layers.capture import is_captured
+from mmrepmlp.models.layers.tracing import is_tracing
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import differentiable, set_weight_and_bias
+
+from .grid import input_quantizer, round_weight
 
 quantized = torch.ops.quantized_decomposed
 
@@ -52,7 +55,7 @@ class QuantizedRepMLPNet(RepMLPNet):
             for stage in self.stages:
                 for unit in stage:
                     unit.repmlp_block.insert_bn(settings.get("norm_cfg", dict(type="BN", requires_grad=True)))
-        self.quantizers = nn.ModuleDict({key_of(name): input_quantizer() for name in products(self)})
+        self.quantizers = nn.ModuleDict({key_of(name): input_quantizer() for name in quantizable_layers(self)})
         self.register_buffer("fake_quantization_enabled", torch.tensor(False))
         self.fake_quantization = False
 
@@ -65,11 +68,11 @@ class QuantizedRepMLPNet(RepMLPNet):
         """Extract feature maps, as :meth:`RepMLPNet.forward`, rounded or not."""
         if not self.fake_quantization:
             return super().forward(x)
-        if is_captured() and not self.deploy:
-            raise RuntimeError(
+        if is_tracing() and not self.deploy:
+            raise MMRepMLPError(
                 "What trains for int8 can be exported or compiled in deploy form alone: convert it first."
             )
-        network = self if is_captured() else self.rounded_deploy_form()  # what is exported is on the grid already
+        network = self if is_tracing() else self.rounded_deploy_form()  # what is exported is on the grid already
         with self.rounded_inputs(network):
             return RepMLPNet.forward(network, x)
 
@@ -79,7 +82,7 @@ class QuantizedRepMLPNet(RepMLPNet):
         network = copy.deepcopy(self, shared)
         with differentiable():
             RepMLPNet.switch_to_deploy(network)
-            for layer in products(network).values():
+            for layer in quantizable_layers(network).values():
                 set_weight_and_bias(layer, round_weight(layer.weight), layer.bias)
         return network
 
@@ -91,7 +94,7 @@ class QuantizedRepMLPNet(RepMLPNet):
             quantizer = self.quantizers[key_of(name)]
             return lambda _, inputs: quantizer(inputs[0]) if self.training else round_in_range(quantizer, inputs[0])
 
-        layers = products(network).items()
+        layers = quantizable_layers(network).items()
         handles = [layer.register_forward_pre_hook(round_input(name)) for name, layer in layers]
         try:
             yield
@@ -105,7 +108,7 @@ class QuantizedRepMLPNet(RepMLPNet):
             return
         super().switch_to_deploy()
         if self.fake_quantization:
-            for layer in products(self).values():
+            for layer in quantizable_layers(self).values():
                 set_weight_and_bias(layer, round_weight(layer.weight), layer.bias)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
@@ -119,7 +122,7 @@ class QuantizedRepMLPNet(RepMLPNet):
         adapt_state_dict(self, state_dict, prefix, plain)
         state_dict.update({**own, **given})
         if self.deploy and state_dict[f"{prefix}fake_quantization_enabled"]:
-            for name in (f"{prefix}{name}.weight" for name in products(self)):
+            for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
                 if name in state_dict:  # it may have been folded on the way in; what is on the grid stays as it is
                     state_dict[name] = round_weight(state_dict[name])
         BaseModule._load_from_state_dict(self, state_dict, prefix, *args)
@@ -131,7 +134,7 @@ class QuantizedRepMLPNet(RepMLPNet):
         return name.startswith(("quantizers.", "fake_quantization_enabled")) or (inserted and ".fc3_bn." in name)
 
 
-def products(network: nn.Module) -> dict[str, nn.Module]:
+def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The layers of a network that remain as matrix products in deploy form, by name."""
     return {
         name: module
@@ -145,30 +148,12 @@ def key_of(name: str) -> str:
     return name.replace(".", "-")
 
 
-def input_quantizer() -> FakeQuantize:
-    """Rounds to 256 levels between moving averages of the extremes."""
-    return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
-
-
 def round_in_range(quantizer: FakeQuantize, x: Tensor) -> Tensor:
     """Round as a quantizer does, and leave its range alone."""
     bounds = quantizer.quant_min, quantizer.quant_max
-    if is_captured():
+    if is_tracing():
         # Exporters know these operators alone, and their numbers as numbers: those of the eager pass before.
         levels = quantized.quantize_per_tensor(x, *quantizer.numbers, *bounds, torch.uint8)
         return quantized.dequantize_per_tensor(levels, *quantizer.numbers, *bounds, torch.uint8)
     quantizer.numbers = quantizer.scale.item(), int(quantizer.zero_point.item())
     return torch.fake_quantize_per_tensor_affine(x, *quantizer.numbers, *bounds)
-
-
-def round_weight(weight: Tensor) -> Tensor:
-    """Round a weight (O, ...) to multiples from -127 to 127 of a step for each output: its largest value over 127."""
-    quantizer = FakeQuantize(
-        PerChannelMinMaxObserver,
-        quant_min=-127,
-        quant_max=127,
-        dtype=torch.qint8,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-    )
-    return quantizer.to(weight.device)(weight)

@@ -9,9 +9,8 @@ import mmengine
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import compare_forms, draw_predictions, reparameterize_checkpoint, train
-from mmrepmlp.apis import test as evaluate
-from mmrepmlp.apis.predictions import mean_iou
+from mmrepmlp.apis import compare_forms, draw_predictions, evaluate, reparameterize_checkpoint, train
+from mmrepmlp.apis.analysis.predictions import mean_iou
 from mmrepmlp.datasets import write_detection_scenes, write_segmentation_scenes
 from tests.apis.conftest import ROOT
 from tests.helpers import render

@@ -11,8 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis import test as evaluate
-from mmrepmlp.apis import train
+from mmrepmlp.apis import evaluate, train
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import file_hash, load_from_local, save_checkpoint, unwrap
 from tests.apis import kill_targets

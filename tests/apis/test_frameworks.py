@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import reparameterize_checkpoint, train
-from mmrepmlp.apis import test as evaluate
+from mmrepmlp.apis import evaluate, reparameterize_checkpoint, train
 
 pytestmark = pytest.mark.slow
 

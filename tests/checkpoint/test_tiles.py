@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrepmlp.checkpoint.tiles import change_grid, infer_tile, resample_bias, resample_tiles, resample_weight
+from mmrepmlp.checkpoint.tiles import infer_tile, resample_bias, resample_tiles, resample_weight, resize_matrix
 from mmrepmlp.models import RepMLPNet
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
@@ -24,7 +24,7 @@ def random_weight(sets: int, tile: tuple[int, int]) -> torch.Tensor:
 @given(sets=st.integers(1, 3), tile=tiles)
 def test_the_same_size_is_the_identity(sets, tile):
     weight = random_weight(sets, tile)
-    assert torch.equal(change_grid(tile, tile), torch.eye(tile[0] * tile[1], dtype=torch.float64))
+    assert torch.equal(resize_matrix(tile, tile), torch.eye(tile[0] * tile[1], dtype=torch.float64))
     torch.testing.assert_close(resample_weight(weight, tile, tile), weight, rtol=0, atol=1e-12)
     torch.testing.assert_close(resample_bias(weight[:, 0, 0, 0], tile, tile), weight[:, 0, 0, 0], rtol=0, atol=1e-12)
 

@@ -19,8 +19,8 @@ from mmseg.utils import register_all_modules as register_mmseg
 from torch import nn
 
 import mmrepmlp
-from mmrepmlp.apis.checks import check_channels, local_paths
-from mmrepmlp.apis.run import load_config
+from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.runs.checks import check_channels, local_paths
 from tests.helpers import relative_error
 
 ROOT = Path(__file__).parents[2]

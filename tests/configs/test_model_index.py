@@ -12,7 +12,7 @@ from mmengine.registry import Registry as MMEngineRegistry
 from modelindex.load_model_index import load
 
 from mmrepmlp.apis.model import count_macs, deploy_config
-from mmrepmlp.apis.model import parts_of as dicts_in
+from mmrepmlp.apis.model import iter_dicts as dicts_in
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("[!_]*/*.py"))

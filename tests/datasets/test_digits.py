@@ -35,7 +35,7 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
     folder = tmp_path / "digits"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"digits exists and is kept.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"digits already exists; choose another path.*--overwrite"):
         write_digits(folder)
     assert (folder / "notes.txt").read_text() == "mine"
     write_digits(folder, overwrite=True)

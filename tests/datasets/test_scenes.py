@@ -74,7 +74,7 @@ def test_detection_shows_the_same_scenes(tmp_path):
 
 def test_an_existing_folder_is_kept(tmp_path):
     (tmp_path / "seg").mkdir()
-    with pytest.raises(FileExistsError, match="exists and is kept"):
+    with pytest.raises(FileExistsError, match="already exists"):
         write_segmentation_scenes(tmp_path / "seg", counts=COUNTS)
     write_segmentation_scenes(tmp_path / "seg", overwrite=True, counts=COUNTS)
     assert json.dumps(sorted(p.name for p in (tmp_path / "seg").iterdir())) == '["ann_dir", "img_dir"]'

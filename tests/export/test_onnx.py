@@ -15,7 +15,7 @@ from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
 from mmrepmlp.export import onnx as module
 from mmrepmlp.export.pooling import MatrixPool2d
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.layers.tiling import filled_positions, kept_positions, split_tiles
+from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
 from tests.conftest import TINY
 from tests.helpers import randomize, render
 
@@ -95,7 +95,7 @@ def test_zeros_fill_the_last_tiles_of_an_open_size(tmp_path):
 @given(size=st.integers(1, 40), side=st.integers(1, 12))
 def test_positions_in_an_open_size_are_those_of_a_known_one(size, side):
     row = torch.arange(float(size)).view(1, 1, 1, size)
-    filled = filled_positions(size, side, row.device)
+    filled = padded_positions(size, side, row.device)
     assert torch.equal(row[0, 0, 0][filled].view(1, -1, side), split_tiles(row, 1, 1, side, "shift"))
     assert torch.equal(filled[kept_positions(size, side, row.device)], torch.arange(size))
 
@@ -131,7 +131,7 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
         export_onnx(backbone, path, size=(64, 64))
     assert not os.listdir(path.parent)
     path.write_text("precious")
-    with pytest.raises(FileExistsError, match="kept.*--overwrite"):
+    with pytest.raises(FileExistsError, match="already exists.*--overwrite"):
         export_onnx(backbone, path)
     assert path.read_text() == "precious"
 

@@ -10,7 +10,7 @@ from onnx.numpy_helper import to_array
 from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.quantization import QuantizedRepMLPNet
-from mmrepmlp.quantization.aware import key_of, products
+from mmrepmlp.quantization.aware import key_of, quantizable_layers
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -51,7 +51,7 @@ def reference(plain, quantizers, x):
         scale, zero = quantizers[key_of(name)].scale, quantizers[key_of(name)].zero_point
         return lambda _, inputs: (((inputs[0] * (1 / scale)).round() + zero).clamp(0, 255) - zero) * scale
 
-    for name, layer in products(deployed).items():
+    for name, layer in quantizable_layers(deployed).items():
         step = steps_of(layer.weight)
         layer.weight.copy_((layer.weight * (1 / step)).round() * step)
         layer.register_forward_pre_hook(round_input(name))
@@ -102,7 +102,7 @@ def test_deploy_form_is_the_same_network_with_weights_on_the_grid(network, dtype
     deployed.switch_to_deploy()
     deployed.switch_to_deploy()
     assert deployed.deploy and torch.equal(deployed(images(3).to(dtype))[0], network(images(3).to(dtype))[0])
-    for layer in products(deployed).values():
+    for layer in quantizable_layers(deployed).values():
         levels = layer.weight / steps_of(layer.weight)
         assert (levels - levels.round()).abs().max() < 1e-4 and levels.round().abs().amax() == 127
 
@@ -125,7 +125,7 @@ def test_a_deployed_network_that_is_trained_further_stays_rounded(network):
     loaded = QuantizedRepMLPNet(TINY, img_size=64, deploy=True).eval()
     loaded.load_state_dict(network.state_dict())
     assert torch.equal(network(images(3))[0], loaded(images(3))[0])
-    layers = [products(n)["stages.0.0.repmlp_block.fc3"] for n in (network, loaded)]
+    layers = [quantizable_layers(n)["stages.0.0.repmlp_block.fc3"] for n in (network, loaded)]
     assert relative_error(layers[1].weight, layers[0].weight) > 1e-4  # only what is loaded lies on the grid
 
 
@@ -142,7 +142,7 @@ def test_export_stores_every_weight_as_the_int8_that_it_is(network, tmp_path):
     graph = onnx.load(str(report.path)).graph
     values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     weights = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0].endswith("_int8")]
-    layers = products(deployed).values()
+    layers = quantizable_layers(deployed).values()
     assert len(weights) == len(layers) == 29 == report.operators["QuantizeLinear"]
     stored = []
     for node in weights:

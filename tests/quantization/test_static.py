@@ -7,8 +7,9 @@ import torch
 from onnx.numpy_helper import to_array
 
 from mmrepmlp.export import OnnxNetwork, export_onnx
+from mmrepmlp.export.int8_weights import QUANTIZABLE_OPERATORS
+from mmrepmlp.export.static_quantization import quantize_onnx, rank_nodes
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.quantization.static import OPERATORS, quantize_onnx, rank_nodes
 from tests.conftest import TINY
 from tests.helpers import randomize
 
@@ -40,7 +41,7 @@ def test_products_are_int8_and_weights_lie_on_a_grid_of_each_output(source, batc
     graph, values = onnx.load(str(out)).graph, initializers(out)
     makers = {name: node for node in graph.node for name in node.output}
     floats = initializers(source)
-    products = [node for node in graph.node if node.op_type in OPERATORS]
+    products = [node for node in graph.node if node.op_type in QUANTIZABLE_OPERATORS]
     assert len(products) == 5 + 24
     compared = 0
     for node in products:
@@ -75,7 +76,7 @@ def test_nodes_are_ranked_by_what_they_lose_and_stay_float_on_request(source, ba
     quantize_onnx(source, tmp_path / "int8.onnx", batches)
     graph = onnx.load(str(tmp_path / "mixed.onnx")).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
-    kept = {node.name for node in graph.node if node.op_type in OPERATORS and node.input[1] not in makers}
+    kept = {node.name for node in graph.node if node.op_type in QUANTIZABLE_OPERATORS and node.input[1] not in makers}
     assert kept == set(worst)
     assert Counter(makers.values())["DequantizeLinear"]
     expected = OnnxNetwork(source)(batches[0])[0]

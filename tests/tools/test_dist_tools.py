@@ -19,7 +19,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis import test as evaluate
+from mmrepmlp.apis import evaluate
 from mmrepmlp.checkpoint import load_from_local
 from tests.apis.conftest import CONFIG, ROOT, digits, options  # noqa: F401  fixtures
 

@@ -19,18 +19,7 @@ REPARAMETERIZE = (
     *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
     *("--keep-training-state", "--allow-unsafe"),
 )
-BENCHMARK = (
-    "--arch",
-    "--img-size",
-    "--batches",
-    "--threads",
-    "--dtype",
-    "--training-step",
-    "--runtimes",
-    "--json",
-    "--sizes",
-    "--plot",
-)
+BENCHMARK = ("--arch", "--img-size", "--threads", "--dtype", "--repeats", "--json", "--plot")
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -51,16 +40,18 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
         ("deployment/export_onnx.py", EXPORT),
         ("deployment/quantize.py", ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options")),
         ("deployment/test_onnx.py", ("config", "onnx_file", "--work-dir", "--cfg-options")),
-        ("misc/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
+        ("model_converters/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
         ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
-        ("analysis_tools/benchmark.py", BENCHMARK),
+        ("analysis_tools/benchmark.py compare", (*BENCHMARK, "--batches", "--training-step", "--runtimes")),
+        ("analysis_tools/benchmark.py sizes", (*BENCHMARK, "--sizes")),
+        ("analysis_tools/benchmark.py breakdown", (*BENCHMARK, "--sizes", "--batches")),
         ("analysis_tools/visualize_fc3.py", ("config", "checkpoint", "out", "--channel-set", "--pixel")),
         ("analysis_tools/draw_predictions.py", ("config", "checkpoint", "out", "--images", "--score")),
         ("analysis_tools/compare_forms.py", ("--configs", "--checkpoints", "--predictions")),
     ],
 )
 def test_help_names_the_options(tool, options):
-    done = run(sys.executable, f"tools/{tool}", "--help")
+    done = run(sys.executable, *f"tools/{tool}".split(), "--help")
     assert done.returncode == 0, done.stderr
     assert all(option in done.stdout for option in options)
 
@@ -75,7 +66,7 @@ def test_a_mistake_ends_in_one_sentence(tmp_path):
     done = run(sys.executable, "tools/model_converters/mmrepmlp_to_official.py", str(tmp_path / "empty.pth"), str(out))
     assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
     done = run(sys.executable, "tools/dataset_converters/digits.py", "--out", str(tmp_path))
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} exists and is kept")
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} already exists")
 
 
 def fake_python(folder: Path, answers: str) -> str:

@@ -1,15 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure RepMLPNet beside mmpretrain's, both forms, in one process: medians of interleaved calls, peak memory. With
---sizes measure what images of several sizes cost instead, with --parts what the deploy form's time is made of."""
+"""Measure RepMLPNet on this machine: medians of interleaved calls in one process."""
 
 import argparse
-import json
 
 from rich.console import Console
 
-from mmrepmlp.apis import benchmark_parts, benchmark_repmlpnet, benchmark_sizes
-from mmrepmlp.apis.benchmark_runtimes import RUNTIMES
-from mmrepmlp.checkpoint import atomic_write
+from mmrepmlp import apis
+from mmrepmlp.apis.command_line import run_tool, tool_parser
+
+
+def main() -> None:
+    parser = tool_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    compare = add_command(commands, "compare", "both forms beside mmpretrain's, with the same weights")
+    compare.add_argument("--batches", type=int, nargs="+", help="numbers of images (default: 1 8)")
+    compare.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
+    compare.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=["eager", "compiled", "onnxruntime"],
+        help="the deploy form in these, instead of both forms in eager PyTorch",
+    )
+    sizes = add_command(commands, "sizes", "time and memory of both forms over image sizes")
+    sizes.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: 256 512 1024 2048)")
+    breakdown = add_command(commands, "breakdown", "what the deploy form's time is made of")
+    breakdown.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: img_size)")
+    breakdown.add_argument("--batches", type=int, nargs="+", help="numbers of images, each at each size (default: 1 8)")
+    Console().print(run_tool(parser, measure).table())
+
+
+def add_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    """Add what to measure, with the arguments that all of them take."""
+    parser = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
+    parser.add_argument("--img-size", type=int, help="side of one tile, pixels (default: 224)")
+    parser.add_argument("--threads", type=int, help="threads to compute with (default: torch's choice)")
+    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], help="default: float32")
+    parser.add_argument("--repeats", type=int, help="counted calls for each figure (default: 15, or 5 for sizes)")
+    parser.add_argument("--json", help="file to write the figures to as well")
+    parser.add_argument("--plot", help="picture of the figures to write, PNG")
+    return parser
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -18,49 +48,18 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arch", choices=["T", "B", "D", "L"], default="B", help="default: %(default)s")
-    parser.add_argument("--img-size", type=int, default=224, help="side of one tile, pixels (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="threads to compute with (default: torch's choice)")
-    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=15, help="counted calls of each model (default: %(default)s)")
-    parser.add_argument("--json", help="file to write the figures to as well")
-    parser.add_argument("--plot", help="picture of the figures to write, PNG")
-    pair = parser.add_argument_group("beside mmpretrain's, on images of --img-size")
-    pair.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="numbers of images (default: 1 8)")
-    pair.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
-    pair.add_argument(
-        "--runtimes",
-        nargs="+",
-        choices=list(RUNTIMES),
-        default=[],
-        help="the deploy form in these, instead of both forms in eager PyTorch",
-    )
-    parser.add_argument_group("of the deploy form, for each of --batches and --sizes").add_argument(
-        "--parts", action="store_true", help="what the time is made of"
-    )
-    sweep = parser.add_argument_group("over image sizes")
-    sweep.add_argument(
-        "--sizes", type=image_size, nargs="+", metavar="SIZE", help="sizes of the images, as SIDE or HEIGHTxWIDTH"
-    )
-    args = parser.parse_args()
-    common = dict(arch=args.arch, img_size=args.img_size, threads=args.threads, dtype=args.dtype, repeats=args.repeats)
-    if args.parts:
-        sizes = args.sizes or [(args.img_size, args.img_size)]
-        benchmark = benchmark_parts(sizes=sizes, batches=args.batches, **common)
-    elif args.sizes:
-        benchmark = benchmark_sizes(sizes=args.sizes, **common)
-    else:
-        benchmark = benchmark_repmlpnet(
-            batches=args.batches, training_step=args.training_step, runtimes=args.runtimes, **common
-        )
-    Console().print(benchmark.table())
-    if args.json:
-        with atomic_write(args.json) as temporary:
-            temporary.write_text(json.dumps(benchmark.as_dict(), indent=2) + "\n")
-    if args.plot:
-        benchmark.plot(args.plot)
+SIZES = dict(type=image_size, nargs="+", metavar="SIZE")
+OPERATIONS = dict(compare="benchmark_repmlpnet", sizes="benchmark_sizes", breakdown="benchmark_breakdown")
+
+
+def measure(command: str, json: str | None = None, plot: str | None = None, **settings) -> object:
+    """Run a benchmark and write what was asked for."""
+    report = getattr(apis, OPERATIONS[command])(**settings)
+    if json:
+        report.save_json(json)
+    if plot:
+        report.plot(plot)
+    return report
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare a model in training form with its deploy form: predictions, metrics, size, speed."""
 
-import argparse
 import sys
 
 from rich.console import Console
 
-from mmrepmlp.apis import compare_forms
+from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = tool_parser(__doc__)
     pair = dict(nargs=2, required=True, metavar=("TRAINING_FORM", "DEPLOY_FORM"))
     parser.add_argument("--configs", **pair, help="config files of both forms")
     parser.add_argument("--checkpoints", **pair, help="their checkpoints")
     parser.add_argument("--predictions", **pair, help="what tools/test.py --out wrote for them")
-    comparison = compare_forms(**vars(parser.parse_args()))
+    comparison = run_tool(parser, "compare_forms")
     Console().print(comparison.table())
     if not comparison.equal:
         sys.exit("error: the metrics of the two forms differ")

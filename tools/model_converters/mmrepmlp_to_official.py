@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a classifier checkpoint to a plain state dict with the authors' names, in the form that it is in."""
 
-from official_to_mmrepmlp import main  # takes the same arguments
+from mmrepmlp.apis.command_line import run_tool, tool_parser
 
-from mmrepmlp.apis import mmrepmlp_to_official
+
+def main() -> None:
+    parser = tool_parser(__doc__, "checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
+    print(run_tool(parser, "mmrepmlp_to_official"))
+
 
 if __name__ == "__main__":
-    main(mmrepmlp_to_official, __doc__)
+    main()

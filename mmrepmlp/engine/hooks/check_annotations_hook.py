@@ -10,7 +10,7 @@ from torch import nn
 
 from mmrepmlp.registry import HOOKS
 
-HEADS = ("head", "decode_head", "bbox_head", "mask_head")
+HEADS = ("head", "decode_head", "auxiliary_head", "bbox_head", "mask_head")  # what the frameworks call them
 
 
 @HOOKS.register_module()
@@ -38,7 +38,7 @@ class CheckAnnotationsHook(Hook):
         self.num_classes = count_classes(runner.model)
         if self.num_classes is None:
             return
-        for dataset in leaves(runner.train_dataloader.dataset):
+        for dataset in iter_datasets(runner.train_dataloader.dataset):
             check_class_count(dataset, self.num_classes)
             if hasattr(dataset, "get_gt_labels"):
                 check_labels(dataset, self.num_classes)
@@ -74,13 +74,13 @@ def count_classes(model: nn.Module) -> int | None:
     return None
 
 
-def leaves(dataset: object) -> Iterator[BaseDataset]:
+def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
     """The data sets inside wrappers that repeat or concatenate them."""
     if hasattr(dataset, "datasets"):
         for part in dataset.datasets:
-            yield from leaves(part)
+            yield from iter_datasets(part)
     elif hasattr(dataset, "dataset"):
-        yield from leaves(dataset.dataset)
+        yield from iter_datasets(dataset.dataset)
     else:
         yield dataset
 

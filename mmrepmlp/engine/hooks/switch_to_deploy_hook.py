@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.registry import HOOKS
 from mmrepmlp.reparam import switch_to_deploy
 
@@ -60,10 +61,10 @@ def get_model(runner: Runner) -> nn.Module:
     """The runner's model without a distributed wrapper.
 
     Raises:
-        RuntimeError: The wrapper is FSDP's, and no process has whole weights.
+        MMRepMLPError: The wrapper is FSDP's, and no process has whole weights.
     """
     if isinstance(runner.model, FullyShardedDataParallel):
-        raise RuntimeError(
+        raise MMRepMLPError(
             "FSDP spreads the weights over the processes, and a conversion needs them whole. Take SwitchToDeployHook "
             "out of custom_hooks, and evaluate checkpoints with tools/test.py --deploy."
         )

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift, set_weight_and_bias
 
-from .capture import is_open
 from .global_perceptron import GlobalPerceptron
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
 from .tiling import PAD_MODES, join_tiles, split_tiles
+from .tracing import is_symbolic
 
 
 class LocalBranch(nn.Module):
@@ -32,7 +32,7 @@ class LocalBranch(nn.Module):
     def forward(self, tiles: Tensor, h: int, w: int) -> Tensor:
         """Map (S, M, h * w) to (S, M, h * w)."""
         sets, rows, pixels = tiles.shape
-        if is_open(rows):  # the number of groups cannot be left open
+        if is_symbolic(rows):  # the number of groups cannot be left open
             return self.bn(self.conv(tiles.transpose(0, 1).reshape(rows, sets, h, w))).flatten(2).transpose(0, 1)
         # All rows side by side as channels: a convolution over S channels alone, one or four in the early stages,
         # runs up to 40 times slower.

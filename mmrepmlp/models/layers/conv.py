@@ -7,14 +7,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift, set_weight_and_bias
 
-from .capture import is_open
 from .norm import build_batch_norm
+from .tracing import is_symbolic
 
 
 def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     """Pad a map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
     bottom, right = (h - x.size(-2) % h) % h, (w - x.size(-1) % w) % w
-    if not is_open(bottom) and not is_open(right) and not bottom and not right:
+    if not is_symbolic(bottom) and not is_symbolic(right) and not bottom and not right:
         return x
     return F.pad(x, (0, right, 0, bottom))
 

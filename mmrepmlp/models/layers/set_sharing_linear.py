@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .capture import is_captured
+from .tracing import is_tracing
 
 # Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
 LARGE_TILE = 512
@@ -58,7 +58,7 @@ def suits_onednn(tiles: Tensor) -> bool:
         and tiles.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not is_captured()
+        and not is_tracing()
     )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .capture import is_open
+from .tracing import is_symbolic
 
 # zeros: the last tile is filled up with zeros. shift: the last tile moves back until it lies inside the map, over
 # pixels that the one before it has as well, and keeps what only it has; a map smaller than a tile is mirrored.
@@ -36,7 +36,7 @@ def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros
         Shape (S, M, h * w).
     """
     n, c, height, width = x.shape
-    x = fill_tiles(fill_tiles(x, 2, h, pad_mode), 3, w, pad_mode)
+    x = pad_to_tiles(pad_to_tiles(x, 2, h, pad_mode), 3, w, pad_mode)
     cells = x.reshape(n, c // num_sets, num_sets, count_tiles(height, h), h, count_tiles(width, w), w)
     return cells.permute(2, 0, 3, 5, 1, 4, 6).reshape(num_sets, -1, h * w)
 
@@ -58,7 +58,7 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
     sets, rows, columns = tiles.size(0), count_tiles(height, h), count_tiles(width, w)
     cells = tiles.view(sets, n, rows, columns, c // sets, h, w).permute(1, 4, 0, 2, 5, 3, 6)
     x = cells.reshape(n, c, rows * h, columns * w)
-    return empty_tiles(empty_tiles(x, 2, height, h, pad_mode), 3, width, w, pad_mode)
+    return crop_padding(crop_padding(x, 2, height, h, pad_mode), 3, width, w, pad_mode)
 
 
 def count_tiles(size: int, side: int) -> int:
@@ -66,13 +66,13 @@ def count_tiles(size: int, side: int) -> int:
     return (size + side - 1) // side  # not -(-size // side): exporters round the quotient of a negative one up
 
 
-def fill_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
+def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
     """Extend one side of a map to whole tiles."""
     size = x.size(dim)
-    if is_open(size) and pad_mode == "shift":
-        return x.index_select(dim, filled_positions(size, side, x.device))
+    if is_symbolic(size) and pad_mode == "shift":
+        return x.index_select(dim, padded_positions(size, side, x.device))
     missing = count_tiles(size, side) * side - size
-    if not is_open(size) and not missing:
+    if not is_symbolic(size) and not missing:
         return x
     if pad_mode == "zeros":
         return F.pad(x, (0, missing) if dim == 3 else (0, 0, 0, missing))
@@ -81,9 +81,9 @@ def fill_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
     return x.index_select(dim, mirror(torch.arange(side, device=x.device), size))
 
 
-def empty_tiles(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
-    """Cut one side of a map back to its size before :func:`fill_tiles`."""
-    if is_open(size) and pad_mode == "shift":
+def crop_padding(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
+    """Cut one side of a map back to its size before :func:`pad_to_tiles`."""
+    if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, kept_positions(size, side, x.device))
     rest = size % side
     if rest and pad_mode == "shift" and size > side:
@@ -98,14 +98,14 @@ def mirror(positions: Tensor, size: int) -> Tensor:
     return torch.minimum(positions, period - positions)
 
 
-def filled_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
+def padded_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
     """What ``shift`` fills whole tiles with, for a size that an exporter leaves open: no branch may depend on it."""
     positions = torch.arange(count_tiles(size, side) * side, device=device)
     return mirror(shifted_start(positions, size, side) + positions % side, size)
 
 
 def kept_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
-    """Where in whole tiles the pixels of a map are, the inverse of :func:`filled_positions`."""
+    """Where in whole tiles the pixels of a map are, the inverse of :func:`padded_positions`."""
     positions = torch.arange(size, device=device)
     return positions // side * side + positions - shifted_start(positions, size, side)
 

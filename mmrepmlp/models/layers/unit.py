@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from mmrepmlp.reparam import Reparameterizable
 
 from .block import RepMLPBlock
-from .capture import is_captured
 from .ffn import ConvFFN
 from .norm import ScaleShift, build_batch_norm
+from .tracing import is_tracing
 
 # Elements of the feed-forward network's hidden activation that one pass may hold without gradients: 6 MB in float32.
 # Larger ones leave the cache, and cost more in page faults than in arithmetic.
@@ -65,7 +65,7 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         normed = self.norm1(x)
         gate = self.repmlp_block.gp(x if self.norms_are_folded else normed)
         local = self.repmlp_block.perceive_tiles(normed)
-        if self.training or torch.is_grad_enabled() or is_captured():
+        if self.training or torch.is_grad_enabled() or is_tracing():
             # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
             x = torch.addcmul(x, local, self.drop_path(gate))
             return x + self.drop_path(self.ffn_block(self.norm2(x)))

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model before and after its conversion: predictions, metrics, size, speed."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmengine
+import torch
+from rich import box
+from rich.table import Table
+
+from mmrepmlp.apis.analysis.predictions import Agreement, compare_predictions
+from mmrepmlp.apis.benchmarks.measure import interleave
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.metrics import metrics_agree
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import load_from_local, unwrap
+
+BATCHES = (1, 32)
+
+
+@dataclass
+class Comparison:
+    """Two forms of a model; pairs are before and after.
+
+    Attributes:
+        agreement: Their predictions on the same test set.
+        parameters: Numbers of parameters.
+        milliseconds: Median times of a forward pass, by number of images.
+    """
+
+    agreement: Agreement
+    parameters: tuple[int, int]
+    milliseconds: dict[int, tuple[float, float]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all metrics agree."""
+        return all(metrics_agree(before, after) for before, after in self.agreement.metrics.values())
+
+    def table(self) -> Table:
+        """To print."""
+        agreement = self.agreement
+        table = Table(title="Training form and deploy form", title_justify="left", box=box.SIMPLE)
+        table.add_column("")
+        for column in ("training form", "deploy form", ""):
+            table.add_column(column, justify="right")
+        for name, values in agreement.metrics.items():
+            table.add_row(name, *(f"{value:.2f} %" for value in values), "")
+        table.add_row("same prediction", "", "", f"{agreement.same:,} of {agreement.total:,} {agreement.unit}")
+        table.add_row("parameters", *(f"{count:,}" for count in self.parameters), "")
+        for batch, (before, after) in self.milliseconds.items():
+            times = f"{before / after:.2f} times as fast"
+            table.add_row(f"forward pass, batch {batch}", f"{before:.1f} ms", f"{after:.1f} ms", times)
+        return table
+
+
+def compare_forms(
+    configs: tuple[str | Path, str | Path],
+    checkpoints: tuple[str | Path, str | Path],
+    predictions: tuple[str | Path, str | Path],
+    repeats: int = 30,
+) -> Comparison:
+    """Compare a classifier, segmentor or detector in training form with its deploy form.
+
+    Args:
+        configs: Configs of both forms.
+        checkpoints: Checkpoints of both forms.
+        predictions: What ``tools/test.py --out`` wrote for both, on the same test set.
+        repeats: Counted forward passes of each for the times. Default: 30.
+
+    Raises:
+        ValueError: The predictions are not of the same images.
+    """
+    loaded = [read_config(config) for config in configs]
+    agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
+    models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
+    return Comparison(
+        agreement=agreement,
+        parameters=tuple(sum(p.numel() for p in model.parameters()) for model in models),
+        milliseconds={batch: forward_times(models, batch, repeats) for batch in BATCHES},
+    )
+
+
+@torch.inference_mode()
+def forward_times(models: list[torch.nn.Module], batch: int, repeats: int) -> tuple[float, float]:
+    """Median times in milliseconds of both models on random images of one tile, measured in turn."""
+    images = torch.randn(batch, 3, *models[0].backbone.img_size)
+    calls = {name: lambda model=model: model(images, mode="tensor") for name, model in zip(("before", "after"), models)}
+    seconds = interleave(calls, repeats, f"forward passes, batch {batch}")
+    return tuple(1e3 * statistics.median(times) for times in seconds.values())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segmentor or detector sees: image, truth and prediction side by side."""
+
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
+
+PANEL_WIDTH = 304  # pixels; smaller images are enlarged so that labels can be read
+GAP = 4
+TITLES = ("image", "truth", "prediction")
+
+
+@torch.no_grad()
+def draw_predictions(
+    config: str | Path, checkpoint: str | Path, out: str | Path, images: int = 6, score: float = 0.5
+) -> None:
+    """Draw the first test images of a config, a row each: image, truth, prediction.
+
+    Args:
+        config: Config of a segmentor or detector.
+        checkpoint: Its checkpoint.
+        out: Picture to write, PNG.
+        images: Number of images. Default: 6.
+        score: Detections below this score are left out. Default: 0.5.
+    """
+    cfg = read_config(config)
+    model = build_model(cfg, unwrap(load_from_local(checkpoint)))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        visualizer = VISUALIZERS.build({**cfg.visualizer, "name": str(out), "vis_backends": None})
+    visualizer.dataset_meta = dataset.metainfo
+    rows = []
+    for index in range(min(images, len(dataset))):
+        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+        rows.append(draw_row(visualizer, sample.cpu(), score))
+    with atomic_write(out) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", stack([draw_titles(rows[0]), *rows], 0))[1].tobytes())
+
+
+def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> np.ndarray:
+    """Image, truth and prediction of a sample beside one another, BGR."""
+    image = mmcv.imread(sample.img_path, channel_order="rgb")
+    factor = max(1, round(PANEL_WIDTH / image.shape[1]))
+    image, sample = enlarge(image, sample, factor)
+    options = dict(pred_score_thr=score) if "pred_instances" in sample else dict(with_labels=False)
+    panels = [image]
+    for truth in (True, False):
+        visualizer.add_datasample("", image, sample, draw_gt=truth, draw_pred=not truth, **options)
+        panels.append(visualizer.get_image())
+    return stack(panels, 1)[..., ::-1]
+
+
+def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
+    """Enlarge an image and what is known of it by a whole factor."""
+    sample = sample.clone()
+    for name in ("gt_sem_seg", "pred_sem_seg"):
+        if name in sample:
+            data = sample.get(name).data.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+            sample.set_field(type(sample.get(name))(data=data), name)
+    for name in ("gt_instances", "pred_instances"):
+        if name in sample:
+            boxes = sample.get(name).bboxes
+            sample.get(name).bboxes = getattr(boxes, "tensor", boxes) * factor
+    return image.repeat(factor, 0).repeat(factor, 1), sample
+
+
+def draw_titles(row: np.ndarray) -> np.ndarray:
+    """A strip with the columns' titles, as wide as a row."""
+    strip = np.full((24, row.shape[1], 3), 255, np.uint8)
+    for column, title in enumerate(TITLES):
+        place = (column * row.shape[1] // len(TITLES) + 6, 17)
+        cv2.putText(strip, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+def stack(panels: list[np.ndarray], axis: int) -> np.ndarray:
+    """Join pictures with white gaps between them; shorter sides are filled up with white."""
+    across = 1 - axis
+    longest = max(panel.shape[across] for panel in panels)
+    padded = []
+    for panel in panels:
+        margin = [(0, 0)] * 3
+        margin[across] = (0, longest - panel.shape[across])
+        margin[axis] = (0, GAP)
+        padded.append(np.pad(panel, margin, constant_values=255))
+    return np.concatenate(padded, axis)

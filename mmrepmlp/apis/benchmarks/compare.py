@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This package's RepMLPNet beside mmpretrain's."""
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrepmlp.apis.benchmarks.measure import (
+    SGEMM_SIDE,
+    Benchmark,
+    Measurement,
+    environment,
+    fastest_matmul,
+    interleave,
+    peak_memory,
+    reference_matmuls,
+)
+from mmrepmlp.apis.benchmarks.runtimes import runtime_calls
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.reparam import switch_to_deploy
+
+OURS, THEIRS = "mmrepmlp", "mmpretrain"
+TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
+
+
+def benchmark_repmlpnet(
+    arch: str = "B",
+    img_size: int = 224,
+    batches: Sequence[int] = (1, 8),
+    threads: int | None = None,
+    dtype: str = "float32",
+    repeats: int = 15,
+    training_step: bool = False,
+    runtimes: Sequence[str] = (),
+) -> Benchmark:
+    """Measure this package's RepMLPNet and mmpretrain's, with the same weights, in turn.
+
+    Args:
+        arch: Letter of the architecture. Default: B.
+        img_size: Height and width of the images in pixels. Default: 224.
+        batches: Numbers of images to measure with. Default: (1, 8).
+        threads: Threads to compute with; None for torch's choice. Default: None.
+        dtype: Precision: float32, float64 or bfloat16. Default: float32.
+        repeats: Counted calls of each model. Default: 15.
+        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
+            Default: False.
+        runtimes: Measure the deploy form in these: ``eager``, ``compiled``, ``onnxruntime``. Default: both forms in
+            eager PyTorch.
+
+    Returns:
+        Medians and peak memory. mmpretrain's row of the same task is what a row's speed-up refers to.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+        MMRepMLPError: The two models do not agree.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    precision = getattr(torch, dtype)
+    theirs, ours = build_pair(arch, img_size, precision)
+    rows = []
+    for batch in batches:
+        x = torch.randn(batch, 3, img_size, img_size, dtype=precision)
+        if training_step:
+            calls = {(name, STEP): step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
+        else:
+            deployed = {THEIRS: convert(theirs), OURS: convert(ours)}
+            calls = runtime_calls(deployed, runtimes, x) if runtimes else forward_calls(theirs, ours, deployed, x)
+        gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
+        errors = {} if training_step else check_agreement(calls, theirs, x)
+        rows += measure(calls, errors, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
+    settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
+    if runtimes:
+        settings["form"] = DEPLOY
+    return Benchmark({**settings, **environment()}, rows)
+
+
+def build_pair(arch: str, img_size: int, dtype: torch.dtype) -> tuple[nn.Module, RepMLPNet]:
+    """mmpretrain's network and ours in training form, with the same weights where the architecture allows."""
+    from mmpretrain.models.backbones.repmlp import RepMLPNet as Theirs
+
+    ours = RepMLPNet(arch, img_size)
+    theirs = Theirs(ours.arch_settings, img_size, reparam_conv_kernels=(1, 3))
+    norms = [module for module in theirs.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        theirs.train()(torch.randn(2, 3, img_size, img_size))  # the statistics of a batch, as after training
+    for norm in norms:
+        norm.momentum = 0.1
+    if same_bottlenecks(ours):
+        ours.load_state_dict(theirs.state_dict())
+    return theirs.to(dtype).eval(), ours.to(dtype).eval()
+
+
+def same_bottlenecks(model: nn.Module) -> bool:
+    """Whether mmpretrain builds the same network: it rounds bottlenecks to multiples of 8, which changes arch D."""
+    return all(channels % 32 == 0 for channels in model.channels)
+
+
+@torch.inference_mode()
+def check_agreement(
+    calls: dict[tuple[str, str], Callable[[], object]], theirs: nn.Module, x: Tensor
+) -> dict[tuple[str, str], float]:
+    """Make sure that what is compared computes the same.
+
+    Where the bottlenecks differ, the weights, and so the outputs, are each its own: there is nothing to compare.
+
+    Returns:
+        How far the output of each call is from that of mmpretrain's training form, over its largest value.
+
+    Raises:
+        MMRepMLPError: The outputs differ.
+    """
+    if not same_bottlenecks(theirs):
+        return {}
+    accepted = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.1}[x.dtype]
+    expected = theirs(x)[0]
+    scale = expected.abs().max()
+    errors = {name: ((call()[0] - expected).abs().max() / scale).item() for name, call in calls.items()}
+    for (model, task), error in errors.items():
+        if model == OURS and not error <= accepted:
+            raise MMRepMLPError(
+                f"The models do not agree ({task}: {error:.1e} relative): their times would not be comparable."
+            )
+    errors.pop((THEIRS, TRAINING), None)
+    return errors
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of a network in deploy form."""
+    return switch_to_deploy(copy.deepcopy(model))
+
+
+def forward_calls(
+    theirs: nn.Module, ours: RepMLPNet, deployed: dict[str, nn.Module], x: Tensor
+) -> dict[tuple[str, str], Callable[[], object]]:
+    """Forward passes without gradients, by model and form."""
+    calls = {}
+    for name, model in ((THEIRS, theirs), (OURS, ours)):
+        calls[name, TRAINING] = torch.inference_mode()(lambda model=model: model(x))
+        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed[name]: model(x))
+    return calls
+
+
+def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A training step: forward, backward, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run() -> None:
+        model.train()
+        optimizer.zero_grad()
+        model(x)[0].float().square().mean().backward()
+        optimizer.step()
+
+    return run
+
+
+def gflop_per_image(model: RepMLPNet, x: Tensor) -> float:
+    """Floating point operations of the deploy form's forward pass, in units of 1e9."""
+    deployed = convert(model)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deployed(x)
+    return counter.get_total_flops() / 1e9
+
+
+def measure(
+    calls: dict[tuple[str, str], Callable[[], object]],
+    errors: dict[tuple[str, str], float],
+    batch: int,
+    gflop: float | None,
+    repeats: int,
+    dtype: torch.dtype,
+    title: str,
+) -> list[Measurement]:
+    """Time the calls in turn with the yardsticks, the first rows, then take each one's peak memory."""
+    products = reference_matmuls(dtype)
+    seconds = interleave({**calls, **products}, repeats, title)
+    fastest = fastest_matmul({name: seconds[name] for name in products})[1]
+    yardstick = 2 * SGEMM_SIDE**3 / fastest / 1e9
+    medians = {call: statistics.median(seconds[call]) for call in calls}
+    rows = [
+        Measurement(
+            model="sgemm",
+            task=library,
+            batch=None,
+            milliseconds=statistics.median(seconds[library]) * 1e3,
+            speedup=None,
+            gflops=yardstick * fastest / statistics.median(seconds[library]),
+            sgemm_share=fastest / statistics.median(seconds[library]),
+            error=None,
+            peak_mib=None,
+        )
+        for library in products
+    ]
+    for (model, task), median in medians.items():
+        rate = None if gflop is None else gflop / median
+        rows.append(
+            Measurement(
+                model=model,
+                task=task,
+                batch=batch,
+                milliseconds=median * 1e3,
+                speedup=medians[THEIRS, task] / median,
+                gflops=rate,
+                sgemm_share=None if rate is None else rate / yardstick,
+                error=errors.get((model, task)),
+                peak_mib=peak_memory(calls[model, task]),
+            )
+        )
+    return rows

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+from torch import nn
+
+from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.runs.checks import check_config
+from mmrepmlp.apis.runs.runner import build_runner
+from mmrepmlp.export import OnnxNetwork
+
+
+def evaluate_onnx(
+    config: str | Path, onnx_file: str | Path, work_dir: str | None = None, cfg_options: dict | None = None
+) -> dict[str, float]:
+    """Evaluate an exported classifier or segmentor on a config's test set, computed by ONNX Runtime.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        onnx_file: What :func:`export_checkpoint` wrote for a model of this config.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ValueError: The model is neither a classifier nor a segmentor, or the graph is not of a whole one.
+        FileNotFoundError: A data set is not there.
+    """
+    cfg = load_config(config, cfg_options, work_dir)
+    check_config(cfg, "test")
+    cfg.load_from = None
+    runner = build_runner(cfg)
+    replace_forward_by_onnx(runner.model, OnnxNetwork(onnx_file))
+    return runner.test()
+
+
+def replace_forward_by_onnx(model: nn.Module, network: OnnxNetwork) -> None:
+    """Let a network compute the logits of a classifier or segmentor, which keeps its pre- and post-processing.
+
+    Raises:
+        ValueError: The model is of another kind, or the graph gives no logits for its classes.
+    """
+    head = getattr(model, "decode_head", None) or getattr(model, "head", None)
+    if head is None:
+        raise ValueError(f"{type(model).__name__} is neither a classifier nor a segmentor, whose graphs give logits.")
+    # A decode head of two classes may have one channel.
+    classes = getattr(head, "out_channels", None) or head.num_classes
+    if network.channels != classes:
+        raise ValueError(
+            f"The graph gives {network.channels} channels, the config's head {classes}, one for each class. Export the "
+            "whole model of this config."
+        )
+    model.extract_feat = lambda images, **kwargs: images
+    head.forward = lambda images: network(images)[0]

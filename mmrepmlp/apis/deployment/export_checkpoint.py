@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import load_from_local, unwrap
+from mmrepmlp.export import OnnxReport, export_onnx
+
+
+def export_checkpoint(
+    config: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
+    size: tuple[int, int] | None = None,
+    backbone_only: bool = False,
+    ema: bool = False,
+    **options,
+) -> OnnxReport:
+    """Export a checkpoint to ONNX, checked by ONNX Runtime.
+
+    Args:
+        config: Config of the model: a classifier or segmentor.
+        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
+        out: The file to write.
+        size: Height and width of the images in pixels. Default: the backbone's ``img_size``.
+        backbone_only: Whether to leave the head out. Default: False.
+        ema: Whether to take the weights averaged over the training. Default: False.
+        **options: Further arguments of :func:`mmrepmlp.export.export_onnx`: ``batch``, ``dynamic``, ``opset``,
+            ``deploy``, ``tolerance``, ``overwrite``.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or holds code.
+        ValueError: The checkpoint does not belong to the config's model, or an argument is out of its range.
+        FileExistsError: ``out`` exists and ``overwrite`` is not set.
+        ExportError: The graph could not be made or does not compute the same.
+    """
+    model = build_model(read_config(config), unwrap(load_from_local(checkpoint), ema))
+    size = tuple(size or model.backbone.img_size)
+    network = model.backbone if backbone_only else model
+    return export_onnx(network, out, size, **options)

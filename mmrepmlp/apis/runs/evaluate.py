@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.evaluator import DumpResults
+
+from mmrepmlp.apis.config import load_config
+
+from .checks import check_config
+from .distributed import disable_fsdp
+from .runner import build_runner
+
+
+class DumpPredictions(DumpResults):
+    """MMEngine's dump of predictions without the scores of every pixel, which fill a disk."""
+
+    def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
+        """Keep the predictions of a batch."""
+        super().process(data_batch, [{key: p[key] for key in p if key != "seg_logits"} for p in predictions])
+
+
+def evaluate(
+    config: str | Path,
+    checkpoint: str | Path | None = None,
+    work_dir: str | None = None,
+    out: str | None = None,
+    deploy: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = "none",
+) -> dict[str, float]:
+    """Evaluate a checkpoint on a config's test set.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        checkpoint: Path of the checkpoint. Default: the config's ``load_from``.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        out: Pickle file for the predictions. Default: None.
+        deploy: Whether to convert the model to deploy form first. Default: False.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ValueError: A head does not fit the backbone, or no checkpoint is named.
+        FileNotFoundError: A data set is not there.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    check_config(cfg, "test")
+    if checkpoint is None and not cfg.get("load_from"):
+        raise ValueError(f"No checkpoint is given, and {config} names none in load_from. Give one.")
+    cfg.load_from = str(checkpoint or cfg.load_from)
+    disable_fsdp(cfg)
+    if deploy:
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
+    runner = build_runner(cfg)
+    if out:
+        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
+    return runner.test()

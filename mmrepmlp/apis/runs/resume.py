@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training that survives being killed."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmrepmlp.checkpoint import CheckpointError, load_from_local
+
+
+def latest_checkpoint(work_dir: str | Path) -> str | None:
+    """Find the newest checkpoint of a run that can be read.
+
+    A process that is killed may leave a file that ends in the middle, and a ``last_checkpoint`` that says nothing.
+
+    Args:
+        work_dir: Folder of the run.
+
+    Returns:
+        The checkpoint that ``last_checkpoint`` names, else the newest that is whole; None if there is none.
+    """
+    work_dir = Path(work_dir)
+    note = work_dir / "last_checkpoint"
+    named = [Path(note.read_text().strip())] if note.is_file() else []
+    others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
+    for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        if path.is_dir() and path.name:  # a sharded one is a folder
+            return str(path)
+        try:
+            load_from_local(path)
+        except (CheckpointError, FileNotFoundError) as error:
+            print_log(f"Not resumed from: {error}", "current")
+        else:
+            return str(path)
+    return None
+
+
+def check_resumable(checkpoint: str | None) -> None:
+    """Refuse to resume from a file that cannot hold the state of a training.
+
+    Raises:
+        ValueError: It is a safetensors file.
+    """
+    if checkpoint and Path(checkpoint).suffix == ".safetensors":
+        raise ValueError(
+            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Name a .pth file of the training, "
+            "or start from the weights with --cfg-options load_from=..."
+        )
+
+
+def make_resumable(cfg: Config) -> list[str]:
+    """Settle in a config what a killed training needs to go on, in deterministic mode exactly.
+
+    Returns:
+        What was changed, and why, a line each.
+    """
+    changes = []
+    checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
+    if checkpoint.get("max_keep_ckpts") == 1:
+        checkpoint.max_keep_ckpts = 2
+        changes.append(
+            "max_keep_ckpts is 2 instead of 1: MMEngine removes the oldest checkpoint before it writes the next, and a "
+            "training killed in between would leave none."
+        )
+    if cfg.get("randomness", {}).get("deterministic"):
+        cfg.train_dataloader.persistent_workers = False
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.EpochSeedHook")]
+        changes.append(
+            "EpochSeedHook is added and persistent_workers is False, so that a resumed training draws the random "
+            "numbers of an undisturbed one (randomness.deterministic is set)."
+        )
+    return changes

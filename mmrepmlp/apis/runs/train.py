@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from mmrepmlp.apis.config import load_config
+from mmrepmlp.errors import MMRepMLPError
+
+from .checks import check_config
+from .resume import check_resumable, latest_checkpoint, make_resumable
+from .runner import build_runner
+
+# What every training gets besides the config's own hooks, and why.
+HOOKS = {
+    "CheckAnnotationsHook": "annotations of classes that the model does not have are refused before training.",
+    "BroadcastBuffersHook": "in several processes what is validated is what is saved.",
+}
+
+
+def train(
+    config: str | Path,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = "none",
+) -> Runner:
+    """Train a model.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
+        resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir`` that can be read. Default:
+            None. With ``randomness.deterministic`` a resumed training computes exactly what one without interruption
+            does.
+        amp: Whether to train with automatic mixed precision. Default: False.
+        auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        MMRepMLPError: ``amp`` is asked for and there is no GPU.
+        ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is; a head
+            does not fit the backbone; an annotation is of a class that the model does not have.
+        FileNotFoundError: A data set is not there.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    check_config(cfg, "train", "val")
+    if amp:
+        if not torch.cuda.is_available():
+            raise MMRepMLPError("--amp is MMEngine's AmpOptimWrapper, which needs a GPU, and there is none.")
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError(f"{config} has no auto_scale_lr.base_batch_size, which --auto-scale-lr scales from.")
+        cfg.auto_scale_lr.enable = True
+    changes = make_resumable(cfg)
+    if resume:
+        cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
+        cfg.resume = bool(cfg.load_from)
+        check_resumable(cfg.load_from)
+    runner = build_runner(cfg)
+    for hook, reason in HOOKS.items():
+        runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
+        changes.append(f"{hook} is added: {reason}")
+    for change in changes:
+        runner.logger.info(change)
+    runner.train()
+    return runner

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""int8 after training, by ONNX Runtime's own static quantization."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich.progress import track
+from torch import Tensor
+
+from mmrepmlp.checkpoint import atomic_write
+
+from .int8_weights import QUANTIZABLE_OPERATORS
+from .session import OnnxNetwork
+
+
+class CalibrationImages(CalibrationDataReader):
+    """Batches of normalized images, in the form that ONNX Runtime asks for.
+
+    Args:
+        batches: Each of shape (N, C, H, W).
+    """
+
+    def __init__(self, batches: Sequence[Tensor]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict | None:
+        """The next batch, None after the last."""
+        batch = next(self.batches, None)
+        return None if batch is None else {"images": batch.numpy()}
+
+
+def quantize_onnx(
+    source: str | Path, out: str | Path, batches: Sequence[Tensor], keep_float: Sequence[str] = ()
+) -> None:
+    """Quantize the products of an exported graph to int8: weights channel by channel, activations by what occurs.
+
+    The result is a graph in QDQ format. Weights of fully connected layers over tiles get a scale for each output
+    pixel.
+
+    Args:
+        source: The graph in float32.
+        out: The file to write, whole or not at all.
+        batches: Images to calibrate with, normalized, each of shape (N, C, H, W).
+        keep_float: Names of nodes to leave as they are. Default: none.
+    """
+    with atomic_write(out) as temporary, prepared(source) as (graph, cache):
+        quantize_nodes(graph, temporary, cache, batches, exclude=keep_float)
+
+
+def rank_nodes(source: str | Path, batches: Sequence[Tensor]) -> list[tuple[str, float]]:
+    """Measure what each product of a graph loses in int8, the others in float32.
+
+    Args:
+        source: The graph in float32.
+        batches: Images to calibrate with; the first batch is what the loss is measured on.
+
+    Returns:
+        Names of the nodes and the mean squared error of the first output over that output's variance, worst first.
+    """
+    errors = {}
+    with prepared(source) as (graph, cache), tempfile.TemporaryDirectory() as folder:
+        expected = OnnxNetwork(graph)(batches[0])[0]
+        single = Path(folder, "single.onnx")
+        for name in track(quantizable_nodes(graph), description="what each node loses", transient=True):
+            quantize_nodes(graph, single, cache, batches, include=[name])
+            difference = OnnxNetwork(single)(batches[0])[0] - expected
+            errors[name] = (difference.square().mean() / expected.var()).item()
+    return sorted(errors.items(), key=lambda item: item[1], reverse=True)
+
+
+@contextlib.contextmanager
+def prepared(source: str | Path) -> Iterator[tuple[Path, Path]]:
+    """A graph as the quantizer wants it, with the shapes of all tensors, and a file for the ranges of activations."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder, "prepared.onnx")
+        quant_pre_process(str(source), str(graph), skip_symbolic_shape=True)
+        yield graph, Path(folder, "ranges.json")
+
+
+def quantizable_nodes(graph: Path) -> list[str]:
+    """Names of the nodes that are quantized."""
+    return [node.name for node in onnx.load(str(graph)).graph.node if node.op_type in QUANTIZABLE_OPERATORS]
+
+
+def quantize_nodes(
+    graph: Path,
+    out: Path,
+    cache: Path,
+    batches: Sequence[Tensor],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> None:
+    """Quantize some nodes of a graph; without ``include`` all, but never those in ``exclude``."""
+    columns = {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 2}  # ONNX Runtime's own choice is the rows
+    weights = [node.input[1] for node in onnx.load(str(graph)).graph.node if node.op_type == "MatMul"]
+    shapes = {tensor.name: len(tensor.dims) for tensor in onnx.load(str(graph)).graph.initializer}
+    quantize_static(
+        str(graph),
+        str(out),
+        CalibrationImages(batches),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        op_types_to_quantize=list(QUANTIZABLE_OPERATORS),
+        nodes_to_quantize=list(include),
+        nodes_to_exclude=list(exclude),
+        extra_options={"TensorQuantOverrides": {name: [dict(columns)] for name in weights if shapes.get(name) == 3}},
+        calibration_cache_path=str(cache),
+    )

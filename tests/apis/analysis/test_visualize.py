@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+import mmcv
+import pytest
+import torch
+
+from mmrepmlp.apis import reparameterize_checkpoint
+from mmrepmlp.apis.analysis.visualize_fc3 import receptive_weights, visualize_fc3
+from mmrepmlp.models import RepMLPBlock
+from tests.apis.conftest import CONFIG
+from tests.helpers import randomize
+
+
+def test_maps_are_what_impulses_bring_about():
+    impulses = torch.eye(12, dtype=torch.float64).view(12, 1, 3, 4).expand(-1, 6, -1, -1)
+    block = RepMLPBlock(6, 3, 4, (1, 3), 2, num_sharesets=3)
+    randomize(block, torch.Generator().manual_seed(0)).double().eval()
+    with torch.no_grad():
+        response = block.perceive_tiles(impulses) - block.perceive_tiles(torch.zeros_like(impulses))
+        whole = response.view(3, 4, 6, 3, 4)  # input pixel, channel, output pixel
+        before, after = zip(*(receptive_weights(block, s, (1, 2)) for s in range(3)))
+        for name in ("repconv1", "repconv3"):
+            getattr(block, name).conv.weight.zero_()
+        response = block.perceive_tiles(impulses) - block.perceive_tiles(torch.zeros_like(impulses))
+        alone = response.view(3, 4, 6, 3, 4)
+    for channel in range(6):
+        torch.testing.assert_close(after[channel % 3], whole[:, :, channel, 1, 2], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(before[channel % 3], alone[:, :, channel, 1, 2], rtol=1e-10, atol=1e-12)
+        assert not torch.equal(whole[:, :, channel, 1, 2], alone[:, :, channel, 1, 2])
+
+
+@pytest.mark.slow
+def test_picture_of_a_trained_network(trained, tmp_path):
+    picture = tmp_path / "fc3.png"
+    visualize_fc3(CONFIG, trained.checkpoint, picture, channel_set=100, pixel=(3, 5))
+    assert mmcv.imread(str(picture)).shape == (638, 1232, 3)
+    with pytest.raises(ValueError, match=r"pixel=\(16, 0\) is outside the tile of 16 by 16"):
+        visualize_fc3(CONFIG, trained.checkpoint, picture, pixel=(16, 0))
+    report = reparameterize_checkpoint(CONFIG, trained.checkpoint, tmp_path / "deploy.pth")
+    with pytest.raises(ValueError, match="in deploy form the convolutions are part of fc3"):
+        visualize_fc3(report.config, report.checkpoint, picture)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+import mmpretrain.models  # noqa: F401  registers the models
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrepmlp.apis import benchmark_repmlpnet, evaluate
+from mmrepmlp.apis.deployment.evaluate_onnx import evaluate_onnx, replace_forward_by_onnx
+from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import load_from_local
+from mmrepmlp.datasets import write_segmentation_scenes
+from mmrepmlp.export import OnnxNetwork
+from mmrepmlp.models import RepMLPNet
+from tests.apis.conftest import CONFIG, ROOT
+from tests.apis.conversion.test_reparameterize_models import save_random
+from tests.conftest import TINY
+from tests.helpers import relative_error
+
+pytestmark = pytest.mark.slow
+
+UPERNET = ROOT / "configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py"
+
+
+def test_digits_give_the_same_accuracy_in_onnxruntime(trained, tmp_path):
+    report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "mini.onnx")
+    assert max(report.errors.values()) < 1e-4
+    expected = evaluate(CONFIG, trained.checkpoint, str(tmp_path), cfg_options=trained.options)
+    assert evaluate_onnx(CONFIG, report.path, str(tmp_path), cfg_options=trained.options) == expected
+
+
+def test_scenes_give_the_same_metrics_in_onnxruntime(tmp_path):
+    write_segmentation_scenes(tmp_path / "scenes", counts=dict(train=1, val=6))
+    cfg = Config.fromfile(UPERNET)
+    cfg.merge_from_dict(
+        {
+            "model.backbone.init_cfg": None,
+            "test_dataloader.dataset.data_root": str(tmp_path / "scenes"),
+            "test_dataloader.num_workers": 0,
+            "test_dataloader.persistent_workers": False,
+        }
+    )
+    config = tmp_path / "config.py"
+    cfg.dump(config)
+    save_random(config, tmp_path / "random.pth")
+    report = export_checkpoint(config, tmp_path / "random.pth", tmp_path / "upernet.onnx", size=(120, 152))
+    expected = evaluate(config, tmp_path / "random.pth", str(tmp_path / "log"))
+    actual = evaluate_onnx(config, report.path, str(tmp_path / "log"))
+    assert actual == pytest.approx(expected, abs=0.011, nan_ok=True)  # percents that mmsegmentation rounds to 0.01
+
+    model, exported = (build_model(cfg, load_from_local(tmp_path / "random.pth")["state_dict"]) for _ in range(2))
+    replace_forward_by_onnx(exported, OnnxNetwork(report.path))
+    images, metas = torch.randn(2, 3, 120, 152), [dict(img_shape=(120, 152))] * 2
+    with torch.no_grad():
+        expected, actual = (m.encode_decode(images, metas) for m in (model, exported))
+    assert actual.shape == (2, 11, 120, 152) and relative_error(actual, expected) < 1e-5
+
+
+def test_backbone_alone(trained, tmp_path):
+    report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "backbone.onnx", backbone_only=True)
+    assert report.operators["Gemm"] == 10 and report.operators["Conv"] == 14
+    with pytest.raises(ValueError, match="gives 192 channels, the config's head 10, one for each class"):
+        evaluate_onnx(CONFIG, report.path, str(tmp_path), cfg_options=trained.options)
+
+
+def test_other_models_have_no_logits():
+    with pytest.raises(ValueError, match="RepMLPNet is neither a classifier nor a segmentor"):
+        replace_forward_by_onnx(RepMLPNet(TINY, img_size=64), None)
+
+
+def test_runtimes_side_by_side():
+    benchmark = benchmark_repmlpnet("T", 64, (1,), repeats=1, runtimes=("eager", "compiled", "onnxruntime"))
+    rows = [(row.model, row.task) for row in benchmark.rows if row.model != "sgemm"]
+    assert rows == [
+        (model, runtime) for runtime in ("eager", "compiled", "onnxruntime") for model in ("mmpretrain", "mmrepmlp")
+    ]

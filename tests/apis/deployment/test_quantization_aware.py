@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training for int8 on the real digits, from a config to an int8 graph."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrepmlp.apis import compare_graphs, evaluate, reparameterize_checkpoint, train
+from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
+from mmrepmlp.apis.deployment.quantize_checkpoint import quantize_checkpoint
+from tests.apis.conftest import CONFIG, ROOT
+from tests.helpers import render
+
+pytestmark = pytest.mark.slow
+AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
+RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
+
+
+def state_of(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def dump(config, options, path):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    cfg.dump(path)
+    return path
+
+
+def test_trained_for_int8(trained, options, tmp_path):
+    config = dump(AWARE, {**options, "custom_hooks.0.begin": 1}, tmp_path / "aware.py")
+    train(config, work_dir=str(tmp_path))
+    first, last = (state_of(tmp_path / f"epoch_{epoch}.pth") for epoch in (1, 2))
+    assert not first["backbone.fake_quantization_enabled"] and last["backbone.fake_quantization_enabled"]
+    statistics = [name for name in last if name.endswith("running_var") and ".quantizers." not in name]
+    assert statistics and all(torch.equal(first[name], last[name]) for name in statistics)
+
+    report = reparameterize_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "deploy.pth", verify_on="test")
+    assert all(difference.relative == 0 for difference in report.differences)
+    (before, after) = report.metrics["accuracy/top1"]
+    assert before == after == evaluate(report.config, work_dir=str(tmp_path))["accuracy/top1"]
+
+    exported = export_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx")
+    assert exported.operators["QuantizeLinear"] == 29
+    with pytest.raises(ValueError, match="export_onnx.py"):
+        quantize_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "twice.onnx", work_dir=str(tmp_path))
+    assert not (tmp_path / "twice.onnx").exists()
+    float32 = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "float32.onnx")
+    graphs = dict(float32=float32.path, int8=exported.path)
+    measured = compare_graphs(config, graphs, work_dir=str(tmp_path), repeats=2)
+    # What fake quantization showed; at most one image of 360 may hang on a tie of rounding.
+    assert abs(measured.graphs["int8"].metrics["accuracy/top1"] - after) <= 100 / 360
+    assert measured.graphs["int8"].megabytes < 0.45 * measured.graphs["float32"].megabytes
+    assert all(name in render(measured.table()) for name in ("float32", "int8", "accuracy/top1"))
+
+
+def test_training_that_is_resumed_goes_on_rounding(options, tmp_path):
+    config = dump(AWARE, {**options, "custom_hooks.0.begin": 0, "train_cfg.max_epochs": 1}, tmp_path / "aware.py")
+    train(config, work_dir=str(tmp_path))
+    resumed = dump(AWARE, {**options, "custom_hooks.0.begin": 0}, tmp_path / "resumed.py")
+    train(resumed, work_dir=str(tmp_path), resume="auto")
+    before, after = (state_of(tmp_path / f"epoch_{epoch}.pth") for epoch in (1, 2))
+    assert after["backbone.fake_quantization_enabled"]
+    name = "backbone.quantizers.patch_embed-projection.scale"
+    assert after[name] == pytest.approx(before[name], rel=0.05)  # the same images, not a range begun anew
+
+
+def test_an_epoch_that_never_comes_is_refused(options, tmp_path):
+    config = dump(AWARE, {**options, "custom_hooks.0.begin": 2}, tmp_path / "config.py")
+    with pytest.raises(ValueError, match="begin=2, but training is over after 2 epochs"):
+        train(config, work_dir=str(tmp_path))
+
+
+def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options, tmp_path):
+    deployed = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth")
+    recover = dump(
+        RECOVER,
+        {**options, "custom_hooks.1.begin": 1, "load_from": str(deployed.checkpoint)},
+        tmp_path / "recover.py",
+    )
+    train(recover, work_dir=str(tmp_path))
+    state = state_of(tmp_path / "epoch_1.pth")
+    norms = [name for name in state if name.endswith(".fc3_bn.running_mean")]
+    assert len(norms) == 5 and all(state[name].abs().max() > 0 for name in norms)
+    (log,) = tmp_path.glob("*/*.log")
+    assert "statistics of 512 training images" in log.read_text()
+    report = reparameterize_checkpoint(recover, tmp_path / "epoch_2.pth", tmp_path / "again.pth", verify_on="test")
+    assert report.metrics["accuracy/top1"][0] == report.metrics["accuracy/top1"][1]
+    assert not [name for name in state_of(report.checkpoint) if ".fc3_bn." in name]
+
+
+@pytest.mark.parametrize(
+    "hook, cause", [("FakeQuantizeHook", "QuantizedRepMLPNet"), ("CollectStatisticsHook", "insert_bn=True")]
+)
+def test_hooks_refuse_a_plain_network(hook, cause, options, tmp_path):
+    config = dump(CONFIG, {**options, "custom_hooks": [dict(type=f"mmrepmlp.{hook}")]}, tmp_path / "config.py")
+    with pytest.raises(ValueError, match=cause):
+        train(config, work_dir=str(tmp_path))

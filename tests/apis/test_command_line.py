@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmrepmlp import apis
+from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.checkpoint import CheckpointError, check_overwrite
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.registry import MODELS
+
+
+def call(monkeypatch, operation, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tool", *arguments])
+    parser = tool_parser("A tool.", "config", "--overwrite", "--launcher", "--local-rank")
+    parser.add_argument("--tolerance", type=float)
+    return run_tool(parser, operation)
+
+
+def test_options_that_are_not_given_are_not_passed_on(monkeypatch):
+    assert call(monkeypatch, lambda **given: given, "config.py") == dict(config="config.py")
+    given = call(monkeypatch, lambda **given: given, "config.py", "--overwrite", "--tolerance", "0.1")
+    assert given == dict(config="config.py", overwrite=True, tolerance=0.1)
+
+
+@pytest.mark.parametrize("spelling", ["--local-rank", "--local_rank"])
+def test_the_local_rank_becomes_a_variable(monkeypatch, spelling):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    call(monkeypatch, lambda config: None, "config.py", f"{spelling}=3")
+    assert os.environ["LOCAL_RANK"] == "3"
+    monkeypatch.delenv("LOCAL_RANK")
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "operation, message",
+    [
+        (lambda config: raise_(CheckpointError("It is damaged.")), "It is damaged."),
+        (lambda config: check_overwrite(__file__, overwrite=False), "already exists"),
+        (lambda config: Path("/nowhere/at/all").read_text(), "No such file"),
+        (lambda config: __import__("no_such_package"), "No module named 'no_such_package'"),
+        (lambda config: RepMLPNet("X"), "arch='X'"),
+        # MMEngine's registry raises a ValueError of its own around ours.
+        (lambda config: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),
+    ],
+)
+def test_expected_errors_are_one_sentence(monkeypatch, operation, message):
+    with pytest.raises(SystemExit) as caught:
+        call(monkeypatch, operation, "config.py")
+    assert str(caught.value).startswith("error: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), RuntimeError("a kernel failed"), ValueError("of somebody else")]
+)
+def test_other_errors_keep_their_traceback(monkeypatch, error):
+    with pytest.raises(type(error)) as caught:
+        call(monkeypatch, lambda config: raise_(error), "config.py")
+    assert caught.value is error
+
+
+def test_every_operation_is_importable_by_name():
+    assert {"train", "evaluate", "evaluate_onnx", "reparameterize_checkpoint", "write_dataset"} <= set(apis.__all__)
+    assert all(callable(getattr(apis, name)) for name in apis.__all__) and set(apis.__all__) <= set(dir(apis))
+    with pytest.raises(AttributeError, match="no attribute 'test'"):
+        apis.test  # noqa: B018

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The main job on real images: convert, train, test, re-parameterize, test again, compare. Every command is one that
+# you can type yourself. Starts clean: the task's work dir and data are made anew.
+#
+#   tools/demo/demo.sh cls    classify digits
+#   tools/demo/demo.sh seg    segment scenes of digits, from the weights of the classifier
+#   tools/demo/demo.sh det    detect digits in scenes, from the weights of the classifier
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export PYTHONWARNINGS="ignore:pkg_resources is deprecated"
+
+classifier=configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py
+pretrained=work_dirs/repmlpnet-mini_1xb64_digits-64px
+task=${1:-cls}
+case $task in
+  cls) config=$classifier data=data/digits ;;
+  seg) config=configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py data=data/digits_seg ;;
+  det) config=configs/retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py data=data/digits_det ;;
+  *) echo "error: '$task' is no task; cls, seg and det are." >&2; exit 1 ;;
+esac
+work=work_dirs/demo_$task
+run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+
+if [ "$task" != cls ] && [ ! -e $pretrained/last_checkpoint ]; then
+  [ -d data/digits ] || run python tools/dataset_converters/digits.py
+  run python tools/train.py $classifier
+fi
+rm -rf "$work"
+run python tools/dataset_converters/digits.py --task "$task" --out "$data" --overwrite
+run python tools/train.py "$config" --work-dir "$work"
+trained=$(cat "$work/last_checkpoint")
+trained=${trained#"$PWD/"}
+run python tools/test.py "$config" "$trained" --work-dir "$work/test" --out "$work/training_form.pkl"
+run python tools/reparameterize.py "$config" "$trained" "$work/deploy.pth"
+deployed=$(echo "$work"/deploy-*.pth)
+run python tools/test.py "$work/deploy.py" --work-dir "$work/test" --out "$work/deploy_form.pkl"
+[ "$task" = cls ] ||
+  run python tools/analysis_tools/draw_predictions.py "$work/deploy.py" "$deployed" "$work/predictions.png"
+run python tools/analysis_tools/compare_forms.py --configs "$config" "$work/deploy.py" \
+  --checkpoints "$trained" "$deployed" --predictions "$work/training_form.pkl" "$work/deploy_form.pkl"
