@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_write, check_overwrite
 from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.quantization.exportable import make_quantizers_exportable
 from mmrepmlp.reparam import named_tensors, switch_to_deploy
 
 from .int8_weights import store_weights_as_int8
@@ -156,7 +157,7 @@ def trace(network: NamedOutputs, shape: tuple[int, ...], dynamic: Sequence[str],
     names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network(images))]
     names = [f"output_{name}" for name in names] if len(names) > 1 else ["output"]
     try:
-        with make_pooling_exportable(network):
+        with make_pooling_exportable(network), make_quantizers_exportable(network):
             program = torch.onnx.export(
                 network,
                 (images,),

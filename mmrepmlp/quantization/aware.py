@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization-aware training: the training form learns while the deploy form's arithmetic is rounded to int8."""
 
-import copy
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +8,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantize
-from torch.ao.quantization.fx import _decomposed  # noqa: F401, registers the operators below
+from torch.func import functional_call
 
 from mmrepmlp.checkpoint import adapt_state_dict
 from mmrepmlp.errors import MMRepMLPError
@@ -18,11 +16,9 @@ from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers import SetSharingLinear
 from mmrepmlp.models.layers.tracing import is_tracing
 from mmrepmlp.registry import MODELS
-from mmrepmlp.reparam import differentiable, set_weight_and_bias
+from mmrepmlp.reparam import set_weight_and_bias
 
 from .grid import input_quantizer, round_weight
-
-quantized = torch.ops.quantized_decomposed
 
 
 @MODELS.register_module()
@@ -55,6 +51,8 @@ class QuantizedRepMLPNet(RepMLPNet):
             for stage in self.stages:
                 for unit in stage:
                     unit.repmlp_block.insert_bn(settings.get("norm_cfg", dict(type="BN", requires_grad=True)))
+        self.settings = {**settings, "arch": arch}
+        self.skeleton = None
         self.quantizers = nn.ModuleDict({key_of(name): input_quantizer() for name in quantizable_layers(self)})
         self.register_buffer("fake_quantization_enabled", torch.tensor(False))
         self.fake_quantization = False
@@ -68,31 +66,45 @@ class QuantizedRepMLPNet(RepMLPNet):
         """Extract feature maps, as :meth:`RepMLPNet.forward`, rounded or not."""
         if not self.fake_quantization:
             return super().forward(x)
-        if is_tracing() and not self.deploy:
-            raise MMRepMLPError(
-                "What trains for int8 can be exported or compiled in deploy form alone: convert it first."
-            )
-        network = self if is_tracing() else self.rounded_deploy_form()  # what is exported is on the grid already
+        if is_tracing():  # what is exported is on the grid already
+            if not self.deploy:
+                raise MMRepMLPError(
+                    "What trains for int8 can be exported or compiled in deploy form alone: convert it first."
+                )
+            with self.rounded_inputs(self):
+                return super().forward(x)
+        network = self.deploy_skeleton()
         with self.rounded_inputs(network):
-            return RepMLPNet.forward(network, x)
+            return functional_call(network, self.rounded_layers(), (x,))
 
-    def rounded_deploy_form(self) -> "QuantizedRepMLPNet":
-        """A network in deploy form whose weights are rounded functions of this network's parameters."""
-        shared = {id(tensor): tensor for tensor in itertools.chain(self.parameters(), self.buffers())}
-        network = copy.deepcopy(self, shared)
-        with differentiable():
-            RepMLPNet.switch_to_deploy(network)
-            for layer in quantizable_layers(network).values():
-                set_weight_and_bias(layer, round_weight(layer.weight), layer.bias)
-        return network
+    def deploy_skeleton(self) -> RepMLPNet:
+        """The network in deploy form, without values, in the mode that this one is in."""
+        if self.skeleton is None:
+            with torch.device("meta"):
+                # Past nn.Module's registration: its parameters are none of this network's.
+                self.__dict__["skeleton"] = RepMLPNet(**self.settings, deploy=True)
+        return self.skeleton.train(self.training)
+
+    def rounded_layers(self) -> dict[str, Tensor]:
+        """The parameters of the deploy form, by name, as rounded functions of this network's."""
+        dtype, tensors = next(self.parameters()).dtype, {}
+        shapes = dict(self.deploy_skeleton().named_parameters())
+        quantizable = quantizable_layers(self).keys()
+        for name, (weight, bias) in self.get_equivalent_layers().items():
+            weight = weight.view(shapes[f"{name}.weight"].shape).to(dtype)
+            tensors[f"{name}.weight"] = round_weight(weight) if name in quantizable else weight
+            tensors[f"{name}.bias"] = bias.to(dtype)
+        return tensors
 
     @contextmanager
     def rounded_inputs(self, network: nn.Module) -> Iterator[None]:
-        """Round what the products of a network are fed; in training mode the ranges follow it."""
+        """Round what the matrix products of a network are fed; in training mode the ranges follow it."""
 
         def round_input(name: str):
             quantizer = self.quantizers[key_of(name)]
-            return lambda _, inputs: quantizer(inputs[0]) if self.training else round_in_range(quantizer, inputs[0])
+            if self.training or not isinstance(quantizer, FakeQuantize):
+                return lambda _, inputs: quantizer(inputs[0])
+            return lambda _, inputs: round_in_range(quantizer, inputs[0])
 
         layers = quantizable_layers(network).items()
         handles = [layer.register_forward_pre_hook(round_input(name)) for name, layer in layers]
@@ -112,21 +124,28 @@ class QuantizedRepMLPNet(RepMLPNet):
                 set_weight_and_bias(layer, round_weight(layer.weight), layer.bias)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        own = {prefix + name: value for name, value in self.state_dict().items() if self.is_additional(name)}
-        # Of a training form's norms behind fc3, which has no bias there, nothing is left once they are folded.
-        deployed = any(name.startswith(prefix) and name.endswith(".fc3.bias") for name in state_dict)
-        given = {
-            name: state_dict.pop(name) for name in own if name in state_dict and (deployed or ".fc3_bn." not in name)
-        }
+        additional = self.take_additional(state_dict, prefix)
         plain = {name: value for name, value in self.state_dict().items() if not self.is_additional(name)}
         adapt_state_dict(self, state_dict, prefix, plain)
-        state_dict.update({**own, **given})
-        if self.deploy and state_dict[f"{prefix}fake_quantization_enabled"]:
-            for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
-                if name in state_dict:  # it may have been folded on the way in; what is on the grid stays as it is
-                    state_dict[name] = round_weight(state_dict[name])
+        state_dict.update(additional)
+        if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
+            self.put_on_grid(state_dict, prefix)
         BaseModule._load_from_state_dict(self, state_dict, prefix, *args)
         self.fake_quantization = bool(self.fake_quantization_enabled)
+
+    def take_additional(self, state_dict: dict, prefix: str) -> dict[str, Tensor]:
+        """Take the tensors that a RepMLPNet does not have out of a state dict; what it lacks is this network's."""
+        # Of a training form's norms behind fc3, which has no bias there, nothing is left once they are folded.
+        has_inserted = any(name.startswith(prefix) and name.endswith(".fc3.bias") for name in state_dict)
+        own = {prefix + name: value for name, value in self.state_dict().items() if self.is_additional(name)}
+        given = [name for name in own if name in state_dict and (has_inserted or ".fc3_bn." not in name)]
+        return {**own, **{name: state_dict.pop(name) for name in given}}
+
+    def put_on_grid(self, state_dict: dict, prefix: str) -> None:
+        """Round the weights in a state dict: they may have been folded on the way in. What is on the grid stays."""
+        for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
+            if name in state_dict:
+                state_dict[name] = round_weight(state_dict[name])
 
     def is_additional(self, name: str) -> bool:
         """Whether a tensor of the state dict is one that a RepMLPNet of the same form does not have."""
@@ -151,9 +170,4 @@ def key_of(name: str) -> str:
 def round_in_range(quantizer: FakeQuantize, x: Tensor) -> Tensor:
     """Round as a quantizer does, and leave its range alone."""
     bounds = quantizer.quant_min, quantizer.quant_max
-    if is_tracing():
-        # Exporters know these operators alone, and their numbers as numbers: those of the eager pass before.
-        levels = quantized.quantize_per_tensor(x, *quantizer.numbers, *bounds, torch.uint8)
-        return quantized.dequantize_per_tensor(levels, *quantizer.numbers, *bounds, torch.uint8)
-    quantizer.numbers = quantizer.scale.item(), int(quantizer.zero_point.item())
-    return torch.fake_quantize_per_tensor_affine(x, *quantizer.numbers, *bounds)
+    return torch.fake_quantize_per_tensor_affine(x, quantizer.scale, quantizer.zero_point, *bounds)

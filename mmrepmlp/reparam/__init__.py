@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
-from .switch import Reparameterizable, differentiable, set_weight_and_bias, switch_to_deploy
+from .switch import Reparameterizable, set_weight_and_bias, switch_to_deploy
 from .verify import TOLERANCE, Difference, named_tensors, verify_conversion
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "Difference",
     "Reparameterizable",
     "conv_to_fc",
-    "differentiable",
     "fold_after",
     "fold_before",
     "named_tensors",

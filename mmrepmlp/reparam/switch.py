@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
+from itertools import chain
 
 from torch import Tensor, nn
-
-_differentiable = ContextVar("differentiable", default=False)
 
 
 class Reparameterizable:
     """Mixin for modules with a training form and an equivalent, cheaper deploy form.
 
-    A subclass implements :attr:`deploy` and :meth:`switch_to_deploy`; the names that the authors' code uses for the
-    conversion are accepted as well.
+    A subclass implements :attr:`deploy` and :meth:`switch_to_deploy`.
     """
 
     @property
@@ -24,38 +20,21 @@ class Reparameterizable:
         """Convert to deploy form in place. Does nothing on a module that is in deploy form already."""
         raise NotImplementedError
 
-    def local_inject(self) -> None:
-        """The authors' name for :meth:`switch_to_deploy` of a block."""
-        self.switch_to_deploy()
 
-    def locality_injection(self) -> None:
-        """The authors' name for :meth:`switch_to_deploy` of a network."""
-        self.switch_to_deploy()
+def set_weight_and_bias(layer: nn.Module, weight: Tensor, bias: Tensor, norms: Iterable[nn.Module] = ()) -> None:
+    """Replace the parameters of a layer by folded ones, keeping shape, dtype and ``requires_grad``.
 
-
-@contextmanager
-def differentiable() -> Iterator[None]:
-    """Let conversions inside leave weights that are functions of the training form's parameters.
-
-    Outside, a conversion ends in parameters of its own. For training with the deploy form's arithmetic, on copies that
-    share their parameters with the network in training.
+    Args:
+        layer: Has a weight, and may have a bias.
+        weight: As many elements as the layer's.
+        bias: Shape (O,).
+        norms: What was folded. The bias is trainable if the layer's was, or if a parameter of one of these is.
     """
-    token = _differentiable.set(True)
-    try:
-        yield
-    finally:
-        _differentiable.reset(token)
-
-
-def set_weight_and_bias(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Replace the parameters of a layer by folded ones, keeping shape, dtype and ``requires_grad``."""
-    old = layer.weight
-    for name, value in (("weight", weight.view_as(old)), ("bias", bias)):
-        value = value.to(old)
-        if hasattr(layer, name):
-            delattr(layer, name)
-        keeps_graph = _differentiable.get()
-        setattr(layer, name, value if keeps_graph else nn.Parameter(value.detach(), requires_grad=old.requires_grad))
+    old, old_bias = layer.weight, getattr(layer, "bias", None)
+    biases = [old_bias] if old_bias is not None else []
+    trainable = any(p.requires_grad for p in chain(biases, *(norm.parameters() for norm in norms)))
+    layer.weight = nn.Parameter(weight.view_as(old).detach().to(old), requires_grad=old.requires_grad)
+    layer.bias = nn.Parameter(bias.detach().to(old), requires_grad=trainable)
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:

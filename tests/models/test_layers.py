@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmrepmlp.models import RepMLPBlock
-from mmrepmlp.models.layers.block import LocalBranch
-from mmrepmlp.models.layers.set_sharing_linear import SetSharingLinear, multiply_by_onednn
+from mmrepmlp.models.layers.inference import multiply_by_onednn
+from mmrepmlp.models.layers.local_branch import LocalBranch
+from mmrepmlp.models.layers.set_sharing_linear import SetSharingLinear
 from mmrepmlp.models.layers.tiling import PAD_MODES, join_tiles, split_tiles
 from tests.helpers import naive_block, randomize, relative_error, source_pixels
 

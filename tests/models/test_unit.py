@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.layers import unit
+from mmrepmlp.models.layers import inference
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -17,7 +17,7 @@ def test_passes_over_rows_or_samples_change_nothing(monkeypatch, deploy, element
         model.switch_to_deploy()
     images = torch.randn(3, 3, 72, 96)
     expected = model(images)  # with gradients in one pass
-    monkeypatch.setattr(unit, "HIDDEN_ELEMENTS", elements)
+    monkeypatch.setattr(inference, "HIDDEN_ELEMENTS", elements)
     with torch.no_grad():
         actual = model(images)
     for a, e in zip(actual, expected):

@@ -68,7 +68,7 @@ def test_deploy_form_equals_training_form(arguments, spread, data):
             assert relative_error(single, reference) < 1e-5 + 20 * relative_error(trained, reference)
 
 
-@pytest.mark.parametrize("name", ["switch_to_deploy", "local_inject", "locality_injection"])
+@pytest.mark.parametrize("name", ["switch_to_deploy", "locality_injection"])
 def test_conversion_leaves_scale_shifts_and_no_norms(name):
     model = tiny()
     getattr(model, name)()

@@ -16,8 +16,6 @@ from .data_parallel import without_sync_batch_norm
 def shard_units(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """FSDP's ``auto_wrap_policy`` for RepMLPNet: whole units are gathered, one after the other.
 
-    Nothing smaller can be: a unit calls into the parts of its parts, which FSDP would not notice.
-
     Args:
         module: The module that FSDP asks about.
         recurse: Whether it asks for a visit to the module's children, or for a decision on the module itself.

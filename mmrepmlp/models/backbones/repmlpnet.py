@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmrepmlp.checkpoint import adapt_state_dict
 from mmrepmlp.registry import MODELS
-from mmrepmlp.reparam import Reparameterizable
+from mmrepmlp.reparam import Reparameterizable, scale_and_shift
 
 from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
 from .arch import resolve_arch, resolve_indices, resolve_tiles, to_pair
@@ -120,6 +118,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
                     fc3_norm_init=fc3_norm_init,
                     drop_path_rate=next(drop_rates),
                     norm_cfg=norm_cfg,
+                    with_cp=with_cp,
                     deploy=deploy,
                 )
                 for _ in range(depth)
@@ -154,12 +153,26 @@ class RepMLPNet(BaseModule, Reparameterizable):
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.downsample_layers[i - 1](x)
-            for unit in stage:
-                x = recompute(unit, x) if self.with_cp and self.training and torch.is_grad_enabled() else unit(x)
+            x = stage(x)
             if i in self.out_indices:
                 outs.append(self.final_norm(x) if i == len(self.stages) - 1 else x)
             if i == self.out_indices[-1]:
                 return tuple(outs)
+
+    def get_equivalent_layers(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Weight and bias of every layer of the deploy form, by name, as differentiable functions of this form's."""
+        layers = {"patch_embed.projection": self.patch_embed.get_equivalent_conv()}
+        for i, layer in enumerate(self.downsample_layers):
+            layers[f"downsample_layers.{i}.conv"] = layer.get_equivalent_conv()
+        for i, stage in enumerate(self.stages):
+            for j, unit in enumerate(stage):
+                named = unit.get_equivalent_layers().items()
+                layers.update({f"stages.{i}.{j}.{name}": layer for name, layer in named})
+        norm = self.final_norm
+        if not isinstance(norm, nn.Identity):
+            is_scale = isinstance(norm, ScaleShift)
+            layers["final_norm"] = (norm.weight, norm.bias) if is_scale else scale_and_shift(norm)
+        return layers
 
     def switch_to_deploy(self) -> None:
         """Convert to deploy form in place: a network without batch norms and local branches, same outputs."""
@@ -168,6 +181,10 @@ class RepMLPNet(BaseModule, Reparameterizable):
         if isinstance(self.final_norm, _BatchNorm):
             self.final_norm = ScaleShift.from_batch_norm(self.final_norm)
         self._freeze_stages()
+
+    def locality_injection(self) -> None:
+        """The authors' name for :meth:`switch_to_deploy`."""
+        self.switch_to_deploy()
 
     def train(self, mode: bool = True) -> "RepMLPNet":
         """Set the mode; frozen stages stay in eval mode, and so do all batch norms with ``norm_eval``."""
@@ -217,25 +234,3 @@ class RepMLPNet(BaseModule, Reparameterizable):
     def build_training_form(self, **changes) -> "RepMLPNet":
         """Build the network that this one is, or would be, the deploy form of; its weights are not copied."""
         return RepMLPNet(**{**self._training_form, **changes})
-
-
-def recompute(unit: nn.Module, x: Tensor) -> Tensor:
-    """Run a unit without keeping its activations; the backward pass runs it once more."""
-    if torch.compiler.is_compiling():
-        return checkpoint(unit, x, use_reentrant=False)
-    return checkpoint(unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), keep_statistics(unit)))
-
-
-@contextmanager
-def keep_statistics(module: nn.Module) -> Iterator[None]:
-    """Leave running statistics alone, so that a batch that passes twice counts once."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    saved = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count in saved:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)

@@ -1,53 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift, set_weight_and_bias
 
 from .global_perceptron import GlobalPerceptron
+from .local_branch import LocalBranch, merge_branches, norm_sets
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
 from .tiling import PAD_MODES, join_tiles, split_tiles
-from .tracing import is_symbolic
-
-
-class LocalBranch(nn.Module):
-    """A depth-wise convolution and its batch norm on tiles, one kernel for each set (paper section 3.3).
-
-    Args:
-        num_sets: Number of sets S.
-        kernel_size: Side of the kernel in pixels, odd.
-        norm_cfg: Config of the batch norm.
-    """
-
-    def __init__(self, num_sets: int, kernel_size: int, norm_cfg: dict) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(num_sets, num_sets, kernel_size, padding=kernel_size // 2, groups=num_sets, bias=False)
-        self.bn = build_batch_norm(norm_cfg, num_sets)
-
-    def forward(self, tiles: Tensor, h: int, w: int) -> Tensor:
-        """Map (S, M, h * w) to (S, M, h * w)."""
-        sets, rows, pixels = tiles.shape
-        if is_symbolic(rows):  # the number of groups cannot be left open
-            return self.bn(self.conv(tiles.transpose(0, 1).reshape(rows, sets, h, w))).flatten(2).transpose(0, 1)
-        # All rows side by side as channels: a convolution over S channels alone, one or four in the early stages,
-        # runs up to 40 times slower.
-        kernels = self.conv.weight.repeat_interleave(rows, 0)
-        out = F.conv2d(tiles.reshape(1, sets * rows, h, w), kernels, padding=self.conv.padding, groups=sets * rows)
-        return norm_sets(self.bn, out.view(sets, rows, pixels))
-
-    def scaled_kernel(self) -> tuple[Tensor, Tensor]:
-        """The kernel (S, 1, k, k) and bias (S,) of branch and norm as one, float64."""
-        return fold_after(self.conv.weight, None, *scale_and_shift(self.bn))
-
-
-def norm_sets(bn: nn.Module, tiles: Tensor) -> Tensor:
-    """Apply a batch norm over S channels to tiles (S, M, P)."""
-    return bn(tiles.unsqueeze(0)).squeeze(0)
 
 
 class RepMLPBlock(BaseModule, Reparameterizable):
@@ -132,9 +97,31 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         """The convolutions beside the fully connected layer; none in deploy form."""
         return [module for module in self.children() if isinstance(module, LocalBranch)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
-        return self.perceive_tiles(x) * self.gp(x)
+    def forward(
+        self,
+        x: Tensor,
+        gate_input: Tensor | None = None,
+        shortcut: Tensor | None = None,
+        drop_path: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Gate what the channel and local perceptron see by the global perceptron (paper section 3).
+
+        Args:
+            x: Shape (N, C, H, W), with any H and W.
+            gate_input: What the global perceptron sees, of the same shape, where it has absorbed a norm in front of
+                the block. Default: ``x``.
+            shortcut: What to add to the result, of the same shape. Default: nothing.
+            drop_path: Stochastic depth of the path beside the shortcut. It is applied to the gate (N, C, 1, 1), which
+                drops the path. Default: none.
+
+        Returns:
+            Shape (N, C, H, W).
+        """
+        gate = self.gp(x if gate_input is None else gate_input)
+        if drop_path is not None:
+            gate = drop_path(gate)
+        out = self.perceive_tiles(x)
+        return out * gate if shortcut is None else torch.addcmul(shortcut, out, gate)
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
@@ -185,15 +172,12 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         """Locality Injection: leave one fully connected layer with a bias, in place (paper section 3.3)."""
         if self.deploy:
             return
-        set_weight_and_bias(self.fc3, *self.get_equivalent_fc3())
+        norms = [self.fc3_bn, *(branch.bn for branch in self.local_branches)]
+        set_weight_and_bias(self.fc3, *self.get_equivalent_fc3(), norms)
         self.fc3_bn = nn.Identity().train(self.training)
         for name in [name for name, module in self.named_children() if isinstance(module, LocalBranch)]:
             delattr(self, name)
 
-
-def merge_branches(branches: list[LocalBranch]) -> tuple[Tensor, Tensor]:
-    """Add up parallel branches into the kernel (S, 1, k, k) and bias (S,) of their largest, float64."""
-    kernels, biases = zip(*(branch.scaled_kernel() for branch in branches))
-    largest = max(kernel.size(-1) for kernel in kernels)
-    padded = [F.pad(kernel, [(largest - kernel.size(-1)) // 2] * 4) for kernel in kernels]
-    return sum(padded), sum(biases)
+    def local_inject(self) -> None:
+        """The authors' name for :meth:`switch_to_deploy`."""
+        self.switch_to_deploy()

@@ -3,7 +3,6 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift, set_weight_and_bias
 
@@ -19,16 +18,19 @@ def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom))
 
 
-def fold_following_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
-    """Fold the batch norm behind a convolution into it, in place. Returns what to put where the norm was."""
-    set_weight_and_bias(conv, *fold_after(conv.weight, conv.bias, *scale_and_shift(norm)))
-    return nn.Identity().train(norm.training)
+Layer = tuple[Tensor, Tensor]  # weight and bias
 
 
-def fold_preceding_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Identity:
-    """Fold the batch norm in front of a pointwise convolution into it, in place. Returns what to put where it was."""
-    set_weight_and_bias(conv, *fold_before(conv.weight, conv.bias, *scale_and_shift(norm)))
-    return nn.Identity().train(norm.training)
+def with_following_norm(conv: nn.Conv2d, norm: nn.Module) -> Layer:
+    """Weight and bias of a convolution and the batch norm behind it as one; differentiable. An identity is no norm."""
+    if isinstance(norm, nn.Identity):
+        return conv.weight, conv.bias
+    return fold_after(conv.weight, conv.bias, *scale_and_shift(norm))
+
+
+def with_preceding_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Layer:
+    """Weight and bias of a pointwise convolution and the batch norm in front of it as one; differentiable."""
+    return (weight, bias) if isinstance(norm, nn.Identity) else fold_before(weight, bias, *scale_and_shift(norm))
 
 
 class ConvBN(nn.Module, Reparameterizable):
@@ -59,10 +61,15 @@ class ConvBN(nn.Module, Reparameterizable):
         """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride)); an odd row or column is padded, not lost."""
         return self.relu(self.bn(self.conv(pad_to_multiple(x, *self.conv.stride))))
 
+    def get_equivalent_conv(self) -> Layer:
+        """Weight and bias of convolution and norm as one."""
+        return with_following_norm(self.conv, self.bn)
+
     def switch_to_deploy(self) -> None:
         """Fold the batch norm into the convolution, in place."""
         if not self.deploy:
-            self.bn = fold_following_norm(self.conv, self.bn)
+            set_weight_and_bias(self.conv, *self.get_equivalent_conv(), [self.bn])
+            self.bn = nn.Identity().train(self.bn.training)
 
 
 class PatchEmbed(nn.Module, Reparameterizable):
@@ -91,7 +98,12 @@ class PatchEmbed(nn.Module, Reparameterizable):
         """Map (N, I, H, W) to (N, C, ceil(H / patch height), ceil(W / patch width))."""
         return F.relu(self.norm(self.projection(pad_to_multiple(x, *self.projection.stride))), inplace=True)
 
+    def get_equivalent_conv(self) -> Layer:
+        """Weight and bias of projection and norm as one."""
+        return with_following_norm(self.projection, self.norm)
+
     def switch_to_deploy(self) -> None:
         """Fold the batch norm into the projection, in place."""
         if not self.deploy:
-            self.norm = fold_following_norm(self.projection, self.norm)
+            set_weight_and_bias(self.projection, *self.get_equivalent_conv(), [self.norm])
+            self.norm = nn.Identity().train(self.norm.training)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrepmlp.reparam import Reparameterizable
+from mmrepmlp.reparam import Reparameterizable, set_weight_and_bias
 
-from .conv import ConvBN, fold_preceding_norm
+from .conv import ConvBN, with_preceding_norm
 
 
 class ConvFFN(nn.Module, Reparameterizable):
@@ -37,6 +36,7 @@ class ConvFFN(nn.Module, Reparameterizable):
         self.ffn_fc1.switch_to_deploy()
         self.ffn_fc2.switch_to_deploy()
 
-    def absorb(self, norm: _BatchNorm) -> nn.Identity:
-        """Fold a batch norm in front into the first convolution, in place. Returns what to put where it was."""
-        return fold_preceding_norm(self.ffn_fc1.conv, norm)
+    def absorb(self, norm: nn.Module) -> None:
+        """Fold a batch norm in front into the first convolution, in place; the deploy form only."""
+        conv = self.ffn_fc1.conv
+        set_weight_and_bias(conv, *with_preceding_norm(norm, conv.weight, conv.bias), [norm])

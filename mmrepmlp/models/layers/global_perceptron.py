@@ -2,9 +2,10 @@
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .conv import fold_preceding_norm
+from mmrepmlp.reparam import set_weight_and_bias
+
+from .conv import with_preceding_norm
 
 
 class PixelConv(nn.Conv2d):
@@ -36,6 +37,7 @@ class GlobalPerceptron(nn.Module):
         """Map (N, C, H, W) to gates between 0 and 1 of shape (N, C, 1, 1)."""
         return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
 
-    def absorb(self, norm: _BatchNorm) -> None:
-        """Fold a batch norm in front into the first layer; the average commutes with it."""
-        fold_preceding_norm(self.conv1.conv, norm)
+    def absorb(self, norm: nn.Module) -> None:
+        """Fold a batch norm in front into the first layer, in place; the average commutes with it."""
+        conv = self.conv1.conv
+        set_weight_and_bias(conv, *with_preceding_norm(norm, conv.weight, conv.bias))

@@ -45,6 +45,8 @@ class ScaleShift(nn.Module):
     def from_batch_norm(cls, bn: _BatchNorm) -> "ScaleShift":
         """Freeze the statistics of ``bn`` into a scale and a shift of the same device and dtype."""
         module = cls(bn.num_features).to(bn.running_mean)
+        module.weight.requires_grad = bn.weight is None or bn.weight.requires_grad
+        module.bias.requires_grad = bn.bias is None or bn.bias.requires_grad
         set_weight_and_bias(module, *scale_and_shift(bn))
         return module.train(bn.training)
 

@@ -68,7 +68,7 @@ def count_tiles(size: int, side: int) -> int:
 
 def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
     """Extend one side of a map to whole tiles."""
-    size = x.size(dim)
+    size = as_number(x.size(dim))
     if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, padded_positions(size, side, x.device))
     missing = count_tiles(size, side) * side - size
@@ -83,6 +83,7 @@ def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
 
 def crop_padding(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
     """Cut one side of a map back to its size before :func:`pad_to_tiles`."""
+    size = as_number(size)
     if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, kept_positions(size, side, x.device))
     rest = size % side
@@ -113,6 +114,11 @@ def kept_positions(size: torch.SymInt, side: int, device: torch.device) -> Tenso
 def shifted_start(positions: Tensor, size: int, side: int) -> Tensor:
     """For each position the first pixel of its tile, which ``shift`` moves back inside the map."""
     return torch.minimum(positions // side * side, as_tensor(size - side, positions)).clamp(min=0)
+
+
+def as_number(size: int | torch.SymInt | Tensor) -> int | torch.SymInt:
+    """A size as something to compute with: torch.jit.trace gives out tensors of one element."""
+    return int(size) if isinstance(size, Tensor) else size
 
 
 def as_tensor(number: int, like: Tensor) -> Tensor:

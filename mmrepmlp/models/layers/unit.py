@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator
-
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import Reparameterizable
+from mmrepmlp.reparam import Reparameterizable, scale_and_shift
 
 from .block import RepMLPBlock
+from .conv import Layer, with_preceding_norm
 from .ffn import ConvFFN
+from .inference import run_in_slices
 from .norm import ScaleShift, build_batch_norm
-from .tracing import is_tracing
-
-# Elements of the feed-forward network's hidden activation that one pass may hold without gradients: 6 MB in float32.
-# Larger ones leave the cache, and cost more in page faults than in arithmetic.
-HIDDEN_ELEMENTS = 3 * 2**19
+from .recompute import recompute
 
 
 class RepMLPNetUnit(BaseModule, Reparameterizable):
@@ -29,6 +25,7 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         drop_path_rate: Probability that a sample skips the block, and likewise the feed-forward network. Default: 0.
         ffn_expansion: Width of the feed-forward network's hidden layer as a multiple of ``channels``. Default: 4.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
         deploy: Whether to build the deploy form. Default: False.
         **block: Further arguments of :class:`RepMLPBlock`.
     """
@@ -40,11 +37,13 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         drop_path_rate: float = 0.0,
         ffn_expansion: int = 4,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
+        with_cp: bool = False,
         deploy: bool = False,
         **block,
     ) -> None:
         super().__init__()
-        # In mmpretrain's order, so that optimizer states, which go by position, are interchangeable as well.
+        self.with_cp = with_cp
+        # In mmpretrain's order, so that optimizer states, which depend on position, are interchangeable as well.
         self.repmlp_block = RepMLPBlock(channels, norm_cfg=norm_cfg, deploy=deploy, **block)
         self.ffn_block = ConvFFN(channels, ffn_expansion, norm_cfg, deploy)
         self.norm1 = ScaleShift(channels) if deploy else build_batch_norm(norm_cfg, channels)
@@ -62,26 +61,36 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
-        normed = self.norm1(x)
-        gate = self.repmlp_block.gp(x if self.norms_are_folded else normed)
-        local = self.repmlp_block.perceive_tiles(normed)
-        if self.training or torch.is_grad_enabled() or is_tracing():
-            # Dropping a sample's gate drops its path, and one pass gates and adds the shortcut.
-            x = torch.addcmul(x, local, self.drop_path(gate))
-            return x + self.drop_path(self.ffn_block(self.norm2(x)))
-        # Without gradients memory is reused, and the hidden activation stays in the cache.
-        x = torch.addcmul(x, local, gate, out=normed)
-        for part in self.split(x):
-            part += self.ffn_block(self.norm2(part))
-        return x
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return recompute(self, self.compute, x)
+        return self.compute(x)
 
-    def split(self, x: Tensor) -> Iterator[Tensor]:
-        """Views of a map whose hidden activations stay in the cache: some samples, or some rows of one."""
-        samples = HIDDEN_ELEMENTS // (x.shape[1:].numel() * self.ffn_block.expansion)
-        if samples:
-            return iter(x.split(samples))
-        rows = max(1, HIDDEN_ELEMENTS // (x.size(1) * x.size(3) * self.ffn_block.expansion))
-        return (part for sample in x.split(1) for part in sample.split(rows, 2))
+    def compute(self, x: Tensor) -> Tensor:
+        """The forward pass, which may run twice."""
+        normed = self.norm1(x)
+        gate_input = x if self.norms_are_folded else normed
+        x = self.repmlp_block(normed, gate_input, shortcut=x, drop_path=self.drop_path)
+        return run_in_slices(self.feed_forward, x, self.ffn_block.expansion, self.norm2, self.ffn_block, self.drop_path)
+
+    def feed_forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """The second half: map (N, C, H, W) to (N, C, H, W), each pixel for itself."""
+        return torch.add(x, self.drop_path(self.ffn_block(self.norm2(x))), out=out)
+
+    def get_equivalent_layers(self) -> dict[str, Layer]:
+        """Weight and bias of every layer of the deploy form, by name, as differentiable functions of this form's."""
+        block, ffn = self.repmlp_block, self.ffn_block
+        squeeze, excite = block.gp.conv1.conv, block.gp.conv2.conv
+        layers = {
+            "repmlp_block.fc3": block.get_equivalent_fc3(),
+            "repmlp_block.gp.conv1.conv": (squeeze.weight, squeeze.bias),
+            "repmlp_block.gp.conv2.conv": (excite.weight, excite.bias),
+            "ffn_block.ffn_fc1.conv": with_preceding_norm(self.norm2, *ffn.ffn_fc1.get_equivalent_conv()),
+            "ffn_block.ffn_fc2.conv": ffn.ffn_fc2.get_equivalent_conv(),
+        }
+        if self.norms_are_folded:
+            return {**layers, "norm1": (self.norm1.weight, self.norm1.bias)}
+        layers["repmlp_block.gp.conv1.conv"] = with_preceding_norm(self.norm1, squeeze.weight, squeeze.bias)
+        return {**layers, "norm1": scale_and_shift(self.norm1)}
 
     def switch_to_deploy(self) -> None:
         """Inject locality into the block and fold every norm that has a neighbour to absorb it, in place."""
@@ -91,4 +100,5 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
         self.repmlp_block.gp.absorb(self.norm1)
         self.norm1 = ScaleShift.from_batch_norm(self.norm1)
         self.ffn_block.switch_to_deploy()
-        self.norm2 = self.ffn_block.absorb(self.norm2)
+        self.ffn_block.absorb(self.norm2)
+        self.norm2 = nn.Identity().train(self.norm2.training)
