@@ -12,6 +12,7 @@ LOCATIONS = {
     "mmrepmlp.apis.analysis.visualize_fc3": ("visualize_fc3",),
     "mmrepmlp.apis.benchmarks.breakdown": ("benchmark_breakdown",),
     "mmrepmlp.apis.benchmarks.compare": ("benchmark_repmlpnet",),
+    "mmrepmlp.apis.benchmarks.readme_table": ("speed_table",),
     "mmrepmlp.apis.benchmarks.sizes": ("benchmark_sizes",),
     "mmrepmlp.apis.conversion.official": ("mmrepmlp_to_official", "official_to_mmrepmlp"),
     "mmrepmlp.apis.conversion.publish": ("Publication", "publish_checkpoint"),
