@@ -48,7 +48,7 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
     if allow_unsafe:
         print_log(f"Code that {path} may hold is run, since unsafe loading was asked for.", "current")
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return read_safetensors(path, map_location)
         return torch.load(path, map_location=map_location, weights_only=not allow_unsafe)
     except PermissionError:
@@ -57,6 +57,15 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(explain_failure(path, error)) from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell by the name, or by the content: the length of a JSON header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (
+        start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    )
 
 
 def read_safetensors(path: Path, map_location: Any) -> dict:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
 from .switch import Reparameterizable, set_weight_and_bias, switch_to_deploy
-from .verify import TOLERANCE, Difference, named_tensors, verify_conversion
+from .verify import TOLERANCE, Difference, compare_outputs, named_tensors, verify_conversion
 
 __all__ = [
     "TOLERANCE",
     "Difference",
     "Reparameterizable",
+    "compare_outputs",
     "conv_to_fc",
     "fold_after",
     "fold_before",

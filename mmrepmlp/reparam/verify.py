@@ -19,10 +19,10 @@ class Difference:
 
     Attributes:
         output: Which output, as a dotted path into what the model returns.
-        dtype: In which precision both ran.
+        dtype: Precision of the converted weights.
         absolute: Largest absolute difference of any element.
         relative: The same over the output's largest absolute value.
-        tolerance: The largest accepted relative difference.
+        tolerance: The largest allowed relative difference.
     """
 
     output: str
@@ -54,7 +54,7 @@ def verify_conversion(
         inputs: What to feed it.
         convert: The conversion, in place or not. Default: :func:`mmrepmlp.switch_to_deploy`.
         run: How to call a model; its outputs are tensors, or sequences or mappings of them. Default: with the inputs.
-        tolerance: The accepted relative difference for each precision. Default: :data:`TOLERANCE`.
+        tolerance: The largest allowed relative difference for each precision. Default: :data:`TOLERANCE`.
 
     Returns:
         The difference of each output in each precision.
@@ -63,11 +63,24 @@ def verify_conversion(
     for dtype, accepted in tolerance.items():
         before = copy.deepcopy(model).to(dtype).eval()
         after = convert(copy.deepcopy(before))
-        expected, actual = (dict(named_tensors(run(m, inputs.to(dtype)))) for m in (before, after))
-        for name, value in expected.items():
-            gap = (actual[name] - value).abs().max().item()
-            scale = max(value.abs().max().item(), torch.finfo(dtype).tiny)
-            differences.append(Difference(name, dtype, gap, gap / scale, accepted))
+        differences += compare_outputs(run(before, inputs.to(dtype)), run(after, inputs.to(dtype)), dtype, accepted)
+    return differences
+
+
+def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance: float) -> list[Difference]:
+    """Compare what a model returns before and after its conversion.
+
+    Args:
+        before: Tensors, or sequences or mappings of them.
+        after: The same of the converted model.
+        dtype: Precision of the converted weights.
+        tolerance: The largest allowed relative difference.
+    """
+    actual, differences = dict(named_tensors(after)), []
+    for name, expected in named_tensors(before):
+        gap = (actual[name] - expected).abs().max().item()
+        scale = max(expected.abs().max().item(), torch.finfo(expected.dtype).tiny)
+        differences.append(Difference(name, dtype, gap, gap / scale, tolerance))
     return differences
 
 

@@ -3,6 +3,7 @@
 
 import copy
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,16 +13,18 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmrepmlp.apis.config import read_config
-from mmrepmlp.apis.conversion.report import ConversionReport
+from mmrepmlp.apis.conversion.report import ConversionReport, name_of
 from mmrepmlp.apis.model import build_model, count_macs, deploy_config, random_images, run_model
 from mmrepmlp.apis.runs.evaluate import evaluate
 from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, save_checkpoint, save_hashed, unwrap
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.reparam import TOLERANCE, switch_to_deploy, verify_conversion
+from mmrepmlp.reparam import TOLERANCE, compare_outputs, switch_to_deploy, verify_conversion
 from mmrepmlp.version import __version__
 
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
 HALF = (torch.float16, torch.bfloat16)
+# Of the written file, computed in float32, relative to an output's largest value.
+FILE_TOLERANCE = {torch.float32: TOLERANCE[torch.float32], torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class ConversionError(MMRepMLPError):
@@ -35,7 +38,7 @@ def reparameterize_checkpoint(
     overwrite: bool = False,
     check: bool = False,
     verify_on: str | None = None,
-    tolerance: float = TOLERANCE[torch.float32],
+    tolerance: float | None = None,
     ema: bool = False,
     dtype: str | None = None,
     keep_training_state: bool = False,
@@ -43,8 +46,9 @@ def reparameterize_checkpoint(
 ) -> ConversionReport:
     """Convert a checkpoint to deploy form and write it beside a config that loads it and a report.
 
-    The converted model is compared with the original on random images, in float32 and float64, and on request on the
-    config's test set, before anything is written.
+    The conversion is repeated in float64, where it has to be exact. Then the file is written under a temporary name,
+    read back into the model of the new config, and that is compared with the original on random images, and on request
+    on the config's test set, before the file gets its name.
 
     Args:
         config: Config of the model in training form: a classifier, segmentor or detector with re-parameterizable parts,
@@ -56,7 +60,8 @@ def reparameterize_checkpoint(
         overwrite: Whether files of an earlier conversion to ``out`` may be replaced. Default: False.
         check: Whether to report alone and write nothing. Default: False.
         verify_on: ``"test"`` to evaluate both forms on the config's test set. Default: None.
-        tolerance: Largest accepted difference in float32, relative to an output's largest value. Default: 1e-5.
+        tolerance: Largest allowed difference of the written file, relative to an output's largest value. Default: 1e-5
+            for a file in float32, 1e-2 in float16, 5e-2 in bfloat16.
         ema: Whether to convert the weights averaged over the training. Default: False.
         dtype: Precision to write, ``"float32"``, ``"float16"`` or ``"bfloat16"``; the conversion itself is done in
             float32. Default: the checkpoint's.
@@ -80,25 +85,33 @@ def reparameterize_checkpoint(
     state = unwrap(source, ema)
     model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
+    precision = getattr(torch, dtype) if dtype else written_precision(state)
+    exact = {torch.float64: TOLERANCE[torch.float64]}
     report = ConversionReport(
         source=Path(checkpoint),
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
-        differences=verify_conversion(
-            model, random_images(model, 2), run=run_model, tolerance={**TOLERANCE, torch.float32: tolerance}
-        ),
+        differences=verify_conversion(model, random_images(model, 2), switch_to_deploy, run_model, exact),
     )
-    if verify_on == "test" and not report.failures():
-        report.metrics = evaluate_forms((cfg, target), (model, converted))
-    raise_failures(report)
-    if check:
-        return report
+
+    def prove(file: Path, _: Path) -> None:
+        written = build_deploy_form(config, target, file)
+        images, allowed = random_images(model, 2).float(), tolerance or FILE_TOLERANCE[precision]
+        with torch.no_grad():
+            outputs = [run_model(m, images) for m in (model, written)]
+        report.differences += compare_outputs(*outputs, precision, allowed)
+        if verify_on == "test" and not report.failures():
+            report.metrics = evaluate_forms((cfg, target), (model, written))
+        raise_failures(report)
 
     kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
     meta = {**source.get("meta", {}), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
-    precision = getattr(torch, dtype) if dtype else written_precision(state)
     content = {"meta": meta, "state_dict": cast(converted.state_dict(), precision), **kept}
-    return write_files(out, content, target, report)
+    if check:
+        with TemporaryDirectory() as folder:
+            save_hashed(content, Path(folder, out.name), prove)
+        return report
+    return write_files(out, content, target, report, prove)
 
 
 def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
@@ -121,21 +134,28 @@ def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Modul
     """Convert a copy of a model, and find the config that builds it and loads its weights.
 
     Raises:
-        ConversionError: There is nothing to convert, or the deploy form cannot be built from a config.
+        ConversionError: There is nothing to convert.
     """
     if not any(hasattr(module, "switch_to_deploy") for module in model.modules()):
         raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
     converted = switch_to_deploy(copy.deepcopy(model))
     if converted.state_dict().keys() == model.state_dict().keys():
         raise ConversionError(f"The model of {config} is in deploy form already.")
-    target = deploy_config(cfg)
+    return converted, deploy_config(cfg)
+
+
+def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Module:
+    """Build the model of a deploy form's config from a file that was written for it.
+
+    Raises:
+        ConversionError: The config builds another model.
+    """
     try:
-        build_model(target, converted.state_dict())
+        return build_model(target, load_from_local(file)["state_dict"])
     except ValueError as error:
         raise ConversionError(
             f"The model of {config} has a part whose deploy form cannot be built from a config: {error}"
         ) from error
-    return converted, target
 
 
 def raise_failures(report: ConversionReport) -> None:
@@ -144,7 +164,8 @@ def raise_failures(report: ConversionReport) -> None:
     if not failures:
         return
     rest = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
-    advice = " The conversion is exact but for float32's rounding; --tolerance accepts more of it."
+    rounding = name_of(report.differences[-1].dtype)
+    advice = f" The conversion is exact but for {rounding}'s rounding; --tolerance allows more of it."
     raise ConversionError(
         f"The deploy form differs: {'; '.join(failures[:10])}{rest}. Nothing was written."
         + (advice if report.exact and not report.metrics else "")
@@ -180,13 +201,15 @@ def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
 
 
-def write_files(out: Path, content: dict, target: Config, report: ConversionReport) -> ConversionReport:
+def write_files(
+    out: Path, content: dict, target: Config, report: ConversionReport, prove: Callable[[Path, Path], None]
+) -> ConversionReport:
     """Write checkpoint, report and config.
 
     The config comes last and names the checkpoint: until it is there, whatever it named before is untouched.
     """
     report.config, stale = out.with_suffix(".py"), earlier_files(out)
-    report.checkpoint = save_hashed(content, out)
+    report.checkpoint = save_hashed(content, out, prove)
     report_file = report.checkpoint.with_suffix(".json")
     try:
         with atomic_write(report_file) as file:

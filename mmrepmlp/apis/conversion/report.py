@@ -26,7 +26,8 @@ class ConversionReport:
         config: The config that loads it; None where nothing was written.
         parameters: Numbers of parameters.
         macs: Multiply-accumulate operations on one image.
-        differences: How far each output moved, in each precision, on random images.
+        differences: How far each output moved on random images: converted in float64, where nothing but the algebra
+            counts, and as the written file has it, in the precision of its weights.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
     """
 
@@ -46,7 +47,7 @@ class ConversionReport:
     def failures(self) -> list[str]:
         """What speaks against the conversion: outputs and metrics that differ by more than is accepted."""
         outputs = [
-            f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, accepted {d.tolerance:.0e}"
+            f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
             for d in self.differences
             if not d.accepted
         ]
@@ -67,12 +68,13 @@ class ConversionReport:
         for metric, values in self.metrics.items():
             forms.add_row(metric, *(f"{value:.4f}" for value in values))
         errors = Table(box=box.SIMPLE)
-        for column in ("largest difference", "absolute", "relative", "accepted"):
+        for column in ("largest difference", "absolute", "relative", "allowed"):
             errors.add_column(column, justify="left" if column == "largest difference" else "right")
         for dtype in dict.fromkeys(d.dtype for d in self.differences):
             same = [d for d in self.differences if d.dtype is dtype]
             worst = max(same, key=lambda d: d.relative)
-            name = f"{name_of(dtype)}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
+            what = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
+            name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
             errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", f"{worst.tolerance:.0e}")
         return Group(forms, errors)
 

@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 
 from mmrepmlp.apis import ConversionError, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.apis.conversion import reparameterize as module
-from mmrepmlp.apis.model import build_model
+from mmrepmlp.apis.model import build_model, random_images
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap, writing
 from tests.apis.conftest import CONFIG, ROOT
 from tests.helpers import render
@@ -56,12 +56,13 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
 
     assert report.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (original, deployed))
     assert [(d.output, str(d.dtype)) for d in report.differences] == [
-        ("output", "torch.float32"),
         ("output", "torch.float64"),
+        ("output", "torch.float32"),
     ]
     kept = json.loads(report.checkpoint.with_suffix(".json").read_text())
     assert kept["parameters"] == list(report.parameters) and kept["macs"] == list(report.macs)
-    assert kept["differences"][1]["relative"] == report.differences[1].relative < 1e-10
+    assert kept["differences"][0]["relative"] == report.differences[0].relative < 1e-10
+    assert kept["differences"][1]["relative"] == report.differences[1].relative < 1e-5
     table = render(report.table()).replace("\n", "")
     assert str(report.checkpoint) in table and f"{report.parameters[1]:,}" in table
 
@@ -143,6 +144,31 @@ def test_half_precision_is_converted_in_float32_and_cast_after(trained, out, tmp
         assert torch.equal(half[name], value.to(getattr(torch, expected)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_error_that_is_reported_is_that_of_the_file(trained, original, out, dtype, suffix):
+    report = reparameterize_checkpoint(CONFIG, trained.checkpoint, out.with_suffix(suffix), dtype=dtype)
+    exact, written = report.differences
+    assert (exact.dtype, written.dtype) == (torch.float64, getattr(torch, dtype)) and written.accepted
+    deployed = build_model(Config.fromfile(report.config), unwrap(load_from_local(report.checkpoint)))
+    images = random_images(original, 2).float()
+    with torch.no_grad():
+        expected, actual = original(images), deployed(images)
+    measured = ((actual - expected).abs().max() / expected.abs().max()).item()
+    assert written.relative == pytest.approx(measured, rel=1e-3, abs=1e-7)
+    assert dtype == "float32" or measured > 1e-5  # a file in half precision is further away than its conversion
+
+
+def test_a_fault_of_the_cast_or_of_the_disk_is_seen(trained, out, monkeypatch):
+    def damage(state, dtype):
+        return {**state, "head.fc.bias": state["head.fc.bias"] + 1e-3}
+
+    monkeypatch.setattr(module, "cast", damage)
+    message = "output in float32: .* allowed 1e-05"
+    for check in (False, True):
+        assert_refused(ConversionError, message, out, CONFIG, trained.checkpoint, check=check)
+
+
 def test_averaged_weights_on_request(trained, out, tmp_path):
     state = unwrap(load_from_local(trained.checkpoint))
     averaged = {name: value + 0.5 if name == "head.fc.bias" else value for name, value in state.items()}
@@ -203,11 +229,9 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, out, monkeypatch):
         return model
 
     assert_refused(ConversionError, "float32's rounding; --tolerance", out, CONFIG, trained.checkpoint, tolerance=1e-12)
-    verify = module.verify_conversion
-    monkeypatch.setattr(module, "verify_conversion", lambda *a, **k: verify(*a, convert=bend, **k))
-    assert_refused(
-        ConversionError, "output in float32: .* relative, accepted 1e-05.*Nothing", out, CONFIG, trained.checkpoint
-    )
+    monkeypatch.setattr(module, "switch_to_deploy", bend)
+    message = "output in float64: .* allowed 1e-10; output in float32: .* relative, allowed 1e-05.*Nothing"
+    assert_refused(ConversionError, message, out, CONFIG, trained.checkpoint)
 
 
 def test_metrics_that_differ_are_refused(trained, out, monkeypatch):
