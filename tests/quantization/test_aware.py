@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from onnx.numpy_helper import to_array
+from torch.ao.quantization import FakeQuantize
 
 from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
 from mmrepmlp.models import RepMLPNet
@@ -127,6 +128,36 @@ def test_a_deployed_network_that_is_trained_further_stays_rounded(network):
     assert torch.equal(network(images(3))[0], loaded(images(3))[0])
     layers = [quantizable_layers(n)["stages.0.0.repmlp_block.fc3"] for n in (network, loaded)]
     assert relative_error(layers[1].weight, layers[0].weight) > 1e-4  # only what is loaded lies on the grid
+
+
+@pytest.mark.slow
+def test_export_reads_the_present_ranges_without_a_pass_before(network, tmp_path):
+    network.train()
+    for factor in (1, 5):  # trained, exported, trained further to wider ranges, exported
+        with torch.no_grad():
+            network(factor * images(6))
+        deployed = copy.deepcopy(network)
+        deployed.switch_to_deploy()
+        report = export_onnx(deployed, tmp_path / f"{factor}.onnx", size=(64, 64))
+        scales = [to_array(t).item() for t in onnx.load(str(report.path)).graph.initializer if not t.dims]
+        for quantizer in network.quantizers.values():
+            assert any(scale == pytest.approx(quantizer.scale.item(), rel=1e-6) for scale in scales)
+        with torch.no_grad():
+            expected = copy.deepcopy(network).eval()(images(5))[0]
+        assert relative_error(OnnxNetwork(report.path)(images(5))[0], expected) < 1e-2
+        assert all(isinstance(quantizer, FakeQuantize) for quantizer in deployed.quantizers.values())
+
+
+def test_the_skeleton_holds_no_weights_and_follows_the_network(network):
+    before = network(images(3))[0]
+    assert all(parameter.is_meta for parameter in network.skeleton.parameters())
+    assert not any("skeleton" in name for name in [*network.state_dict(), *dict(network.named_modules())])
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(network(images(3))[0], before) and not twin(images(3))[0].any()
+    assert network.train().deploy_skeleton().training and not network.eval().deploy_skeleton().training
 
 
 def test_recomputing_is_refused():
