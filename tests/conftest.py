@@ -9,6 +9,8 @@ import torch
 from hypothesis import settings
 from mmengine.registry import DefaultScope
 
+from tests.fixtures import config, digits, options, short_run, trained  # noqa: F401
+
 DATA = Path(__file__).parent / "data"
 TINY = dict(channels=[8, 16, 32, 64], depths=[1, 1, 2, 1], sharesets_nums=[1, 2, 4, 8])
 

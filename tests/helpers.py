@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several test modules share: random networks, error measures, and the block once more, written out naively."""
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -9,7 +13,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmrepmlp.apis.benchmarks.measure import BenchmarkReport
 from mmrepmlp.models import RepMLPBlock
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
 def randomize(model: nn.Module, generator: torch.Generator, spread: float = 0.5) -> nn.Module:
@@ -42,6 +49,12 @@ def render(table: Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def saved(benchmark: BenchmarkReport, folder: Path) -> dict:
+    """A benchmark as it is saved."""
+    benchmark.save_json(folder / "figures.json")
+    return json.loads((folder / "figures.json").read_text())
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

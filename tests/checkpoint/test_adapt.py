@@ -6,7 +6,7 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint import architecture_of, form_of, to_native_names
+from mmrepmlp.checkpoint import to_native_names
 from mmrepmlp.models import RepMLPNet
 from tests.conftest import DATA, TINY
 from tests.helpers import randomize
@@ -99,19 +99,6 @@ def test_a_deploy_checkpoint_goes_round():
     again = RepMLPNet(**NATIVE, deploy=True)
     again.load_state_dict(deployed.state_dict(), strict=True)
     assert_same_state(again, deployed.state_dict())
-
-
-def test_forms_and_architecture_are_read_from_names_and_shapes(tiny_state):
-    state = to_native_names(tiny_state)
-    training = any("fc3_bn" in name for name in state)
-    assert form_of(state) == ("training" if training else "injected")
-    assert form_of(RepMLPNet(**NATIVE, deploy=True).state_dict()) == "deploy"
-    architecture = architecture_of(state)
-    assert {key: architecture[key] for key in TINY} == TINY
-    assert architecture["tile_pixels"] == [256, 64, 16, 4]
-    assert architecture["bottlenecks"] == [2, 4, 8, 16]
-    assert architecture["in_channels"] == 3 and architecture["patch_size"] == [4, 4]
-    assert architecture.get("reparam_conv_kernels") == ([1, 3] if training else None)
 
 
 def another(**changes) -> dict[str, Tensor]:

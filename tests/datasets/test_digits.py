@@ -3,10 +3,9 @@ from collections import Counter
 
 import mmcv
 import numpy as np
-import pytest
 from sklearn.datasets import load_digits
 
-from mmrepmlp.datasets import digits, write_digits
+from mmrepmlp.datasets import write_digits
 
 
 def read(folder) -> dict[str, tuple[str, np.ndarray]]:
@@ -29,24 +28,3 @@ def test_every_scan_is_written_once_and_held_out_alike_each_time(tmp_path):
     assert written == expected
     held_out = Counter(name.split("/")[1] for name in first if name.startswith("val"))
     assert sum(held_out.values()) == 360 and max(held_out.values()) - min(held_out.values()) <= 2
-
-
-def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"digits already exists; choose another path.*--overwrite"):
-        write_digits(folder)
-    assert (folder / "notes.txt").read_text() == "mine"
-    write_digits(folder, overwrite=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["train", "val"]
-
-
-def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(digits.mmcv, "imwrite", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_digits(tmp_path / "digits")
-    assert not list(tmp_path.iterdir())

@@ -7,19 +7,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
+from mmrepmlp.export import ExportError, export_onnx
 from mmrepmlp.export import onnx as module
-from mmrepmlp.export.pooling import MatrixPool2d
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
 from tests.conftest import TINY
 from tests.helpers import randomize, render
-
-pytestmark = pytest.mark.slow
 
 
 def random_network(**settings):
@@ -63,6 +59,7 @@ def test_deploy_form_has_neither_batch_norms_nor_grouped_convolutions(backbone, 
     assert "5 MatMul" in render(report.table())
 
 
+@pytest.mark.slow
 def test_training_form_on_request(backbone, tmp_path):
     report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64), deploy=False)
     groups = [a.i for n in onnx.load(str(report.path)).graph.node for a in n.attribute if a.name == "group"]
@@ -85,6 +82,7 @@ def test_graph_computes_what_the_network_does(backbone, tmp_path, dynamic, shape
         assert_same(report.path, backbone, shape)
 
 
+@pytest.mark.slow
 def test_zeros_fill_the_last_tiles_of_an_open_size(tmp_path):
     backbone = random_network(pad_mode="zeros")
     report = export_onnx(backbone, tmp_path / "network.onnx", size=(72, 88), dynamic=("height", "width"))
@@ -100,24 +98,7 @@ def test_positions_in_an_open_size_are_those_of_a_known_one(size, side):
     assert torch.equal(filled[kept_positions(size, side, row.device)], torch.arange(size))
 
 
-@given(height=st.integers(1, 20), width=st.integers(1, 20), bins=st.tuples(st.integers(1, 7), st.integers(1, 7)))
-def test_pooling_is_that_of_torch(height, width, bins):
-    x = torch.randn(2, 3, height, width, dtype=torch.float64)
-    torch.testing.assert_close(MatrixPool2d(bins)(x), F.adaptive_avg_pool2d(x, bins), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        MatrixPool2d((None, bins[1]))(x), F.adaptive_avg_pool2d(x, (None, bins[1])), rtol=1e-12, atol=1e-12
-    )
-
-
-def test_a_graph_of_a_fixed_batch_serves_any_number_of_images(backbone, tmp_path):
-    report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64), batch=2, dynamic=())
-    images = torch.randn(5, 3, 64, 64)
-    with torch.no_grad():
-        expected = backbone(images)
-    for a, e in zip(OnnxNetwork(report.path)(images), expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
-
-
+@pytest.mark.slow
 def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     path = tmp_path / "out/network.onnx"
     with pytest.raises(ValueError, match="dynamic=depth: accepted are batch, height, width"):
@@ -143,11 +124,3 @@ def test_torch_export_records_the_deploy_form(backbone):
     program = torch.export.export(deployed, (images,))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(images)[0], deployed(images)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_files_that_are_no_graphs_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="export_onnx.py"):
-        OnnxNetwork(tmp_path / "nothing.onnx")
-    (tmp_path / "words.onnx").write_text("no graph " * 20)
-    with pytest.raises(ValueError, match="words.onnx is no graph"):
-        OnnxNetwork(tmp_path / "words.onnx")

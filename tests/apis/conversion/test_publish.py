@@ -10,7 +10,7 @@ from modelindex.load_model_index import load
 from mmrepmlp.apis import publish_checkpoint, reparameterize_checkpoint
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, unwrap
-from tests.apis.conftest import CONFIG
+from tests.fixtures import CONFIG
 
 pytestmark = pytest.mark.slow
 

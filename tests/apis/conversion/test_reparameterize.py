@@ -15,7 +15,7 @@ from mmrepmlp.apis import ConversionError, evaluate, reparameterize_checkpoint, 
 from mmrepmlp.apis.conversion import reparameterize as module
 from mmrepmlp.apis.model import build_model, random_images
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap, writing
-from tests.apis.conftest import CONFIG, ROOT
+from tests.fixtures import CONFIG, ROOT
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow

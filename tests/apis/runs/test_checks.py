@@ -4,7 +4,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmrepmlp.apis import evaluate, train
 from mmrepmlp.apis.runs.checks import check_channels, check_files
-from tests.apis.conftest import CONFIG
+from tests.fixtures import CONFIG
 
 MAPS = [80, 160, 320, 640]
 BACKBONE = dict(type="mmrepmlp.RepMLPNet", arch="D", out_indices=(0, 1, 2, 3))

@@ -2,28 +2,11 @@
 import os
 
 import pytest
-import torch
-import torch.distributed.fsdp
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, STRATEGIES
-from torch import nn
 
 from mmrepmlp.apis.runs.distributed import check_gpu, choose_cpu_wrapper, disable_fsdp, export_ranks, init_gloo
-from mmrepmlp.engine import CPUDistributedDataParallel, ShardedStrategy, SwitchToDeployHook, shard_units
-from mmrepmlp.models import RepMLPNet, RepMLPNetUnit
-from tests.conftest import TINY
 
 CPU = "mmrepmlp.CPUDistributedDataParallel"
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-
-
-@pytest.fixture
-def alone():
-    """A process group of one, without a network."""
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
@@ -103,44 +86,3 @@ def test_one_process_shards_nothing():
     disable_fsdp(cfg)
     assert cfg.strategy is None
     disable_fsdp(Config())
-
-
-def test_everything_is_found_by_name():
-    assert MODEL_WRAPPERS.get(CPU) is CPUDistributedDataParallel
-    assert STRATEGIES.get("mmrepmlp.ShardedStrategy") is ShardedStrategy
-    with FUNCTIONS.switch_scope_and_registry(None):
-        assert FUNCTIONS.get("mmrepmlp.shard_units") is shard_units
-
-
-@without_gpu
-def test_sync_bn_becomes_bn_where_it_cannot_work(alone):
-    def build():
-        return nn.Sequential(nn.Linear(4, 4), nn.SyncBatchNorm(4))
-
-    with pytest.raises(ValueError, match="SyncBatchNorm layers only work with GPU modules"):
-        MMDistributedDataParallel(build())
-    wrapped = CPUDistributedDataParallel(build(), device_ids=[0], find_unused_parameters=True)
-    assert wrapped.device_ids is None and wrapped.find_unused_parameters
-    wrapped(torch.rand(8, 4)).sum().backward()
-    assert wrapped.module[1].num_batches_tracked == 1 and wrapped.module[1].weight.grad is not None
-
-
-def test_whole_units_are_sharded():
-    model = RepMLPNet(arch=TINY, img_size=64)
-    assert [m for m in model.modules() if shard_units(m, False, 0)] == [u for stage in model.stages for u in stage]
-    assert shard_units(model, True, 0) and isinstance(model.stages[0][0], RepMLPNetUnit)
-
-
-def test_what_sharding_cannot_do_is_said():
-    with pytest.raises(ValueError, match="flat_decay_mult applies to parameters of one dimension.* Set it to None"):
-        ShardedStrategy.build_optim_wrapper(None, dict(paramwise_cfg=dict(flat_decay_mult=0.0)), nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="saved without FSDP"):
-        ShardedStrategy.load_optim_state_dict(None, dict(state={0: {}}))
-
-
-@without_gpu
-def test_shards_are_not_converted(alone):
-    runner = type("Runner", (), {})()
-    runner.model = torch.distributed.fsdp.FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="FSDP spreads the weights.*tools/test.py --deploy"):
-        SwitchToDeployHook(val=True).before_val_epoch(runner)

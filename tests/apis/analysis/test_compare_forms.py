@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrepmlp.apis import compare_forms, evaluate, reparameterize_checkpoint
-from tests.apis.conftest import CONFIG
+from tests.fixtures import CONFIG
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow

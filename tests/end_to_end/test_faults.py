@@ -11,11 +11,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis import evaluate, train
+from mmrepmlp.apis import evaluate
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import file_hash, load_from_local, save_checkpoint, unwrap
-from tests.apis import kill_targets
-from tests.apis.conftest import CONFIG
+from tests.end_to_end import kill_targets
+from tests.fixtures import CONFIG
 
 pytestmark = pytest.mark.slow
 
@@ -147,13 +147,3 @@ def test_a_killed_training_ends_where_an_undisturbed_one_does(settings, tmp_path
             assert torch.equal(actual["state_dict"][name], value), name
         assert evaluate(CONFIG, work_dir / "epoch_4.pth", str(work_dir), cfg_options=settings) == accuracy
     assert resumed  # else nothing was resumed
-
-
-def test_resuming_passes_over_what_is_not_whole(settings, tmp_path):
-    train(CONFIG, str(tmp_path), cfg_options={**settings, "train_cfg.max_epochs": 2})
-    whole = (tmp_path / "epoch_2.pth").read_bytes()
-    (tmp_path / "epoch_3.pth").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "last_checkpoint").write_text("")
-    runner = train(CONFIG, str(tmp_path), resume="auto", cfg_options={**settings, "train_cfg.max_epochs": 3})
-    assert runner.epoch == 3 and runner.iter == 3 * 4
-    assert load_from_local(tmp_path / "epoch_3.pth")["meta"]["iter"] == 12

@@ -13,8 +13,6 @@ from mmrepmlp.models import RepMLPNet
 from tests.conftest import TINY
 from tests.helpers import randomize
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):

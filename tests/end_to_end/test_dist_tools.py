@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate
 from mmrepmlp.checkpoint import load_from_local
-from tests.apis.conftest import CONFIG, ROOT, digits, options  # noqa: F401  fixtures
+from tests.fixtures import CONFIG, ROOT
 
 FSDP = str(ROOT / "configs/repmlpnet/repmlpnet-l256_fsdp_8xb32_in1k.py")
 SHORT = {"train_dataloader.dataset.indices": 256, "train_cfg.val_interval": 1}
@@ -80,15 +80,15 @@ def succeed(*command: object, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def short(options) -> dict:  # noqa: F811
+def short(options) -> dict:
     return {**options, **SHORT}
 
 
-def as_arguments(options: dict) -> list[str]:  # noqa: F811
+def as_arguments(options: dict) -> list[str]:
     return ["--cfg-options", *(f"{name}={value}" for name, value in options.items())]
 
 
-def write_config(path: Path, options: dict, **changes) -> Path:  # noqa: F811
+def write_config(path: Path, options: dict, **changes) -> Path:
     cfg = Config.fromfile(CONFIG)
     cfg.merge_from_dict({**options, **changes})
     # What the validation predicts is kept beside what it measures.
@@ -136,7 +136,7 @@ def test_two_processes_predict_what_one_does(trained_by_two, short, tmp_path):
     odd = {**short, "test_dataloader.dataset.indices": 359}
     checkpoint, one, two = trained_by_two / "epoch_2.pth", tmp_path / "one.pkl", tmp_path / "two.pkl"
     metrics = evaluate(CONFIG, checkpoint, str(tmp_path / "1"), out=str(one), deploy=True, cfg_options=odd)
-    options = ["--deploy", "--work-dir", tmp_path / "2", "--out", two, *as_arguments(odd)]  # noqa: F811
+    options = ["--deploy", "--work-dir", tmp_path / "2", "--out", two, *as_arguments(odd)]
     succeed("tools/dist_test.sh", CONFIG, checkpoint, 2, *options)
     assert_same(two, one, 359)
     [log] = (tmp_path / "2").glob("*/*.json")

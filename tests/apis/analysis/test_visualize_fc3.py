@@ -6,7 +6,7 @@ import torch
 from mmrepmlp.apis import reparameterize_checkpoint
 from mmrepmlp.apis.analysis.visualize_fc3 import receptive_weights, visualize_fc3
 from mmrepmlp.models import RepMLPBlock
-from tests.apis.conftest import CONFIG
+from tests.fixtures import CONFIG
 from tests.helpers import randomize
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis import benchmark_repmlpnet, evaluate
+from mmrepmlp.apis import evaluate
 from mmrepmlp.apis.deployment.evaluate_onnx import evaluate_onnx, replace_forward_by_onnx
 from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
 from mmrepmlp.apis.model import build_model
@@ -12,16 +12,15 @@ from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.datasets import write_segmentation_scenes
 from mmrepmlp.export import OnnxNetwork
 from mmrepmlp.models import RepMLPNet
-from tests.apis.conftest import CONFIG, ROOT
 from tests.apis.conversion.test_reparameterize_models import save_random
 from tests.conftest import TINY
+from tests.fixtures import CONFIG, ROOT
 from tests.helpers import relative_error
-
-pytestmark = pytest.mark.slow
 
 UPERNET = ROOT / "configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py"
 
 
+@pytest.mark.slow
 def test_digits_give_the_same_accuracy_in_onnxruntime(trained, tmp_path):
     report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "mini.onnx")
     assert max(report.errors.values()) < 1e-4
@@ -29,6 +28,7 @@ def test_digits_give_the_same_accuracy_in_onnxruntime(trained, tmp_path):
     assert evaluate_onnx(CONFIG, report.path, str(tmp_path), cfg_options=trained.options) == expected
 
 
+@pytest.mark.slow
 def test_scenes_give_the_same_metrics_in_onnxruntime(tmp_path):
     write_segmentation_scenes(tmp_path / "scenes", counts=dict(train=1, val=6))
     cfg = Config.fromfile(UPERNET)
@@ -56,21 +56,6 @@ def test_scenes_give_the_same_metrics_in_onnxruntime(tmp_path):
     assert actual.shape == (2, 11, 120, 152) and relative_error(actual, expected) < 1e-5
 
 
-def test_backbone_alone(trained, tmp_path):
-    report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "backbone.onnx", backbone_only=True)
-    assert report.operators["Gemm"] == 10 and report.operators["Conv"] == 14
-    with pytest.raises(ValueError, match="gives 192 channels, the config's head 10, one for each class"):
-        evaluate_onnx(CONFIG, report.path, str(tmp_path), cfg_options=trained.options)
-
-
 def test_other_models_have_no_logits():
     with pytest.raises(ValueError, match="RepMLPNet is neither a classifier nor a segmentor"):
         replace_forward_by_onnx(RepMLPNet(TINY, img_size=64), None)
-
-
-def test_runtimes_side_by_side():
-    benchmark = benchmark_repmlpnet("T", 64, (1,), repeats=1, runtimes=("eager", "compiled", "onnxruntime"))
-    rows = [(row.model, row.task) for row in benchmark.rows if row.model != "sgemm"]
-    assert rows == [
-        (model, runtime) for runtime in ("eager", "compiled", "onnxruntime") for model in ("mmpretrain", "mmrepmlp")
-    ]

@@ -2,11 +2,9 @@
 import pytest
 
 from mmrepmlp.apis import evaluate
-from mmrepmlp.apis.config import load_config
-from mmrepmlp.apis.deployment.calibration import calibration_batches
 from mmrepmlp.apis.deployment.evaluate_onnx import evaluate_onnx
 from mmrepmlp.apis.deployment.quantize_checkpoint import quantize_checkpoint
-from tests.apis.conftest import CONFIG
+from tests.fixtures import CONFIG
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow
@@ -25,12 +23,3 @@ def test_int8_keeps_the_accuracy_on_the_digits(trained, tmp_path):
     assert len(report.kept) == 1 and report.kept[0][0] in render(report.table())
     with pytest.raises(FileExistsError, match="already exists"):
         quantize_checkpoint(CONFIG, trained.checkpoint, out, **arguments)
-
-
-def test_calibration_sees_training_images_as_a_test_does(trained, tmp_path):
-    cfg = load_config(CONFIG, trained.options, str(tmp_path))
-    batches = calibration_batches(cfg, images=40)
-    assert [tuple(batch.shape) for batch in batches] == [(16, 3, 64, 64)] * 3
-    assert all(batch.abs().max() <= 1 for batch in batches)
-    again = calibration_batches(cfg, images=40)
-    assert all((a == b).all() for a, b in zip(batches, again))

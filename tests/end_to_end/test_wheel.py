@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IGNORED = (".*", "build", "data", "dist", "work_dirs", "*.egg-info", "__pycache__")
 PROJECT = """
 import sys
@@ -45,7 +45,6 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("mmrepmlp-*.whl"))
 
 
-@pytest.mark.slow
 def test_it_carries_configs_tools_and_index(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in [ROOT / "model-index.yml", *(p for top in ("configs", "tools") for p in (ROOT / top).rglob("*"))]:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from mmrepmlp.apis import train
+from mmrepmlp.checkpoint import load_from_local
+from tests.fixtures import CONFIG
+
+
+@pytest.mark.slow
+def test_training_writes_checkpoints_that_hold_more_than_tensors_and_load(trained):
+    checkpoint = load_from_local(trained.checkpoint)
+    assert checkpoint["meta"]["epoch"] == 2
+    assert len(checkpoint["message_hub"]["log_scalars"]["train/loss"]._log_history) == 2 * 23
+    assert {"state_dict", "optimizer", "param_schedulers"} <= checkpoint.keys()
+
+
+@pytest.mark.slow
+def test_learning_rate_scales_with_the_batch(tmp_path, options):
+    short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.batch_size": 32}
+    runner = train(CONFIG, str(tmp_path), auto_scale_lr=True, cfg_options=short)
+    assert runner.optim_wrapper.optimizer.defaults["lr"] == 2e-3  # the config's, for 64 images
+    assert runner.optim_wrapper.param_groups[0]["initial_lr"] == pytest.approx(1e-3)
+
+
+def test_what_cannot_run_is_said_before_training(tmp_path, options):
+    unscaled = tmp_path / "unscaled.py"
+    unscaled.write_text(f"_base_ = [{CONFIG!r}]\nauto_scale_lr = dict(_delete_=True)\n")
+    with pytest.raises(ValueError, match="no auto_scale_lr.base_batch_size"):
+        train(unscaled, str(tmp_path), auto_scale_lr=True, cfg_options=options)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="--amp .*GPU"):
+            train(CONFIG, str(tmp_path), amp=True, cfg_options=options)
