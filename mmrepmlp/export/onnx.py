@@ -103,10 +103,10 @@ def export_onnx(
         out: The file to write.
         size: Height and width of the images in pixels. Default: (224, 224).
         batch: Number of images, where it is not dynamic. Default: 1.
-        dynamic: What the graph leaves open, of ``batch``, ``height`` and ``width``. Default: ("batch",).
+        dynamic: The symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ("batch",).
         opset: Version of ONNX's operators, from 20. Default: 20.
         deploy: Whether to convert to deploy form first. Default: True.
-        tolerance: Largest accepted difference, relative to an output's largest value, in float32. Default: 1e-4; 0.05
+        tolerance: Largest allowed difference, relative to an output's largest value, in float32. Default: 1e-4; 0.05
             for a graph that rounds, where a value halfway between two levels may become either.
         overwrite: Whether an existing file may be replaced. Default: False.
 
@@ -122,9 +122,9 @@ def export_onnx(
     check_overwrite(out, overwrite=overwrite)
     unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
     if unknown:
-        raise ValueError(f"dynamic={', '.join(unknown)}: accepted are {', '.join(DYNAMIC_AXES)}.")
+        raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
     if opset < OPSET:
-        raise ValueError(f"opset={opset}: from {OPSET} on is accepted, the first that has GELU.")
+        raise ValueError(f"opset={opset}: expected {OPSET} or higher; {OPSET} is the first that has GELU.")
     model = copy.deepcopy(model).float().eval()
     network = NamedOutputs(switch_to_deploy(model) if deploy else model).eval()
     channels = next(parameter for parameter in network.parameters() if parameter.dim() == 4).size(1)
@@ -136,11 +136,11 @@ def export_onnx(
         onnx.checker.check_model(str(temporary), full_check=True)
         errors = compare(network, OnnxNetwork(temporary), shape, dynamic)
         worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
-        accepted = (INT8_TOLERANCE if rounds else TOLERANCE) if tolerance is None else tolerance
-        if not errors[worst] <= accepted:
+        allowed = (INT8_TOLERANCE if rounds else TOLERANCE) if tolerance is None else tolerance
+        if not errors[worst] <= allowed:
             raise ExportError(
                 f"The graph does not compute what the model does: {errors[worst]:.1e} relative on images of shape "
-                f"{worst}, accepted {accepted:.0e}. Nothing was written."
+                f"{worst}, allowed {allowed:.0e}. Nothing was written."
             )
     operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
     return OnnxReport(out, opset, dict(operators.most_common()), errors, out.stat().st_size / 1e6)

@@ -37,7 +37,7 @@ class QuantizedRepMLPNet(RepMLPNet):
         insert_bn: Whether to build the deploy form with a batch norm behind each ``fc3``, for recovering accuracy by
             fine-tuning; see :class:`mmrepmlp.engine.CollectStatisticsHook`. Default: False.
         deploy: Whether to build the deploy form, without those norms. Default: False.
-        **settings: Further arguments of :class:`mmrepmlp.models.RepMLPNet`; ``with_cp`` is not accepted.
+        **settings: Further arguments of :class:`mmrepmlp.models.RepMLPNet`; ``with_cp`` is not supported.
 
     Raises:
         ValueError: An argument is out of its range.

@@ -101,11 +101,11 @@ def test_positions_in_an_open_size_are_those_of_a_known_one(size, side):
 @pytest.mark.slow
 def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     path = tmp_path / "out/network.onnx"
-    with pytest.raises(ValueError, match="dynamic=depth: accepted are batch, height, width"):
+    with pytest.raises(ValueError, match="dynamic=depth: expected some of batch, height, width"):
         export_onnx(backbone, path, dynamic=("depth",))
     with pytest.raises(ValueError, match="opset=11: from 20 on"):
         export_onnx(backbone, path, opset=11)
-    with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), accepted 1e-12. Nothing"):
+    with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), allowed 1e-12. Nothing"):
         export_onnx(backbone, path, size=(64, 64), tolerance=1e-12)
     monkeypatch.setattr(module, "compare", lambda *arguments: {(1, 3, 64, 64): float("nan")})
     with pytest.raises(ExportError, match="nan relative"):

@@ -129,13 +129,13 @@ def test_block_builds_into_any_network():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(channels=8, h=4, w=4, num_sharesets=3), "channels=8 .* num_sharesets=3"),
-        (dict(channels=8, h=0, w=4), "h=0: a positive int"),
+        (dict(channels=8, h=4, w=4, num_sharesets=3), "channels=8 is not divisible by num_sharesets=3"),
+        (dict(channels=8, h=0, w=4), "h=0: expected a positive int"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(1, 2)), r"reparam_conv_kernels=\(1, 2\): .*odd"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(-1,)), "odd, positive"),
         (dict(channels=8, h=4, w=4, reparam_conv_kernels=(3, 3)), "distinct"),
-        (dict(channels=8, h=4, w=4, pad_mode="edge"), "pad_mode='edge': one of zeros, shift"),
-        (dict(channels=8, h=4, w=4, globalperceptron_ratio=9), "globalperceptron_ratio=9: an int from 1"),
+        (dict(channels=8, h=4, w=4, pad_mode="edge"), "pad_mode='edge': expected one of zeros, shift"),
+        (dict(channels=8, h=4, w=4, globalperceptron_ratio=9), "globalperceptron_ratio=9: expected an int from 1"),
         (dict(channels=8, h=4, w=4, norm_cfg=dict(type="GN", num_groups=1)), "GroupNorm.*BN"),
     ],
 )

@@ -44,7 +44,7 @@ def test_insertion_is_the_identity_with_the_statistics_of_the_data(deployed):
 
 
 @torch.no_grad()
-def test_folding_is_exact_whatever_was_learnt(deployed):
+def test_folding_is_exact_whatever_was_learned(deployed):
     inserted = insert_bn(deployed, BATCHES)
     for block in blocks_of(inserted):
         block.fc3_bn.weight.mul_(torch.rand_like(block.fc3_bn.weight) + 0.5)

@@ -56,7 +56,7 @@ def reparameterize_checkpoint(
         checkpoint: Its trained checkpoint.
         out: What to name the files after. ``deploy.pth`` gives ``deploy-0123abcd.pth``, which ends in its hash, its
             report ``deploy-0123abcd.json``, and ``deploy.py``, the config, whose ``load_from`` names the checkpoint.
-            ``.safetensors`` is accepted as well.
+            ``.safetensors`` works as well.
         overwrite: Whether files of an earlier conversion to ``out`` may be replaced. Default: False.
         check: Whether to report alone and write nothing. Default: False.
         verify_on: ``"test"`` to evaluate both forms on the config's test set. Default: None.
@@ -181,7 +181,7 @@ def evaluate_forms(
         for name, cfg, model in zip(("training", "deploy"), configs, models):
             paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
             cfg = copy.deepcopy(cfg)
-            # MMEngine hands out the visualizer of an earlier run of the same name and second, with its folder.
+            # MMEngine returns the visualizer of an earlier run of the same name and second, with its folder.
             cfg.experiment_name = f"{name}-{Path(folder).name}"
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])

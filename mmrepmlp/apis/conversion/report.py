@@ -45,7 +45,7 @@ class ConversionReport:
         return all(d.accepted for d in self.differences if d.dtype is torch.float64)
 
     def failures(self) -> list[str]:
-        """What speaks against the conversion: outputs and metrics that differ by more than is accepted."""
+        """The outputs and metrics that differ by more than is allowed."""
         outputs = [
             f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
             for d in self.differences

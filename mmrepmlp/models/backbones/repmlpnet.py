@@ -48,7 +48,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range; the message says what is accepted.
+        ValueError: An argument is out of its range; the message says what is expected.
     """
 
     def __init__(
@@ -78,12 +78,10 @@ class RepMLPNet(BaseModule, Reparameterizable):
         self.out_indices = resolve_indices(out_indices, len(self.depths))
         self.norm_eval, self.with_cp = norm_eval, with_cp
         if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f"frozen_stages={frozen_stages}: an int from -1 to {len(self.depths)} is accepted.")
+            raise ValueError(f"frozen_stages={frozen_stages}: expected an int from -1 to {len(self.depths)}.")
         self.frozen_stages = frozen_stages
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(
-                f"drop_path_rate={drop_path_rate}: a number from 0 up to, but not including, 1 is accepted."
-            )
+            raise ValueError(f"drop_path_rate={drop_path_rate}: expected a number from 0 up to, but not including, 1.")
         # What loading needs to rebuild the training form that a checkpoint comes from.
         self._training_form = dict(
             arch=self.arch_settings,

@@ -71,22 +71,21 @@ class RepMLPBlock(BaseModule, Reparameterizable):
     def _check_arguments(self, ratio: int) -> None:
         for name, value in dict(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets).items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: a positive int is accepted.")
+                raise ValueError(f"{name}={value!r}: expected a positive int.")
         if self.channels % self.num_sharesets:
             raise ValueError(
-                f"channels={self.channels} cannot be dealt to num_sharesets={self.num_sharesets} sets: give a divisor "
-                "of the channels."
+                f"channels={self.channels} is not divisible by num_sharesets={self.num_sharesets}: give a divisor of the "
+                "channels."
             )
         if not isinstance(ratio, int) or not 1 <= ratio <= self.channels:
             raise ValueError(
-                f"globalperceptron_ratio={ratio!r}: an int from 1 to the number of channels ({self.channels}) is "
-                "accepted."
+                f"globalperceptron_ratio={ratio!r}: expected an int from 1 to the number of channels, {self.channels}."
             )
         if self.pad_mode not in PAD_MODES:
-            raise ValueError(f"pad_mode={self.pad_mode!r}: one of {', '.join(PAD_MODES)} is accepted.")
+            raise ValueError(f"pad_mode={self.pad_mode!r}: expected one of {', '.join(PAD_MODES)}.")
         kernels = self.reparam_conv_kernels
         if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
-            raise ValueError(f"reparam_conv_kernels={kernels}: distinct, odd, positive ints are accepted, e.g. (1, 3).")
+            raise ValueError(f"reparam_conv_kernels={kernels}: expected distinct, odd, positive ints, e.g. (1, 3).")
 
     @property
     def deploy(self) -> bool:

@@ -27,7 +27,7 @@ def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros
 
     Args:
         x: Shape (N, C, H, W).
-        num_sets: Number of sets S that the channels are dealt to.
+        num_sets: Number of sets S; divides C.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
         pad_mode: What fills the last tiles of a map that is no whole number of tiles, one of :data:`PAD_MODES`.
@@ -100,7 +100,7 @@ def mirror(positions: Tensor, size: int) -> Tensor:
 
 
 def padded_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
-    """What ``shift`` fills whole tiles with, for a size that an exporter leaves open: no branch may depend on it."""
+    """What ``shift`` fills whole tiles with, for a symbolic size: no branch may depend on it."""
     positions = torch.arange(count_tiles(size, side) * side, device=device)
     return mirror(shifted_start(positions, size, side) + positions % side, size)
 
