@@ -4,7 +4,8 @@
 # make demo-seg   the same for segmentation, and a picture
 # make demo-det   the same for detection, and a picture
 # make demo-int8  the ways to int8 on real images, and a table: accuracy, size, latency
-# make test       the whole test suite
+# make test       the whole test suite, one test at a time: some measure, or kill what they started
+# make test-fast  what is not marked slow, on all cores
 # make lint       format and lint checks
 # Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
 
-.PHONY: env demo demo-seg demo-det demo-int8 test lint clean
+.PHONY: env demo demo-seg demo-det demo-int8 test test-fast lint clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
@@ -33,6 +34,9 @@ demo-int8: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

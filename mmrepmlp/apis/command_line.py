@@ -20,12 +20,24 @@ class SetLocalRank(argparse.Action):
         os.environ.setdefault("LOCAL_RANK", value)
 
 
+class MergeSettings(DictAction):
+    """MMEngine's ``KEY=VALUE`` arguments, with an error of argparse's own where there is no ``=``."""
+
+    def __call__(self, parser: object, namespace: object, values: list[str], option: str | None = None) -> None:
+        for value in values:
+            if "=" not in value:
+                raise argparse.ArgumentError(self, f"expected KEY=VALUE, not {value!r}")
+        super().__call__(parser, namespace, values, option)
+
+
 ARGUMENTS = {
     "config": dict(help="config file, or package::path"),
     "checkpoint": dict(help="checkpoint file"),
     "out": dict(help="file to write, .pth or .safetensors"),
     "--work-dir": dict(help="folder for logs and checkpoints (default: work_dirs/<name of the config>)"),
-    "--cfg-options": dict(nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings of the config to override"),
+    "--cfg-options": dict(
+        nargs="+", action=MergeSettings, metavar="KEY=VALUE", help="settings of the config to override"
+    ),
     "--launcher": dict(choices=["none", "pytorch", "slurm", "mpi"], help="job launcher (default: none)"),
     "--local-rank": dict(action=SetLocalRank, dest=argparse.SUPPRESS, help="set by torch's launcher"),
     "--ema": dict(action="store_true", help="take the weights averaged over the training"),

@@ -7,13 +7,37 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
 
-def read_config(config: str | Path) -> Config:
+def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
     """Read a config file, or a config of an installed package.
 
     Args:
         config: Path of the file, or ``package::path``, e.g. ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: ``package::path`` names no config, or the config has no model.
     """
-    return get_config(str(config)) if "::" in str(config) else Config.fromfile(config)
+    cfg = read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config)
+    cfg.merge_from_dict(cfg_options or {})
+    if "model" not in cfg:
+        raise ValueError(f"{config} has no model. Name a whole config; those in configs/_base_ are parts of one.")
+    return cfg
+
+
+def read_from_package(name: str) -> Config:
+    """Read a config that ``package::path`` names.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    try:
+        return get_config(name)
+    except (AssertionError, ValueError) as error:  # what MMEngine raises speaks of its own functions
+        raise ValueError(
+            f"{name} names no config of an installed package. Expected is package::folder/config.py, e.g. "
+            "mmdet::atss/atss_r50_fpn_1x_coco.py."
+        ) from error
 
 
 def load_config(
@@ -26,10 +50,12 @@ def load_config(
         cfg_options: Settings to override, by dotted names. Default: None.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: ``package::path`` names no config, or the config has no model.
     """
-    cfg = read_config(config)
-    cfg.launcher = launcher
-    cfg.merge_from_dict(cfg_options or {})
+    cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     if cfg.get("default_scope") == "mmpretrain":
         # As mmpretrain's own tools have it; its configs rely on them.

@@ -1,69 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
-import os
-import subprocess
+"""The command lines in tools/: their help, and mistakes that end in one line."""
+
+import re
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
-ROOT = Path(__file__).parents[2]
-CONFIG = "configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
-TRAIN = ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher")
-TEST = ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher")
-CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
-EXPORT = (
-    *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--backbone-only", "--no-deploy"),
-    *("--ema", "--tolerance", "--overwrite"),
-)
-REPARAMETERIZE = (
-    *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
-    *("--keep-training-state", "--allow-unsafe"),
-)
+from tests.apis.conversion.test_reparameterize_models import save_random
+from tests.end_to_end.commands import run_tool
+from tests.fixtures import CONFIG, ROOT
+
+TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
 BENCHMARK = ("--arch", "--img-size", "--threads", "--dtype", "--repeats", "--json", "--plot")
+CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
+OPTIONS = {
+    "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher"),
+    "test.py": ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher"),
+    "reparameterize.py": (
+        *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
+        *("--keep-training-state", "--allow-unsafe"),
+    ),
+    "model_converters/official_to_mmrepmlp.py": CONVERTER,
+    "model_converters/mmrepmlp_to_official.py": CONVERTER,
+    "model_converters/publish_model.py": ("config", "checkpoint", "out", "--report", "--ema", "--overwrite"),
+    "deployment/export_onnx.py": (
+        *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--backbone-only", "--no-deploy"),
+        *("--ema", "--tolerance", "--overwrite"),
+    ),
+    "deployment/quantize.py": ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options"),
+    "deployment/test_onnx.py": ("config", "onnx_file", "--work-dir", "--cfg-options"),
+    "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
+    "analysis_tools/benchmark.py": ("compare", "sizes", "breakdown"),
+    "analysis_tools/benchmark.py compare": (*BENCHMARK, "--batches", "--training-step", "--runtimes"),
+    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--sizes"),
+    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--sizes", "--batches"),
+    "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
+    "analysis_tools/draw_predictions.py": ("config", "checkpoint", "out", "--images", "--score"),
+    "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
+    "analysis_tools/compare_graphs.py": ("config", "graphs", "--work-dir", "--cfg-options"),
+}
+# How a tool is called that does not take config, checkpoint and out in this order.
+ARGUMENTS = {
+    "train.py": "{config} --work-dir {folder}/run --resume {checkpoint}",
+    "test.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "model_converters/official_to_mmrepmlp.py": "{checkpoint} {out}",
+    "model_converters/mmrepmlp_to_official.py": "{checkpoint} {out}",
+    "deployment/quantize.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
+    "deployment/test_onnx.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "dataset_converters/digits.py": "--out {out}",
+    "analysis_tools/compare_graphs.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "analysis_tools/compare_forms.py": (
+        "--configs {config} {config} --checkpoints {checkpoint} {checkpoint} "
+        "--predictions {folder}/before.pkl {folder}/after.pkl"
+    ),
+}
 
 
-def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "TORCH")}
-    env = {**inherited, "PYTHONWARNINGS": "ignore", **environment}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+def tools_with(pattern: str) -> list[str]:
+    """The tools that name an argument."""
+    return [tool for tool, text in TOOLS.items() if re.search(f'"{pattern}"', text)]
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run a tool in this process, and return what it ends with: an exit code, or the line that it prints on stderr."""
+
+    def call(tool: str, *more: str, config: object = CONFIG, checkpoint: object = "none.pth") -> int | str:
+        values = dict(config=config, checkpoint=checkpoint, out=tmp_path / "out.pth", folder=tmp_path)
+        arguments = ARGUMENTS.get(tool, "{config} {checkpoint} {out}").format(**values).split()
+        monkeypatch.setattr(sys, "argv", [tool, *arguments, *more])
+        try:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    return call
+
+
+def assert_one_line(error: int | str, message: str) -> None:
+    """A text is what Python prints on stderr before it exits with 1."""
+    assert isinstance(error, str) and error.startswith("error: ") and "\n" not in error
+    assert re.search(message, error), error
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "tool, options",
-    [
-        ("train.py", TRAIN),
-        ("test.py", TEST),
-        ("reparameterize.py", REPARAMETERIZE),
-        ("model_converters/official_to_mmrepmlp.py", CONVERTER),
-        ("model_converters/mmrepmlp_to_official.py", CONVERTER),
-        ("deployment/export_onnx.py", EXPORT),
-        ("deployment/quantize.py", ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options")),
-        ("deployment/test_onnx.py", ("config", "onnx_file", "--work-dir", "--cfg-options")),
-        ("model_converters/publish_model.py", ("config", "checkpoint", "out", "--report", "--ema", "--overwrite")),
-        ("dataset_converters/digits.py", ("--task", "--out", "--overwrite")),
-        ("analysis_tools/benchmark.py compare", (*BENCHMARK, "--batches", "--training-step", "--runtimes")),
-        ("analysis_tools/benchmark.py sizes", (*BENCHMARK, "--sizes")),
-        ("analysis_tools/benchmark.py breakdown", (*BENCHMARK, "--sizes", "--batches")),
-        ("analysis_tools/visualize_fc3.py", ("config", "checkpoint", "out", "--channel-set", "--pixel")),
-        ("analysis_tools/draw_predictions.py", ("config", "checkpoint", "out", "--images", "--score")),
-        ("analysis_tools/compare_forms.py", ("--configs", "--checkpoints", "--predictions")),
-    ],
-)
-def test_help_names_the_options(tool, options):
-    done = run(sys.executable, *f"tools/{tool}".split(), "--help")
-    assert done.returncode == 0, done.stderr
-    assert all(option in done.stdout for option in options)
+@pytest.mark.parametrize("tool", sorted({*TOOLS, *OPTIONS}))
+def test_help_names_the_options(tool):
+    done = run_tool(tool, "--help")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert all(option in done.stdout for option in ("usage:", *OPTIONS.get(tool, ())))
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_in_one_sentence(tmp_path):
+def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     (tmp_path / "empty.pth").touch()
     out = tmp_path / "deploy.pth"
-    done = run(sys.executable, "tools/reparameterize.py", CONFIG, str(tmp_path / "empty.pth"), str(out))
+    done = run_tool("reparameterize.py", CONFIG, tmp_path / "empty.pth", out)
     assert done.returncode == 1 and not out.exists()
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
-    done = run(sys.executable, "tools/model_converters/mmrepmlp_to_official.py", str(tmp_path / "empty.pth"), str(out))
+    done = run_tool("model_converters/mmrepmlp_to_official.py", tmp_path / "empty.pth", out)
     assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
-    done = run(sys.executable, "tools/dataset_converters/digits.py", "--out", str(tmp_path))
+    done = run_tool("train.py", config, "--work-dir", tmp_path / "run", "--resume", tmp_path / "empty.pth")
+    assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
+    done = run_tool("dataset_converters/digits.py", "--out", tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} already exists")
+
+
+@pytest.mark.parametrize("tool", tools_with("(--)?configs?"))
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("none.py", "No such file or directory: .*none.py"),
+        ("mmnone::folder/none.py", "mmnone::folder/none.py names no config of an installed package"),
+        (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Name a whole config"),
+    ],
+    ids=["file", "package", "part"],
+)
+def test_a_config_that_is_not_there(call, tool, config, message):
+    assert_one_line(call(tool, config=config), message)
+
+
+@pytest.mark.parametrize("tool", tools_with("checkpoint|--checkpoints|--resume|onnx_file|graphs"))
+def test_an_empty_checkpoint(call, tool, config, tmp_path):
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    assert_one_line(call(tool, config=config, checkpoint=empty), rf"{empty} is (empty\. Copy or download|no graph)")
+
+
+@pytest.mark.parametrize("tool", tools_with("--overwrite"))
+def test_what_exists_stays(call, tool, tmp_path):
+    checkpoint, existing = tmp_path / "random.pth", [tmp_path / "out.pth", tmp_path / "out.py"]
+    save_random(CONFIG, checkpoint)
+    if tool == "model_converters/publish_model.py":  # it names its files after what is in them
+        assert call(tool, checkpoint=checkpoint) == 0
+        existing = sorted(tmp_path.glob("out-*"))
+    for path in existing:
+        path.write_text("precious")
+    assert_one_line(call(tool, checkpoint=checkpoint), r"already exists; choose another path or pass overwrite")
+    assert all(path.read_text() == "precious" for path in existing)
+
+
+def test_mixed_precision_without_a_gpu(call, config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert_one_line(call("train.py", "--amp", config=config), "--amp .* needs a GPU, and there is none")
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py"])
+def test_a_head_that_does_not_fit(call, tool, config):
+    error = call(tool, "--cfg-options", "model.head.in_channels=100", config=config)
+    assert_one_line(
+        error, r"model\.head\.in_channels=100 does not fit the backbone.*Set model\.head\.in_channels=192\."
+    )
+
+
+@pytest.mark.parametrize("tool", tools_with("--cfg-options"))
+def test_settings_without_a_value(call, tool, capfd):
+    assert call(tool, "--cfg-options", "model.head.in_channels") == 2
+    assert capfd.readouterr().err.endswith("--cfg-options: expected KEY=VALUE, not 'model.head.in_channels'\n")
+
+
+@pytest.mark.parametrize(
+    "command, option",
+    [
+        ("compare", "--sizes=64"),
+        ("sizes", "--training-step"),
+        ("sizes", "--batches=1"),
+        ("breakdown", "--runtimes=eager"),
+    ],
+)
+def test_a_benchmark_refuses_options_of_another(monkeypatch, capfd, command, option):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", command, option])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "tools/analysis_tools/benchmark.py"), run_name="__main__")
+    assert end.value.code == 2 and capfd.readouterr().err.endswith(f"unrecognized arguments: {option}\n")

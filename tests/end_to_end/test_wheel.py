@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The package as others get it: a wheel in an environment that has never seen the checkout."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ print(mmrepmlp.__file__)
 
 
 def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    # Without what would find the checkout.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -74,8 +74,8 @@ def compare_forms(
         ValueError: The predictions are not of the same images.
     """
     loaded = [read_config(config) for config in configs]
-    agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
     models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
+    agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
     return Comparison(
         agreement=agreement,
         parameters=tuple(sum(p.numel() for p in model.parameters()) for model in models),

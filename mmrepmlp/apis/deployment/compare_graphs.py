@@ -74,12 +74,13 @@ def compare_graphs(
         ValueError: A graph does not belong to the config's model.
         FileNotFoundError: A data set is not there.
     """
+    cfg = load_config(config, cfg_options, work_dir)
     if not isinstance(graphs, Mapping):
         stems = [Path(path).stem for path in graphs]
         graphs = dict(zip(stems if len(set(stems)) == len(stems) else map(str, graphs), graphs))
     networks = {name: OnnxNetwork(path) for name, path in graphs.items()}
     metrics = {name: evaluate_onnx(config, path, work_dir, cfg_options) for name, path in graphs.items()}
-    image = calibration_batches(load_config(config, cfg_options, work_dir), images=1, batch_size=1)[0]
+    image = calibration_batches(cfg, images=1, batch_size=1)[0]
     calls = {name: lambda network=network: network(image) for name, network in networks.items()}
     seconds = interleave(calls, repeats, "one image")
     measurements = {

@@ -56,14 +56,14 @@ def make_resumable(cfg: Config) -> list[str]:
         What was changed, and why, a line each.
     """
     changes = []
-    checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}  # None is how a config drops a hook
     if checkpoint.get("max_keep_ckpts") == 1:
         checkpoint.max_keep_ckpts = 2
         changes.append(
             "max_keep_ckpts is 2 instead of 1: MMEngine removes the oldest checkpoint before it writes the next, and a "
             "training killed in between would leave none."
         )
-    if cfg.get("randomness", {}).get("deterministic"):
+    if (cfg.get("randomness") or {}).get("deterministic"):
         cfg.train_dataloader.persistent_workers = False
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.EpochSeedHook")]
         changes.append(

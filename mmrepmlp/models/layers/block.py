@@ -74,8 +74,8 @@ class RepMLPBlock(BaseModule, Reparameterizable):
                 raise ValueError(f"{name}={value!r}: expected a positive int.")
         if self.channels % self.num_sharesets:
             raise ValueError(
-                f"channels={self.channels} is not divisible by num_sharesets={self.num_sharesets}: give a divisor of the "
-                "channels."
+                f"channels={self.channels} is not divisible by num_sharesets={self.num_sharesets}: give a divisor of "
+                "the channels."
             )
         if not isinstance(ratio, int) or not 1 <= ratio <= self.channels:
             raise ValueError(

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+
 import pytest
+from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate, train
+from mmrepmlp.apis.runs.resume import latest_checkpoint, make_resumable
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from tests.fixtures import CONFIG
 
@@ -27,7 +31,16 @@ def test_weights_alone_cannot_be_resumed_from(trained, tmp_path):
     assert metrics[0] == metrics[1]
 
 
-def test_resuming_passes_over_what_is_not_whole(settings, tmp_path):
+@pytest.mark.slow
+def test_resuming_passes_over_what_is_not_whole(options, tmp_path):
+    settings = {
+        **options,
+        "train_cfg.val_interval": 4,
+        "train_dataloader.dataset.indices": 256,
+        "default_hooks.checkpoint.max_keep_ckpts": 1,
+        "randomness.deterministic": True,
+        "model.backbone.drop_path_rate": 0.1,
+    }
     train(CONFIG, str(tmp_path), cfg_options={**settings, "train_cfg.max_epochs": 2})
     whole = (tmp_path / "epoch_2.pth").read_bytes()
     (tmp_path / "epoch_3.pth").write_bytes(whole[: len(whole) // 2])
@@ -35,3 +48,36 @@ def test_resuming_passes_over_what_is_not_whole(settings, tmp_path):
     runner = train(CONFIG, str(tmp_path), resume="auto", cfg_options={**settings, "train_cfg.max_epochs": 3})
     assert runner.epoch == 3 and runner.iter == 3 * 4
     assert load_from_local(tmp_path / "epoch_3.pth")["meta"]["iter"] == 12
+
+
+def test_what_a_killed_training_needs_is_settled_and_said():
+    def settle(**settings):
+        cfg = Config(dict(train_dataloader=dict(persistent_workers=True), **settings))
+        return cfg, make_resumable(cfg)
+
+    plain, changes = settle(default_hooks=dict(checkpoint=dict(type="CheckpointHook", max_keep_ckpts=3)))
+    assert not changes and plain.default_hooks.checkpoint.max_keep_ckpts == 3 and "custom_hooks" not in plain
+    for settings in ({}, dict(default_hooks=dict(checkpoint=None)), dict(randomness=dict(seed=1))):
+        assert not settle(**settings)[1]
+    cfg, changes = settle(
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", max_keep_ckpts=1)),
+        randomness=dict(deterministic=True),
+        custom_hooks=[dict(type="EMAHook")],
+    )
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2 and not cfg.train_dataloader.persistent_workers
+    assert [hook.type for hook in cfg.custom_hooks] == ["EMAHook", "mmrepmlp.EpochSeedHook"]
+    assert [change.split()[0] for change in changes] == ["max_keep_ckpts", "EpochSeedHook"]
+
+
+def test_the_latest_checkpoint_is_the_newest_that_is_whole(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    for number in (1, 2, 3):
+        path = tmp_path / f"epoch_{number}.pth"
+        save_checkpoint({"meta": {"epoch": number}}, path)
+        os.utime(path, (number, number))
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_3.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_1.pth"))
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
+    for broken in ("epoch_1.pth", "epoch_3.pth"):
+        (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:100])
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")

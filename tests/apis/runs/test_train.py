@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mmrepmlp.apis import train
+from mmrepmlp.apis.runs.train import HOOKS
 from mmrepmlp.checkpoint import load_from_local
 from tests.fixtures import CONFIG
 
@@ -31,3 +32,18 @@ def test_what_cannot_run_is_said_before_training(tmp_path, options):
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="--amp .*GPU"):
             train(CONFIG, str(tmp_path), amp=True, cfg_options=options)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_is_overridden_or_added_is_logged_in_one_line_each(deterministic, tmp_path, options):
+    settings = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64}
+    if deterministic:
+        settings |= {"randomness.deterministic": True, "default_hooks.checkpoint.max_keep_ckpts": 1}
+    runner = train(CONFIG, str(tmp_path), cfg_options=settings)
+    (log,) = tmp_path.glob("*/*.log")
+    messages = [line.split(" - INFO - ")[1] for line in log.read_text().splitlines() if " - INFO - " in line]
+    for hook, reason in HOOKS.items():
+        assert messages.count(f"{hook} is added: {reason}") == 1
+        assert sum(type(h).__name__ == hook for h in runner.hooks) == 1
+    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
+        assert sum(message.startswith(start) for message in messages) == deterministic
