@@ -179,7 +179,7 @@ def measure(
     dtype: torch.dtype,
     title: str,
 ) -> list[Measurement]:
-    """Time the calls interleaved with the reference products, the first rows, then measure peak memory."""
+    """Time the calls interleaved with the reference products (first rows), then their memory."""
     products = reference_matmuls(dtype)
     seconds = interleave({**calls, **products}, repeats, title)
     fastest = fastest_matmul({name: seconds[name] for name in products})[1]
