@@ -127,7 +127,7 @@ def check_agreement(
     for (model, task), error in errors.items():
         if model == OURS and not error <= tolerance:
             raise MMRepMLPError(
-                f"The outputs of the two models differ ({task}: {error:.1e} relative), so their times are not comparable."
+                f"The outputs of the two models differ ({task}: {error:.1e} relative): their times are not comparable."
             )
     errors.pop((THEIRS, TRAINING), None)
     return errors
