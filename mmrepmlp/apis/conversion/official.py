@@ -27,7 +27,7 @@ from mmrepmlp.version import __version__
 HEAD = {"head.weight": "head.fc.weight", "head.bias": "head.fc.bias"}  # the authors' names: mmpretrain's
 FORMS = {
     "training": "training form",
-    "injected": "the form that the authors' and mmpretrain's conversion leaves",
+    "injected": "the form that the authors' and mmpretrain's conversion produces",
     "deploy": "deploy form",
 }
 

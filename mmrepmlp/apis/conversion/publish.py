@@ -91,14 +91,14 @@ def read_metrics(report: str | Path | None, checkpoint: Path) -> dict[str, float
     Raises:
         ValueError: The report belongs to another checkpoint.
     """
-    beside = checkpoint.with_suffix(".json")
-    if report is None and not beside.is_file():
+    default = checkpoint.with_suffix(".json")
+    if report is None and not default.is_file():
         return {}
-    content = json.loads(Path(report or beside).read_text())
+    content = json.loads(Path(report or default).read_text())
     forms = [Path(content[key]).name for key in ("source", "checkpoint")]
     if checkpoint.name not in forms:
         raise ValueError(
-            f"{report or beside} is of {' and '.join(forms)}, not of {checkpoint.name}. Pass the report that "
+            f"{report or default} belongs to {' and '.join(forms)}, not to {checkpoint.name}. Pass the report that "
             "tools/reparameterize.py wrote for this checkpoint."
         )
     return {name: values[forms.index(checkpoint.name)] for name, values in content["metrics"].items()}
