@@ -77,14 +77,14 @@ class ShardedStrategy(FSDPStrategy):
         return wrapper
 
     def optim_state_dict(self) -> dict:
-        """The whole state of optimizer and wrapper in process 0."""
+        """The full state of optimizer and wrapper in process 0."""
         return {
             **FullyShardedDataParallel.optim_state_dict(self.model, self.optim_wrapper.optimizer),
             **added_by_wrapper(self.optim_wrapper.state_dict()),
         }
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load the whole state of optimizer and wrapper.
+        """Load the full state of optimizer and wrapper.
 
         Args:
             state_dict: The result of :meth:`optim_state_dict`.

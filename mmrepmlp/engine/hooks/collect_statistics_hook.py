@@ -35,4 +35,4 @@ class CollectStatisticsHook(Hook):
         batches = itertools.islice(runner.train_dataloader, self.batches)
         images = (model.data_preprocessor(data, False)["inputs"] for data in batches)
         count = collect_statistics(model.backbone, images)
-        runner.logger.info(f"The batch norms behind fc3 have the statistics of {count} training images.")
+        runner.logger.info(f"The batch norms after fc3 have the statistics of {count} training images.")
