@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw by what weights an output pixel depends on its tile, before and after Locality Injection, stage by stage."""
+"""Draw the receptive weights of an output pixel before and after Locality Injection, stage by stage, and print how much
+of them is fc3's own."""
 
 from mmrepmlp.apis.command_line import run_tool, tool_parser
 
@@ -9,9 +10,10 @@ def main() -> None:
     parser.add_argument("out", help="picture to write, PNG")
     parser.add_argument("--channel-set", type=int, help="which of a stage's layers (default: 0)")
     parser.add_argument(
-        "--pixel", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="in the first stage's tile (default: the middle)"
+        "--pixel", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="in the first stage's tile (default: the center)"
     )
-    run_tool(parser, "visualize_fc3")
+    for stage, share in enumerate(run_tool(parser, "visualize_fc3"), 1):
+        print(f"stage {stage}: fc3 share {share:.3f}")
 
 
 if __name__ == "__main__":
