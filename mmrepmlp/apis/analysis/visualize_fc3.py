@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import torch
+from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -63,8 +64,8 @@ def draw_columns(
     blocks: list[RepMLPBlock], shares: list[float], channel_set: int, place: tuple[float, float], out: Path
 ) -> None:
     """Draw a column for each block: before on top, after below, with the output pixel marked."""
-    figure = Figure(figsize=(3 * len(blocks), 7.2), layout="constrained")
-    figure.suptitle("Receptive weights of the marked output pixel")
+    figure = Figure(figsize=(3 * len(blocks), 7.6), layout="constrained")
+    figure.suptitle("Receptive weights of the marked output pixel\n", fontsize="x-large")
     axes = figure.subplots(2, len(blocks), squeeze=False)
     for axis, name in zip(axes[:, 0], ROWS):
         axis.set_ylabel(name, fontsize="large")
@@ -72,13 +73,18 @@ def draw_columns(
         column[0].set_title(f"stage {stage + 1}, tile {block.h} x {block.w}\nfc3 share {share:.3f}")
         y, x = int(place[0] * block.h), int(place[1] * block.w)
         maps = receptive_weights(block, min(channel_set, block.num_sharesets - 1), (y, x))
-        for axis, values in zip(column, maps):
-            # A scale for each map: the convolutions' weights are few and large, those of fc3 many and small.
-            limit = values.abs().max().item() or 1.0
-            picture = axis.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        limits = [values.abs().max().item() or 1.0 for values in maps]
+        width = maps[0].square().mean().sqrt().item() or limits[1]
+        # Logarithmic beyond the size of fc3's own weights, beside which the convolutions' may be 50 times as large.
+        norms = (Normalize(-limits[0], limits[0]), AsinhNorm(width, vmin=-limits[1], vmax=limits[1]))
+        ticks = ([-limits[0], 0, limits[0]], [-limits[1], -width, width, limits[1]])
+        for axis, values, norm, marks in zip(column, maps, norms, ticks):
+            picture = axis.imshow(values.numpy(), cmap="RdBu_r", norm=norm)
             axis.plot(x, y, marker="s", markersize=5, markerfacecolor="none", markeredgecolor="black")
             axis.set(xticks=[], yticks=[])
-            figure.colorbar(picture, ax=axis, location="bottom", shrink=0.9, ticks=[-limit, 0, limit], format="%.2g")
+            bar = figure.colorbar(picture, ax=axis, location="bottom", shrink=0.9)
+            bar.set_ticks(marks, labels=[f"{mark:.2g}" for mark in marks], fontsize="small")
+            bar.minorticks_off()
     with atomic_write(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
