@@ -15,17 +15,8 @@ from mmrepmlp.export import onnx as module
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
 from tests.conftest import TINY
-from tests.helpers import randomize, render
-
-
-def random_network(**settings):
-    torch.manual_seed(0)
-    return randomize(RepMLPNet(TINY, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return random_network(out_indices=(0, 1, 2, 3))
+from tests.export.conftest import random_network
+from tests.helpers import render
 
 
 def outputs_of(path, images):
