@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# make            set everything up in .venv
-# make demo       real images -> train -> test -> re-parameterize -> test again -> summary
-# make demo-seg   the same for segmentation, and a picture
-# make demo-det   the same for detection, and a picture
-# make demo-int8  the ways to int8 on real images, and a table: accuracy, size, latency
-# make test       the whole test suite, one test at a time: some measure, or kill what they started
-# make test-fast  what is not marked slow, on all cores
+# make            set up the environment in .venv
+# make demo       classification: real images -> train -> test -> re-parameterize -> test again -> summary
+# make demo-seg   the same for segmentation, with a picture
+# make demo-det   the same for detection, with a picture
+# make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
+# make test       the whole test suite, one test at a time: some measure time or memory, some kill processes
+# make test-fast  the tests that are not marked slow, on all cores
 # make lint       format and lint checks
 # Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
 SHELL := /bin/bash

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging. The versions of the reference environment are pinned in requirements/; here are the ranges that work."""
+"""Packaging. requirements/ pins the versions of the reference environment; the ranges here are those supported."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read
 
 EXTRAS = {
     "cls": ["mmpretrain>=1.2.0,<2", "torchvision"],
-    # mmseg imports ftfy and regex without declaring them; mmseg and mmdet refuse mmcv 2.2.
+    # mmseg imports ftfy and regex without declaring them; mmseg and mmdet reject mmcv 2.2.
     "seg": ["mmsegmentation>=1.2.0,<2", "mmcv<2.2.0", "ftfy", "regex"],
     "det": ["mmdet>=3.3.0,<4", "mmcv<2.2.0", "pycocotools"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
@@ -31,7 +31,7 @@ EXTRAS = {
 
 
 class BuildWithConfigs(build_py):
-    """Puts what ``mmrepmlp::`` in configs and MIM look for into mmrepmlp/.mim; an editable install gets links."""
+    """Copies the files that MIM and ``mmrepmlp::`` look up into mmrepmlp/.mim; links them in editable installs."""
 
     def run(self) -> None:
         super().run()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that importing mmrepmlp changes outside of itself: :data:`EFFECTS`, with a reason each."""
+"""All global side effects of importing mmrepmlp: :data:`EFFECTS`, each with a reason."""
 
 import pickle
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class Effect(NamedTuple):
 
     Attributes:
         changes: What changes.
-        reason: What would be wrong without it.
-        apply: Make the change; harmless to call twice.
+        reason: What would go wrong without it.
+        apply: Makes the change; idempotent.
     """
 
     changes: str
@@ -31,10 +31,10 @@ class Effect(NamedTuple):
 
 
 def history_statistic(owner: type, name: str) -> object:
-    """Stand in for ``getattr`` while unpickling: give out the statistics of a HistoryBuffer and nothing else.
+    """Replacement of ``getattr`` in unpickling: returns the statistics of a HistoryBuffer and nothing else.
 
     Raises:
-        pickle.UnpicklingError: Anything else is asked for.
+        pickle.UnpicklingError: Another attribute is requested.
     """
     if owner is HistoryBuffer and name in HISTORY_STATISTICS:
         return getattr(owner, name)
@@ -45,7 +45,7 @@ def read_files_safely() -> None:
     CheckpointLoader.register_scheme("", load_from_local, force=True)
 
 
-def read_addresses_safely() -> None:
+def read_urls_safely() -> None:
     CheckpointLoader.register_scheme(("http://", "https://"), load_from_url, force=True)
 
 
@@ -59,7 +59,7 @@ def trust_plain_data() -> None:
             np.ndarray,
             np.dtype,
             *dtypes,
-            # numpy 2 moved its private modules; files know either name.
+            # numpy 2 moved its private modules; files refer to either name.
             *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
             *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
         ]
@@ -77,29 +77,29 @@ def name_package() -> None:
 EFFECTS = [
     Effect(
         "MMEngine's loader of local checkpoints",
-        "It runs code that a file may hold where torch < 2.6 does, and has no sentence for a damaged file. With ours, "
-        "load_from, --resume and init_cfg=dict(type='Pretrained') behave alike, and read safetensors as well.",
+        "With torch < 2.6 it executes code that a file may contain, and its errors do not explain damaged files. With "
+        "ours, load_from, --resume and init_cfg=dict(type='Pretrained') behave alike and read safetensors as well.",
         read_files_safely,
     ),
     Effect(
         "MMEngine's loader of http:// and https:// checkpoints",
-        "It unpickles what it downloads with weights_only=False where torch does, and so runs code of strangers.",
-        read_addresses_safely,
+        "It unpickles downloads with torch's default, weights_only=False before 2.6, and so executes untrusted code.",
+        read_urls_safely,
     ),
     Effect(
         "torch's list of types that are safe to load",
-        "torch >= 2.6 refuses MMEngine's own checkpoints: they hold HistoryBuffers and numpy arrays.",
+        "torch >= 2.6 refuses MMEngine's own checkpoints: they contain HistoryBuffers and numpy arrays.",
         trust_plain_data,
     ),
     Effect(
-        "What torch's safe unpickler takes for builtins.getattr",
-        "A HistoryBuffer is pickled with references to its methods by getattr, which cannot be trusted as it is.",
+        "What torch's safe unpickler uses as builtins.getattr",
+        "A HistoryBuffer is pickled with references to its methods by getattr, and unrestricted getattr is unsafe.",
         replace_getattr,
     ),
     Effect(
         "mmengine.config.utils.MODULE2PACKAGE",
-        "MMEngine finds the package of mmrepmlp:: in a config by the name of its distribution, which leads nowhere in "
-        "an editable install; the name of a module leads to its folder in any.",
+        "MMEngine locates the package of mmrepmlp:: in a config by the name of its distribution, which fails for an "
+        "editable install; the name of a module works for any.",
         name_package,
     ),
 ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries of the scope ``mmrepmlp``, children of MMEngine's.
 
-``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it meets the
+``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it sees the
 scope for the first time.
 """
 
@@ -21,8 +21,8 @@ MODEL_WRAPPERS = child("MODEL_WRAPPERS")
 FUNCTIONS = child("FUNCTIONS")
 STRATEGIES = child("STRATEGIES")
 
-# What a config inherits as mmrepmlp::... is built in this scope: each kind of object needs a registry in it to be
-# looked up in MMEngine's without a warning.
+# Configs inherited as mmrepmlp::... are built in this scope: each kind of object needs a registry here, or MMEngine
+# warns when it falls back to its own.
 INHERITED = [
     child(name)
     for name in (

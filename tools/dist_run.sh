@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the scripts that start several processes have in common; they source it.
+# Functions shared by the scripts that start several processes, which source this file.
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 usage() { sed -n '/^# Usage/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 
-# require_arguments COUNT ARGUMENT...: the usage on --help, and where arguments are missing
+# require_arguments COUNT ARGUMENT...: print the usage on --help, or if arguments are missing
 require_arguments() {
   local count=$1
   shift
@@ -17,8 +17,8 @@ require_arguments() {
 
 # require_number NAME VALUE LEAST
 require_number() {
-  case $2 in '' | *[!0-9]* | 0?*) fail "$1 is '$2'; a number from $3 is accepted. Give $1 as digits." ;; esac
-  [ "$2" -ge "$3" ] || fail "$1 is $2; a number from $3 is accepted. Give at least $3."
+  case $2 in '' | *[!0-9]* | 0?*) fail "$1 is '$2': expected a number >= $3, as digits." ;; esac
+  [ "$2" -ge "$3" ] || fail "$1 is $2: expected a number >= $3."
 }
 
 # dist_run GPUS TOOL ARGUMENT...: run a tool in GPUS processes on this machine, one of NNODES
@@ -30,12 +30,12 @@ dist_run() {
   require_number NODE_RANK "$node" 0
   require_number PORT "$port" 1
   [ "$node" -lt "$nodes" ] \
-    || fail "NODE_RANK is $node; with NNODES=$nodes it goes from 0 to $((nodes - 1)). Change one of them."
+    || fail "NODE_RANK is $node; with NNODES=$nodes it ranges from 0 to $((nodes - 1)). Change one of them."
   gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())') \
-    || fail "'$python' cannot import torch. Activate the environment that has it, or name its Python:" \
+    || fail "'$python' cannot import torch. Activate the environment that has it, or set its Python:" \
       "PYTHON=/path/to/python"
   [ "$gpus" -eq 0 ] || [ "$processes" -le "$gpus" ] \
-    || fail "GPUS is $processes and this machine has $gpus: from 1 to $gpus are accepted. Give fewer, or run on CPUs:" \
+    || fail "GPUS is $processes and this machine has $gpus: expected 1 to $gpus. Lower it, or run on CPUs:" \
       "CUDA_VISIBLE_DEVICES="
   exec "$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$node" --nproc-per-node "$processes" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "$port" "$@" --launcher pytorch
@@ -50,7 +50,7 @@ slurm_run() {
   require_number GPUS_PER_NODE "$node_tasks" 1
   require_number CPUS_PER_TASK "$cpus" 1
   command -v srun >/dev/null \
-    || fail "srun is not here. Run this where slurm is, or use $(basename "$0" | sed s/slurm/dist/) on this machine."
+    || fail "srun not found. Run this on a slurm cluster, or use $(basename "$0" | sed s/slurm/dist/) on this machine."
   if [ -n "${PORT:-}" ]; then
     require_number PORT "$PORT" 1
     export MASTER_PORT=$PORT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Evaluate a checkpoint in several processes on this machine, on gloo where there is no GPU.
+# Evaluate a checkpoint in several processes on this machine; without a GPU they communicate over gloo.
 #
 # Usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
 #

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Train in several processes on this machine, on gloo where there is no GPU.
+# Train in several processes on this machine; without a GPU they communicate over gloo.
 #
 # Usage: tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
 #

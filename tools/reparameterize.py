@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a trained checkpoint to deploy form, prove that the outputs are the same, write it and a config for it."""
+"""Convert a trained checkpoint to deploy form, verify its outputs, and write it with a config."""
 
 from rich.console import Console
 
@@ -8,13 +8,13 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 def main() -> None:
     parser = tool_parser(__doc__, "config", "checkpoint", "--ema", "--allow-unsafe", "--overwrite")
-    parser.add_argument("out", help="what to name the files after: NAME.pth gives NAME-<hash>.pth and NAME.py")
-    parser.add_argument("--check", action="store_true", help="report alone, write nothing")
+    parser.add_argument("out", help="base name of the files: NAME.pth gives NAME-<hash>.pth and NAME.py")
+    parser.add_argument("--check", action="store_true", help="only report, write nothing")
     parser.add_argument("--verify-on", choices=["test"], help="evaluate both forms on the config's test set as well")
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest difference of the written file in float32, relative to an output's largest value (default: 1e-5)",
+        help="largest allowed difference in float32, relative to an output's largest value (default: 1e-5)",
     )
     parser.add_argument(
         "--dtype",

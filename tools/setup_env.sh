@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Install mmrepmlp and everything it runs on, the compiled mmcv included.
+# Install mmrepmlp and its dependencies, including a compiled mmcv.
 #
-#   tools/setup_env.sh              into the virtual environment .venv, created on the way
-#   VENV= tools/setup_env.sh        into the environment that $PYTHON belongs to; its torch stays, and versions within
-#                                   the ranges of setup.py do, instead of those pinned in requirements/
+#   tools/setup_env.sh              into the virtual environment .venv, which is created
+#   VENV= tools/setup_env.sh        into the environment of $PYTHON; its torch is kept, and so are versions within the
+#                                   ranges of setup.py, instead of those pinned in requirements/
 #
 # Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
-# XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are kept in its mmrepmlp/ folder and reused.
-# Safe to interrupt and to run again: a compiled mmcv is kept, an unfinished environment is made anew.
+# XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are cached in its mmrepmlp/ folder.
+# Safe to interrupt and run again: a compiled mmcv is kept, an unfinished environment is recreated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,7 +23,7 @@ pip_install() { "$PYTHON" -m pip install --progress-bar off "$@" \
   | sed -unE 's/^(Processing|  Downloading) ([^ ]*\/)?([^ ]+).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
 
 check_machine() {
-  command -v "$PYTHON" >/dev/null || die "'$PYTHON' is not here. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
+  command -v "$PYTHON" >/dev/null || die "'$PYTHON' not found. Install Python 3.10 or newer, or set its path: make PYTHON=/path/to/python3"
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
     || die "'$PYTHON' is $("$PYTHON" -V 2>&1); Python 3.10 or newer is needed: make PYTHON=/path/to/python3"
   [ -z "$VENV" ] || "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null \
@@ -32,11 +32,11 @@ check_machine() {
   header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
   [ -f "$header" ] || die "the Python headers are missing ($header). Install them (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)"
   command -v "${CXX:-g++}" >/dev/null \
-    || die "the C++ compiler '${CXX:-g++}' is missing; mmcv is compiled with it. Install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name yours: CXX=..."
+    || die "the C++ compiler '${CXX:-g++}' is missing; mmcv is compiled with it. Install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or set CXX=..."
 }
 
 create_venv() {
-  # An interrupted pip can leave half a package that it takes for a whole one: such an environment is made anew.
+  # An interrupted pip can leave a partial package that it considers installed: recreate such an environment.
   if [ -e "$VENV/.unfinished" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     say "creating $VENV with $("$PYTHON" -V)"
     "$PYTHON" -m venv --clear "$VENV"
@@ -59,7 +59,7 @@ install_torch() {
   fi
 }
 
-# All that an mmcv binary depends on; a wheel serves only where every line of this is the same.
+# Everything that an mmcv binary depends on; a cached wheel is reused only if every line is the same.
 mmcv_key() {
   "$PYTHON" - "$1" <<'PY'
 import os, platform, subprocess, sys, sysconfig
@@ -79,18 +79,18 @@ if torch.cuda.is_available():
 PY
 }
 
-build_mmcv() {  # build_mmcv VERSION FOLDER: leaves the wheel in FOLDER
+build_mmcv() {  # build_mmcv VERSION FOLDER: write the wheel to FOLDER
   mkdir -p "$CACHE"
-  find "$CACHE" -maxdepth 1 -name 'build.*' -mtime +0 -exec rm -rf {} +  # of builds that were killed
-  build=$(mktemp -d "$CACHE/build.XXXXXX")  # global: the trap outlives this function
+  find "$CACHE" -maxdepth 1 -name 'build.*' -mtime +0 -exec rm -rf {} +  # leftovers of killed builds
+  build=$(mktemp -d "$CACHE/build.XXXXXX")  # global: the trap runs after this function
   trap 'rm -rf "$build"' EXIT
-  # pip's own cache knows nothing of torch: it would hand out a wheel compiled against another one.
+  # pip's own cache ignores the torch version: it could return a wheel compiled against another one.
   (
     cd "$build"
     "$PYTHON" -m pip download -q --no-deps --no-binary mmcv --no-build-isolation --no-cache-dir "mmcv==$1"
     tar xzf "mmcv-$1.tar.gz"
     if grep -q 202002L "$("$PYTHON" -c 'import torch; print(torch.__path__[0])')/include/ATen/ATen.h"; then
-      sed -i 's/std=c++17/std=c++20/' "mmcv-$1/setup.py"  # this torch's headers refuse C++17
+      sed -i 's/std=c++17/std=c++20/' "mmcv-$1/setup.py"  # this torch's headers need C++20
     fi
     : >build.log
     "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation --no-cache-dir -w wheel "./mmcv-$1" >build.log 2>&1 &
@@ -110,7 +110,7 @@ install_mmcv() {
   key=$(mmcv_key "$version")
   folder=$CACHE/mmcv-$version-$(printf '%s' "$key" | sha256sum | cut -c1-16)
   if [ -e "$folder"/*.whl ]; then
-    say "mmcv $version: compiled before, in $folder"
+    say "mmcv $version: using the compiled wheel in $folder"
   else
     say "mmcv $version: compiling for this torch (once; about 8 minutes on 2 cores)"
     build_mmcv "$version" "$folder"
@@ -135,7 +135,7 @@ check_install() {
 }
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-export CFLAGS=${CFLAGS--g0 -O1}  # a third less time and a wheel of 1 MB instead of 32
+export CFLAGS=${CFLAGS--g0 -O1}  # a third less build time, and a wheel of 1 MB instead of 32
 check_machine
 [ -z "$VENV" ] || create_venv
 install_torch

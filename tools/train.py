@@ -7,7 +7,10 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 def main() -> None:
     parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", help="checkpoint to go on from; without one, the latest in the work dir"
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="checkpoint to resume from; without a value, the latest in the work dir",
     )
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")

@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    # Two images a GPU are too few for statistics of their own.
+    # Two images per GPU are too few for batch statistics.
     backbone={**_base_.repmlpnet, "norm_eval": True},
     neck=dict(in_channels=_base_.channels),
 )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Fine-tunes a deployed network for int8, with a batch norm behind each fc3: two epochs as it is, two rounded.
-# Give its checkpoint as --cfg-options load_from=deploy-<hash>.pth.
+# Fine-tunes a deployed network for int8 with a batch norm after each fc3: two epochs in float, two with fake
+# quantization. Pass its checkpoint as --cfg-options load_from=deploy-<hash>.pth.
 _base_ = "../repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 
 model = dict(backbone=dict(type="mmrepmlp.QuantizedRepMLPNet", insert_bn=True))

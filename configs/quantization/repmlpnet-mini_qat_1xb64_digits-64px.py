@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Trains for int8: from the eleventh epoch on the deploy form's arithmetic is rounded.
+# Quantization-aware training to int8, with fake quantization of the deploy form from the eleventh epoch on.
 _base_ = "../repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 
 model = dict(backbone=dict(type="mmrepmlp.QuantizedRepMLPNet"))

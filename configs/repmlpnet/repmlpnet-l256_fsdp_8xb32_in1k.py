@@ -4,5 +4,5 @@ _base_ = ["./repmlpnet-l256_8xb32_in1k.py"]
 
 runner_type = "FlexibleRunner"
 strategy = dict(type="mmrepmlp.ShardedStrategy", model_wrapper=dict(auto_wrap_policy="mmrepmlp.shard_units"))
-# Goes by dimensions, which shards do not have; norms and biases, all that it means here, are exempt by layer and name.
+# Depends on dimensions, which shards do not have; norms and biases are exempt from weight decay by layer and name.
 optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=None))

@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(
         arch=dict(_delete_=True, channels=[24, 48, 96, 192], depths=[1, 1, 2, 1], sharesets_nums=[1, 4, 16, 64]),
         img_size=64,
-        fc3_norm_init=0.1,  # so few images do not teach a dense layer where to look; convolutions know
+        fc3_norm_init=0.1,  # too few images to learn locality in a dense layer; the convolutions have it built in
     ),
     head=dict(num_classes=10, in_channels=192, topk=(1,)),
     train_cfg=None,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Small enough to fine-tune in a few minutes on two CPU cores, from the weights that
-# repmlpnet-mini_1xb64_digits-64px.py leaves.
+# Small enough to fine-tune in a few minutes on two CPU cores, from the weights trained by
+# repmlpnet-mini_1xb64_digits-64px.py.
 _base_ = [
     "mmdet::_base_/models/retinanet_r50_fpn.py",
     "mmdet::_base_/schedules/schedule_1x.py",

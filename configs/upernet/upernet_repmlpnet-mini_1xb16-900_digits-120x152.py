@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Small enough to fine-tune in a few minutes on two CPU cores, from the weights that
-# repmlpnet-mini_1xb64_digits-64px.py leaves. docs/segmentation.md says what the settings are for.
+# Small enough to fine-tune in a few minutes on two CPU cores, from the weights trained by
+# repmlpnet-mini_1xb64_digits-64px.py. docs/segmentation.md explains the settings.
 _base_ = [
     "mmseg::_base_/models/upernet_r50.py",
     "mmseg::_base_/schedules/schedule_20k.py",

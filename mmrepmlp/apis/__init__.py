@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole operations on configs and checkpoints: everything that a tool calls, for use from Python as well.
+"""Operations on configs and checkpoints: the Python API behind the tools.
 
-A name is imported on its first use, so that nobody waits for, or needs, packages that they do not use.
+Names are imported on first use, so that unused packages need not be installed and cost no import time.
 """
 
 from importlib import import_module
@@ -31,7 +31,7 @@ __all__ = sorted(MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    """Import a name on its first use (PEP 562)."""
+    """Import a name on first use (PEP 562)."""
     if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(MODULE_OF[name]), name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines in tools/ share: arguments of one meaning, and errors in one sentence."""
+"""Shared code of the command lines in tools/: common arguments, and errors without a traceback."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from mmrepmlp.errors import MMRepMLPError
 
 
 class SetLocalRank(argparse.Action):
-    """Export what torch's older launcher passes as an argument; the newer one sets the variable itself."""
+    """Set LOCAL_RANK from the argument of torch's old launcher; the current one sets the variable itself."""
 
     def __call__(self, parser: object, namespace: object, value: str, option: str | None = None) -> None:
         os.environ.setdefault("LOCAL_RANK", value)
@@ -40,21 +40,21 @@ ARGUMENTS = {
     ),
     "--launcher": dict(choices=["none", "pytorch", "slurm", "mpi"], help="job launcher (default: none)"),
     "--local-rank": dict(action=SetLocalRank, dest=argparse.SUPPRESS, help="set by torch's launcher"),
-    "--ema": dict(action="store_true", help="take the weights averaged over the training"),
-    "--overwrite": dict(action="store_true", help="replace what is there already"),
+    "--ema": dict(action="store_true", help="use the weights averaged over the training (EMA)"),
+    "--overwrite": dict(action="store_true", help="replace existing files"),
     "--allow-unsafe": dict(
         action="store_true",
-        help="run code that the checkpoint holds, with all your rights; only for files from people you trust",
+        help="run code that the checkpoint holds, with all your permissions; only for files from trusted sources",
     ),
 }
 
 
 def tool_parser(description: str, *names: str) -> argparse.ArgumentParser:
-    """Start the parser of a tool. Options that are not given are left out, so that the operation's defaults hold.
+    """Create the parser of a tool. Options that are not given are omitted, so that the operation's defaults apply.
 
     Args:
-        description: What the tool does, its docstring.
-        *names: Which of :data:`ARGUMENTS` it takes.
+        description: Description of the tool, its docstring.
+        *names: Names from :data:`ARGUMENTS`.
     """
     parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS)
     add_arguments(parser, *names)
@@ -62,7 +62,7 @@ def tool_parser(description: str, *names: str) -> argparse.ArgumentParser:
 
 
 def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Give a parser some of :data:`ARGUMENTS`."""
+    """Add arguments from :data:`ARGUMENTS` to a parser."""
     for name in names:
         spellings = (name, "--local_rank") if name == "--local-rank" else (name,)
         parser.add_argument(*spellings, **ARGUMENTS[name])
@@ -71,42 +71,42 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
 def run_tool(parser: argparse.ArgumentParser, operation: str | Callable[..., object]) -> object:
     """Call an operation with the arguments of the command line.
 
-    An error that was to be expected ends the process with ``error: ...`` and exit code 1: one that this package raises,
-    a file that is not there or cannot be written, a package that is not installed. Any other keeps its traceback.
+    An expected error ends the process with ``error: ...`` and exit code 1: one that this package raises, a file that
+    does not exist or cannot be written, a package that is not installed. Any other keeps its traceback.
 
     Args:
-        parser: Its arguments are the operation's.
-        operation: Name of an operation of :mod:`mmrepmlp.apis`, or a function of the tool's own.
+        parser: Parser whose arguments are those of the operation.
+        operation: Name of an operation of :mod:`mmrepmlp.apis`, or any function.
 
     Returns:
-        What the operation returns.
+        The result of the operation.
     """
     arguments = vars(parser.parse_args())
     try:
         return (getattr(apis, operation) if isinstance(operation, str) else operation)(**arguments)
     except Exception as error:
-        expected = next((link for link in chain(error) if is_expected(link)), None)
+        expected = next((link for link in exception_chain(error) if is_expected(link)), None)
         if expected is None:
             raise
         sys.exit(f"error: {expected}")
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it: MMEngine's registries wrap what a constructor raises."""
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes: MMEngine's registries wrap the errors of constructors."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error's message says all that its reader needs."""
+    """Whether an error can be reported without a traceback."""
     if isinstance(error, ValueError):
-        return raised_in(error.__traceback__).split(".")[0] == "mmrepmlp"
+        return raising_module(error.__traceback__).split(".")[0] == "mmrepmlp"
     return isinstance(error, (MMRepMLPError, OSError, ImportError))
 
 
-def raised_in(traceback: TracebackType | None) -> str:
-    """Name of the module that an error comes from."""
+def raising_module(traceback: TracebackType | None) -> str:
+    """Name of the module that raised an error."""
     name = ""
     while traceback is not None:
         name = traceback.tb_frame.f_globals.get("__name__", "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs, from wherever they are."""
+"""Reading of configs, from files and from installed packages."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def read_from_package(name: str) -> Config:
 def load_config(
     config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
 ) -> Config:
-    """Read a config and settle where its run writes.
+    """Read a config, apply overrides, and set its work dir.
 
     Args:
         config: Path of the config file, or ``package::path``.
@@ -58,7 +58,7 @@ def load_config(
     cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     if cfg.get("default_scope") == "mmpretrain":
-        # As mmpretrain's own tools have it; its configs rely on them.
+        # The defaults of mmpretrain's own tools, on which its configs rely.
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(name) is not None:
                 defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)

@@ -4,5 +4,5 @@ METRIC_TOLERANCE = 5e-5  # of a fraction; of a percentage, half a hundredth at 1
 
 
 def metrics_agree(before: float, after: float) -> bool:
-    """Whether a metric, a fraction or a percentage, is the same before and after a conversion, up to rounding."""
-    return abs(before - after) <= METRIC_TOLERANCE * max(1.0, abs(before))  # false for nan, which is no agreement
+    """Whether a metric, a fraction or a percentage, is equal before and after a conversion, up to rounding."""
+    return abs(before - after) <= METRIC_TOLERANCE * max(1.0, abs(before))  # false for nan

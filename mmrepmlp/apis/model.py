@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of configs: built with weights, run on images, and the config of their deploy form."""
+"""Build models of configs with weights, run them on images, and derive the config of the deploy form."""
 
 import copy
 import inspect
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.checkpoint import check_values, raise_faults
 
-# What the arguments are called that build a deploy form; RepLKNet has a name of its own.
+# Names of the arguments that build a deploy form; RepLKNet uses its own.
 DEPLOY_ARGUMENTS = ("deploy", "small_kernel_merged")
 
 
@@ -21,18 +21,18 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     """Build a config's model with the weights of a state dict, in eval mode.
 
     Raises:
-        ValueError: The state dict is not the model's.
+        ValueError: The state dict does not fit the model.
     """
     settings = copy.deepcopy(cfg.model)
     drop_pretrained(settings)
-    if "data_preprocessor" in cfg:  # where the runner would take it from
+    if "data_preprocessor" in cfg:  # as the runner does
         settings.setdefault("data_preprocessor", cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         model = MODELS.build(settings)
     check_values(model.state_dict(), state)
     try:
         result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # torch's list of shapes that differ, a line each
+    except RuntimeError as error:  # torch's list of shape mismatches, one per line
         _, *lines = str(error).splitlines()
         raise_faults({"of another shape": [line.strip().rstrip(".") for line in lines]})
     raise_faults({"missing": result.missing_keys, "unexpected": result.unexpected_keys})
@@ -40,7 +40,7 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def iter_dicts(settings: object) -> Iterator[ConfigDict]:
-    """Walk through the dicts in a config, the outermost first."""
+    """Iterate over the nested dicts in a config, the outermost first."""
     if isinstance(settings, Mapping):
         yield settings
         settings = list(settings.values())
@@ -50,7 +50,7 @@ def iter_dicts(settings: object) -> Iterator[ConfigDict]:
 
 
 def drop_pretrained(settings: ConfigDict) -> None:
-    """Take what would fetch weights out of a model's config."""
+    """Remove the settings that load pre-trained weights from a model's config."""
     for part in iter_dicts(settings):
         init = part.get("init_cfg")
         if isinstance(init, Mapping) and init.get("type") == "Pretrained":
@@ -60,7 +60,7 @@ def drop_pretrained(settings: ConfigDict) -> None:
 
 
 def deploy_config(cfg: Config) -> Config:
-    """The config whose model has its re-parameterizable parts in deploy form, and fetches no weights."""
+    """A copy of a config whose model is built in deploy form and loads no pre-trained weights."""
     cfg = copy.deepcopy(cfg)
     drop_pretrained(cfg.model)
     with (
@@ -71,13 +71,13 @@ def deploy_config(cfg: Config) -> Config:
             kind = part.get("type")
             kind = registry.get(kind) if isinstance(kind, str) else kind
             if hasattr(kind, "switch_to_deploy"):
-                accepted = inspect.signature(kind).parameters
-                part.update({name: True for name in DEPLOY_ARGUMENTS if name in accepted})
+                parameters = inspect.signature(kind).parameters
+                part.update({name: True for name in DEPLOY_ARGUMENTS if name in parameters})
     return cfg
 
 
 def random_images(model: nn.Module, number: int) -> Tensor:
-    """Images of the size that a model was made for, float64, the same in every call."""
+    """Random images of the size that a model was built for, float64, the same in every call."""
     mean = getattr(getattr(model, "data_preprocessor", None), "mean", None)
     side = getattr(model.backbone, "img_size", (224, 224))
     side = (side, side) if isinstance(side, int) else side
@@ -86,9 +86,9 @@ def random_images(model: nn.Module, number: int) -> Tensor:
 
 
 def run_model(model: nn.Module, images: Tensor) -> object:
-    """All outputs of a model before any post-processing, for a two-stage detector on fixed boxes.
+    """All outputs of a model before post-processing, for a two-stage detector on fixed boxes.
 
-    Proposals of its own would be sorted and suppressed, and a rounding error could exchange two of them.
+    Its own proposals are sorted and suppressed, so that a rounding error could swap two of them.
     """
     if not hasattr(model, "roi_head"):
         return model(images, mode="tensor")

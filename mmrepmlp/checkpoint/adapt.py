@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a state dict from anywhere fit a RepMLPNet, or say why it cannot."""
+"""Adapt a state dict of any origin to a RepMLPNet, or explain why that is impossible."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,20 +15,20 @@ from mmrepmlp.checkpoint.validate import check_state_dict, check_values
 def adapt_state_dict(
     model: nn.Module, state_dict: dict, prefix: str = "", expected: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Make the part of a state dict that belongs to a RepMLPNet fit the model.
+    """Adapt the part of a state dict that belongs to a RepMLPNet to the model.
 
-    Tensors are renamed; ``fc3`` is resampled where the tiles are of another size, which is logged; a training form is
-    folded where the model is in deploy form.
+    Tensors are renamed; ``fc3`` is resampled if the tile sizes differ, which is logged; a training form is folded if
+    the model is in deploy form.
 
     Args:
         model: The RepMLPNet that is about to load.
         state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
-        prefix: Where the model sits in the state dict, e.g. ``"backbone."``.
-        expected: The part of the model's state dict that is a RepMLPNet's. Default: all of it.
+        prefix: Prefix of the model's names in the state dict, e.g. ``"backbone."``.
+        expected: The part of the model's state dict that belongs to the RepMLPNet. Default: all of it.
 
     Raises:
-        ValueError: The state dict is of another network, another architecture, of a form that cannot become the
-            model's, or holds values that no trained network has.
+        ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
+            the model's, or holds invalid values.
     """
     own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
     if not own:
@@ -36,19 +36,19 @@ def adapt_state_dict(
     state = to_native_names(own if prefix else backbone_part(unwrap(own)))
     if not architecture_of(state):
         raise ValueError(
-            f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Accepted are the names of "
-            "mmpretrain's RepMLPNet, with or without 'backbone.', and the authors'."
+            f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Expected the names of mmpretrain's "
+            "RepMLPNet, with or without 'backbone.', or the authors' names."
         )
     state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
     if changes:
-        print_log(f"fc3 is resampled to the tiles of img_size={model.img_size}: {', '.join(changes)}.", "current")
+        print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
     expected = model.state_dict() if expected is None else expected
     form = form_of(state)
     if form != form_of(expected):
         if form_of(expected) != "deploy":
             raise ValueError(
                 f"The state dict is in {form} form, the model in {form_of(expected)} form, and a conversion cannot be "
-                "undone. Build the model with deploy=True, which loads every form."
+                "reversed. Build the model with deploy=True, which loads every form."
             )
         state = fold(model, state, form)
     check_architecture(expected, state)
@@ -64,7 +64,7 @@ def first_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Tensor]:
-    """Convert a state dict of a model's training form, or of its injected form, to its deploy form.
+    """Convert a state dict in a model's training form or injected form to its deploy form.
 
     Raises:
         ValueError: The state dict does not fit the model.
@@ -79,7 +79,7 @@ def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Ten
 
 
 def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int]) -> nn.Module:
-    """Build a RepMLPNet like a given one in the training form or in the injected form, without values."""
+    """Build a RepMLPNet like a given one in training form or injected form, on the meta device."""
     with torch.device("meta"):
         source = model.build_training_form(reparam_conv_kernels=reparam_conv_kernels)
         if form == "injected":
@@ -89,10 +89,10 @@ def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int])
 
 
 def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Compare what two state dicts say of their networks.
+    """Compare the architectures of two state dicts.
 
     Raises:
-        ValueError: They differ; the message names each difference.
+        ValueError: They differ; the message lists each difference.
     """
     wanted, given = architecture_of(expected), architecture_of(state)
     differences = [
@@ -101,4 +101,4 @@ def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) ->
     if not differences:
         return
     advice = "Build the model with the arch of the checkpoint, or load another checkpoint."
-    raise ValueError(f"The state dict is of another RepMLPNet: {'; '.join(differences)}. {advice}")
+    raise ValueError(f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. {advice}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a state dict says of the network that it came from: its names, its form, its architecture."""
+"""What a state dict tells about its network: tensor names, form, architecture."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -25,15 +25,15 @@ UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 def unwrap(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
     """Find the state dict inside a checkpoint, without ``module.``.
 
-    It is looked for under ``state_dict``, ``model`` and the names of averaged weights, and else is the checkpoint
-    itself.
+    Searched under ``state_dict``, ``model`` and the usual names of averaged weights; otherwise the checkpoint itself is
+    the state dict.
 
     Args:
-        checkpoint: What a file holds.
-        ema: Whether weights averaged over the training are asked for. Default: False.
+        checkpoint: Content of a file.
+        ema: Whether to return the weights averaged over the training. Default: False.
 
     Raises:
-        ValueError: ``ema`` is asked for and there are no averaged weights.
+        ValueError: ``ema`` is set and there are no averaged weights.
     """
     if ema and "ema_state_dict" in checkpoint:
         # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
@@ -44,8 +44,8 @@ def unwrap(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
             return unwrap(checkpoint[key])
     if ema:
         raise ValueError(
-            f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; looked for were "
-            f"{', '.join(AVERAGES)} and ema_state_dict. Leave the request for averaged weights out."
+            f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
+            f"{', '.join(AVERAGES)} or ema_state_dict. Load it without ema (--ema)."
         )
     if checkpoint and all(str(name).startswith("module.") for name in checkpoint):
         return unwrap({name.removeprefix("module."): value for name, value in checkpoint.items()})
@@ -53,24 +53,24 @@ def unwrap(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
 
 
 def abbreviate(names: Iterable, limit: int = 10) -> str:
-    """List names, at most ``limit`` of them and the count of the rest."""
+    """List at most ``limit`` names and the number of the remaining ones."""
     names = [str(name) for name in names]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def to_native_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the authors' tensors; a state dict that has our names already comes back as it is."""
+    """Rename the authors' tensors to ours; names that are ours already are unchanged."""
     return rename(state, SYNONYMS)
 
 
 def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename our tensors as the authors do, the inverse of :func:`to_native_names`."""
+    """Rename our tensors to the authors' names, the inverse of :func:`to_native_names`."""
     return rename(state, {ours: theirs for theirs, ours in SYNONYMS.items()})
 
 
 def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str, Tensor]:
-    """Rename modules, old name to new, wherever whole parts of a dotted path are equal."""
+    """Rename modules, old name to new, where whole components of a dotted path match."""
     patterns = [(re.compile(rf"(?<![^.]){re.escape(old)}(?![^.])"), new) for old, new in modules.items()]
     renamed = {}
     for name, value in state.items():
@@ -81,18 +81,18 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
 
 
 def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take a whole model's state dict apart: what belongs to its backbone, under the backbone's own names."""
+    """Select the backbone's tensors from a whole model's state dict, under the backbone's own names."""
     if any(name.startswith("backbone.") for name in state):
         return {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
     return {name: value for name, value in state.items() if not name.startswith("head.")}
 
 
 def form_of(names: Iterable[str]) -> str:
-    """Tell a network's form by the names of its tensors.
+    """Infer a network's form from the names of its tensors.
 
     Returns:
-        ``"training"``; ``"injected"``, where only the blocks are converted, which is what the authors' and
-        mmpretrain's conversion leaves; or ``"deploy"``.
+        ``"training"``; ``"injected"``, where only the blocks are converted, the result of the authors' and
+        mmpretrain's conversion; or ``"deploy"``.
     """
     names = list(names)
     if any(".fc3_bn." in name for name in names):
@@ -101,13 +101,13 @@ def form_of(names: Iterable[str]) -> str:
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """Read a network's architecture from the shapes of its tensors.
+    """Infer a network's architecture from the shapes of its tensors.
 
     Args:
         state: A backbone's state dict with our names, in any form.
 
     Returns:
-        What could be read: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
+        What could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
         entry for each stage; ``reparam_conv_kernels``, in training form; ``in_channels`` and ``patch_size``.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items()}

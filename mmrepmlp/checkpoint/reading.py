@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files, of torch.save or safetensors, read without running code that they may hold."""
+"""Read checkpoint files of torch.save or safetensors without executing code that they may contain."""
 
 import io
 import os
@@ -19,26 +19,26 @@ from mmrepmlp.errors import MMRepMLPError
 
 
 class CheckpointError(MMRepMLPError):
-    """A file is no checkpoint that can be read, or not one that may be."""
+    """A checkpoint file cannot be read, or is not safe to read."""
 
 
 def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allow_unsafe: bool = False) -> dict:
-    """Read a checkpoint without running code that it may hold.
+    """Read a checkpoint without executing code that it may contain.
 
-    Once this package is imported, MMEngine reads local files with it, so that ``load_from``, ``--resume`` and
-    ``init_cfg=dict(type='Pretrained')`` behave alike.
+    Once this package is imported, MMEngine reads local files with this function, for ``load_from``, ``--resume`` and
+    ``init_cfg=dict(type='Pretrained')`` alike.
 
     Args:
-        filename: Path of a file that ``torch.save`` wrote, or of a ``.safetensors`` file.
-        map_location: Where to put the tensors. Default: ``"cpu"``.
-        allow_unsafe: Whether to run code that the file holds, with all the rights of the user. Default: False.
+        filename: Path of a file written by ``torch.save``, or of a ``.safetensors`` file.
+        map_location: Device of the tensors. Default: ``"cpu"``.
+        allow_unsafe: Whether to execute code in the file, with all permissions of the user. Default: False.
 
     Returns:
-        What the file holds; for safetensors, the tensors under ``state_dict`` and the metadata under ``meta``.
+        The content of the file; for safetensors, the tensors under ``state_dict`` and the metadata under ``meta``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is empty, damaged, no checkpoint, or holds code.
+        CheckpointError: The file is empty, damaged, not a checkpoint, or contains code.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
@@ -46,7 +46,7 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty. Copy or download it again.")
     if allow_unsafe:
-        print_log(f"Code that {path} may hold is run, since unsafe loading was asked for.", "current")
+        print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
     try:
         if path.suffix == ".safetensors":
             return read_safetensors(path, map_location)
@@ -60,7 +60,7 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
 
 
 def read_safetensors(path: Path, map_location: Any) -> dict:
-    """Read tensors and metadata of a safetensors file, laid out as a checkpoint."""
+    """Read the tensors and metadata of a safetensors file, structured as a checkpoint."""
     with safe_open(path, framework="pt", device=str(map_location or "cpu")) as file:
         names = file.keys()
         meta = (file.metadata() or {}).get("meta", "{}")
@@ -71,20 +71,20 @@ def read_safetensors(path: Path, map_location: Any) -> dict:
 
 
 def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
-    """Download a checkpoint, unless that was done before, and read it without running code that it may hold.
+    """Download a checkpoint, unless it is cached, and read it without executing code that it may contain.
 
-    MMEngine reads addresses with it once this package is imported; its own loader would run such code.
+    Once this package is imported, MMEngine reads URLs with this function; its own loader would execute such code.
 
     Args:
-        filename: Address, http or https.
-        map_location: Where to put the tensors. Default: ``"cpu"``.
+        filename: URL, http or https.
+        map_location: Device of the tensors. Default: ``"cpu"``.
         model_dir: Folder for downloads. Default: torch's, ``~/.cache/torch/hub/checkpoints``.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        CheckpointError: The file cannot be downloaded, or what was downloaded cannot be read.
+        CheckpointError: The file cannot be downloaded or read.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
     path = folder / Path(urlparse(filename).path).name
@@ -101,18 +101,18 @@ def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | Non
 
 
 def explain_failure(path: Path, error: Exception) -> str:
-    """Say why a file could not be loaded, naming what it holds besides tensors if that is the reason."""
+    """Explain why a file could not be loaded, naming the objects besides tensors if they are the reason."""
     text = str(error)
-    # torch names an object of a type that is not allowed as GLOBAL; "refused" is our own stand-in's word.
+    # torch reports an object of a disallowed type as GLOBAL; "refused" is the word of our own history_statistic.
     held = re.search(r"GLOBAL (\S+)", text) or re.search(r"\w+\(.*\)(?= is refused)", text)
     if held:
         return (
             f"{path} holds more than tensors: {held[held.lastindex or 0]}. Loading it may run code, so it is refused. "
-            "Ask whoever made it for the bare state dict. If you trust them: tools/reparameterize.py and the tools in "
-            "tools/model_converters/ write files that load everywhere, and their --allow-unsafe runs that code, with "
-            "all your rights."
+            "Ask its author for the plain state dict. If you trust the author, convert the file with "
+            "tools/reparameterize.py or the tools in tools/model_converters/: their --allow-unsafe runs that code with "
+            "all your permissions, and what they write loads everywhere."
         )
-    # torch surrounds the reason with advice.
+    # torch's message surrounds the reason with advice.
     reason = re.search(r"WeightsUnpickler error: (.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
     reason = reason[1].strip().rstrip(".")
-    return f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {reason}. Copy or download it again."
+    return f"{path} ({path.stat().st_size} bytes) is damaged or not a checkpoint: {reason}. Copy or download it again."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit the fully connected layers of a state dict to tiles of another size."""
+"""Resample the fully connected layers of a state dict to another tile size."""
 
 import math
 import re
@@ -12,19 +12,19 @@ FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
 
 
 def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tuple[dict[str, Tensor], list[str]]:
-    """Resample every ``fc3`` whose tile differs from a model's.
+    """Resample every ``fc3`` whose tile size differs from the model's.
 
-    Local branches work at any tile size and stay as they are.
+    Local branches do not depend on the tile size and stay unchanged.
 
     Args:
         state: A backbone's state dict with our names, in any form.
         tiles: The model's tile (h, w) in pixels, one for each stage.
 
     Returns:
-        The state dict, and for each stage that changed a description of the change.
+        The state dict, and a description of the change for each stage that changed.
 
     Raises:
-        ValueError: The tile size of a layer cannot be told from its shape.
+        ValueError: The tile size of a layer cannot be inferred from its shape.
     """
     resampled, changes = {}, {}
     for name, value in state.items():
@@ -41,7 +41,7 @@ def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tu
 
 
 def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]:
-    """Tell height and width of a tile by its number of pixels: as the model's, in its proportion, or square."""
+    """Infer height and width of a tile from its pixels: as the model's, of the same aspect ratio, or square."""
     h, w = like
     if h * w == pixels:
         return like
@@ -50,7 +50,7 @@ def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]
         if tile[0] * tile[1] == pixels:
             return tile
     raise ValueError(
-        f"{name} is for tiles of {pixels} pixels, which are neither square nor of the proportion {h}:{w} of the "
+        f"{name} is for tiles of {pixels} pixels, which are neither square nor of the aspect ratio {h}:{w} of the "
         "model's tiles. Build the model with the img_size of the checkpoint."
     )
 
@@ -58,14 +58,14 @@ def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]
 def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Resample a fully connected layer over the pixels of a tile: a linear operator on a grid.
 
-    The new layer is the old one between two changes of grid, there and back. One interpolates linearly from the smaller
-    grid to the larger; the other is its pseudo-inverse, so that going there and back again changes nothing and a
-    larger tile computes what the smaller one did. Both take a constant image to itself, which keeps the response to it.
+    The new layer is the old one between two resampling matrices. One interpolates linearly from the smaller grid to the
+    larger; the other is its pseudo-inverse, so that a round trip changes nothing and a larger tile computes what the
+    smaller one did. Both map a constant image to itself, which preserves the response to it.
 
     Args:
         weight: Shape (S * P, P, 1, 1), for tiles of P = h * w pixels.
         old: The tile (h, w) of ``weight``.
-        new: The tile (h', w') to go to.
+        new: The tile (h', w') of the result.
 
     Returns:
         Shape (S * P', P', 1, 1).
@@ -77,19 +77,19 @@ def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) 
 
 
 def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resample the bias (S * P,) of such a layer to (S * P',)."""
+    """Resample the bias (S * P,) of a fully connected layer over tiles to (S * P',)."""
     images = bias.double().view(-1, old[0] * old[1])
     return (images @ resize_matrix(old, new).T).flatten().to(bias.dtype)
 
 
 def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """The matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows add up to 1."""
+    """The matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows sum to 1."""
     rows, columns = (resize_matrix_1d(*sides) for sides in zip(source, target))
     return torch.einsum("ai,bj->abij", rows, columns).reshape(target[0] * target[1], -1)
 
 
 def resize_matrix_1d(source: int, target: int) -> Tensor:
-    """The matrix (target, source), float64, that resizes a line of pixels: up by interpolation, down by its inverse."""
+    """The matrix (target, source), float64, that resizes a row of pixels, up by interpolation, down by the inverse."""
     if source > target:
         return torch.linalg.pinv(resize_matrix_1d(target, source))
     line = torch.eye(source, dtype=torch.float64)[None]  # each pixel alone, as a channel

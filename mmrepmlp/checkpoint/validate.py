@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with the tensors of a state dict."""
+"""Checks of the tensors of a state dict."""
 
 from collections.abc import Mapping
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from .names import abbreviate
 
-# The range that one of torch's observers has seen is empty before it sees something: from infinity to minus infinity.
+# The range of a torch observer is empty before its first input: from infinity to minus infinity.
 OBSERVED = (".min_val", ".max_val")
 
 
 def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check a state dict against the model that is to load it: names, shapes and values.
+    """Check the names, shapes and values of a state dict against the model that is to load it.
 
     Args:
         expected: The model's own state dict.
         state: The state dict to check.
 
     Raises:
-        ValueError: They do not fit. The message lists, for each kind of fault, ten names and the count of the rest.
+        ValueError: They do not match. For each kind of fault the message lists ten names and the number of the rest.
     """
     shared = [name for name in expected if name in state]
     raise_faults(
@@ -37,10 +37,10 @@ def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
 
 
 def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check the values of those tensors of a state dict that a model has as well.
+    """Check the values of the tensors that a state dict and a model share.
 
     Raises:
-        ValueError: One is of a type that cannot become the model's, is not finite, or is a variance below zero.
+        ValueError: A dtype cannot be converted to the model's, or a tensor has non-finite values or negative variances.
     """
     shared = {name: value for name, value in state.items() if name in expected}
     raise_faults(

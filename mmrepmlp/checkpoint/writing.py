@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written atomically."""
+"""Atomic writing of files."""
 
 import fcntl
 import glob
@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 
 
 def check_overwrite(*paths: str | os.PathLike, overwrite: bool) -> None:
-    """Refuse to go on where something would be replaced that nobody said may be.
+    """Raise an error if a path exists and must not be overwritten.
 
     Args:
-        *paths: Files or folders that are about to be written.
-        overwrite: Whether they may be replaced.
+        *paths: Files or folders to be written.
+        overwrite: Whether existing ones may be replaced.
 
     Raises:
-        FileExistsError: One exists and ``overwrite`` is not set.
+        FileExistsError: A path exists and ``overwrite`` is not set.
     """
     for path in paths:
         if not overwrite and os.path.lexists(path):
@@ -35,9 +35,9 @@ def check_overwrite(*paths: str | os.PathLike, overwrite: bool) -> None:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file atomically.
 
-    Yields the path of a temporary file in the same folder. When the block ends well, the file is flushed to disk and
-    takes the place of ``path``; when it does not, ``path`` stays as it was and the temporary file goes. What a killed
-    process left of an earlier try goes as well.
+    Yields the path of a temporary file in the same folder. On success the file is flushed to disk and renamed to
+    ``path``; on an exception ``path`` stays unchanged and the temporary file is removed. Temporary files left by
+    killed processes are removed as well.
     """
     path = Path(path)
     with temporary_file(path) as temporary:
@@ -47,7 +47,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """A file in the folder of ``path``, locked for as long as it is written; it goes unless it is renamed."""
+    """A file in the folder of ``path``, locked while it is written, and removed at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -61,7 +61,7 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 def commit(temporary: Path, path: Path) -> None:
-    """Flush a file to disk and put it in the place of ``path``."""
+    """Flush a file to disk and rename it to ``path``."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.chmod(0o666 & ~current_umask())
@@ -74,7 +74,7 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files for ``path`` that no process writes any more: a lock ends with its process."""
+    """Remove temporary files for ``path`` that no process is writing: a lock is released when its process ends."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(BlockingIOError, FileNotFoundError), file.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +89,7 @@ def current_umask() -> int:
 
 
 def save_checkpoint(checkpoint: Mapping, path: str | os.PathLike) -> None:
-    """Write a checkpoint atomically, as safetensors where the name ends so, else with ``torch.save``."""
+    """Write a checkpoint atomically, as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
     with atomic_write(path) as temporary:
         write_checkpoint(checkpoint, temporary, Path(path).suffix == ".safetensors")
 
@@ -102,11 +102,11 @@ def save_hashed(
     Args:
         checkpoint: What to write.
         path: What to name the file after.
-        check: Called with the file as it was written, under a temporary name, and the name that it will have. What it
-            raises goes through, and nothing is left. Default: nothing.
+        check: Called with the temporary file that was written and its final path. An exception that it raises is
+            propagated, and no file is kept. Default: no check.
 
     Returns:
-        The file, ``deploy-0123abcd.pth`` for ``deploy.pth``.
+        Path of the file, e.g. ``deploy-0123abcd.pth`` for ``deploy.pth``.
     """
     path = Path(path)
     with temporary_file(path) as temporary:
@@ -118,39 +118,41 @@ def save_hashed(
 
 
 def write_checkpoint(checkpoint: Mapping, file: Path, safetensors: bool) -> None:
-    """Write a checkpoint into a file that :func:`atomic_write` yields.
+    """Write a checkpoint to a temporary file.
 
     Args:
-        checkpoint: What to write; for safetensors, ``state_dict`` and ``meta`` alone.
-        file: Where to.
+        checkpoint: What to write; for safetensors, only ``state_dict`` and ``meta``.
+        file: Path of the temporary file.
         safetensors: Whether to write safetensors, else with ``torch.save``.
 
     Raises:
-        ValueError: safetensors cannot hold what is asked for.
+        ValueError: The checkpoint has entries that safetensors cannot store.
     """
     if not safetensors:
-        with file.open("wb") as stream:  # given a path, torch.save would store its name, and the hash depend on it
+        with file.open("wb") as stream:  # torch.save would store the name of a path, which would change the hash
             save_to(stream, checkpoint)
         return
-    beyond = sorted(checkpoint.keys() - {"state_dict", "meta"})
-    if beyond:
-        raise ValueError(f"safetensors holds tensors and text, not {', '.join(beyond)}. Write a .pth file instead.")
+    unsupported = sorted(checkpoint.keys() - {"state_dict", "meta"})
+    if unsupported:
+        raise ValueError(
+            f"safetensors stores tensors and text, not {', '.join(unsupported)}. Write a .pth file instead."
+        )
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     save_file(tensors, file, {"meta": mmengine.dump(checkpoint.get("meta", {}), file_format="json")})
 
 
 def save_to(stream: BinaryIO, checkpoint: Mapping) -> None:
-    """Run torch.save on an open file, and let the errors of the disk through."""
+    """Call torch.save on an open file, and re-raise disk errors as they are."""
     try:
         torch.save(checkpoint, stream)
-    except RuntimeError as error:  # torch's complaint about a file that ends early hides the reason
+    except RuntimeError as error:  # torch's error about a truncated file hides the cause
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def file_hash(path: str | os.PathLike) -> str:
-    """First 8 digits of a file's sha256, which OpenMMLab ends the names of published checkpoints with."""
+    """First 8 digits of a file's sha256, as in the names of checkpoints that OpenMMLab publishes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

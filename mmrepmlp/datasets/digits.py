@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real images that ship with a package: scikit-learn's scans of handwritten digits."""
+"""The handwritten digits of scikit-learn, real images that need no download."""
 
 from functools import cache
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
-from .folder import new_folder
+from .folder import atomic_folder
 
 HELD_OUT = 360
 SPLIT_SEED = 0
@@ -15,7 +15,7 @@ SPLIT_SEED = 0
 
 @cache
 def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Load the digits and hold out the same scans each time, as many of each class as its share.
+    """Load the digits and split them, always in the same way and stratified by class.
 
     Returns:
         For ``train`` and ``val``: the images, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink), and their digits.
@@ -27,7 +27,7 @@ def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("The digits come with scikit-learn: pip install scikit-learn.") from error
+        raise ImportError("The digits are part of scikit-learn: pip install scikit-learn.") from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     train, val, train_labels, val_labels = train_test_split(
@@ -40,7 +40,7 @@ def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]
     """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``.
 
     Args:
-        out_dir: Folder to create; complete or not there at all when this returns or raises.
+        out_dir: Folder to create, atomically.
         overwrite: Whether an existing folder may be replaced. Default: False.
 
     Returns:
@@ -50,7 +50,7 @@ def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
     counts = {}
-    with new_folder(out_dir, overwrite) as folder:
+    with atomic_folder(out_dir, overwrite) as folder:
         for split, (images, labels) in split_digits().items():
             for index, (image, label) in enumerate(zip(images, labels)):
                 mmcv.imwrite(image, str(folder / split / str(label) / f"{index:04d}.png"))

@@ -9,11 +9,11 @@ from mmrepmlp.checkpoint import check_overwrite
 
 
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Write a folder atomically.
 
-    Yields a temporary folder beside ``path``. When the block ends well it takes the place of ``path``; when it does
-    not, ``path`` stays as it was and the temporary folder goes.
+    Yields a temporary folder next to ``path``. On success it is renamed to ``path``; on an exception ``path`` stays
+    unchanged and the temporary folder is removed.
 
     Args:
         path: Folder to create.

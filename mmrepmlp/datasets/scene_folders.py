@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes of digits on disk, in the layouts that mmsegmentation and mmdetection read."""
+"""Write scenes of digits to disk, in the layouts that mmsegmentation and mmdetection read."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import track
 
 from .digits import split_digits
-from .folder import new_folder
+from .folder import atomic_folder
 from .scenes import Scene, compose_scene
 
 COUNTS = dict(train=8000, val=400)
@@ -23,9 +23,9 @@ def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, coun
     """Write scenes with class maps, ``img_dir/{train,val}/*.jpg`` and ``ann_dir/{train,val}/*.png``.
 
     Args:
-        out_dir: Folder to create; complete or not there at all when this returns or raises.
+        out_dir: Folder to create, atomically.
         overwrite: Whether an existing folder may be replaced. Default: False.
-        counts: Numbers of scenes in ``train`` and ``val``, which show different scans. Default: 8000 and 400.
+        counts: Numbers of scenes in ``train`` and ``val``, which use disjoint sets of scans. Default: 8000 and 400.
 
     Returns:
         The number of scenes in each split.
@@ -34,9 +34,9 @@ def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, coun
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
     counts = counts or COUNTS
-    with new_folder(out_dir, overwrite) as folder:
+    with atomic_folder(out_dir, overwrite) as folder:
         for split, number in counts.items():
-            for name, scene in scenes(split, number):
+            for name, scene in generate_scenes(split, number):
                 mmcv.imwrite(scene.image, str(folder / "img_dir" / split / f"{name}.jpg"))
                 mmcv.imwrite(scene.class_map(), str(folder / "ann_dir" / split / f"{name}.png"))
     return dict(counts)
@@ -48,38 +48,38 @@ def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts:
     Arguments, result and errors are those of :func:`write_segmentation_scenes`.
     """
     counts = counts or COUNTS
-    with new_folder(out_dir, overwrite) as folder:
+    with atomic_folder(out_dir, overwrite) as folder:
         (folder / "annotations").mkdir()
         for split, number in counts.items():
             images, annotations = [], []
-            for name, scene in scenes(split, number):
+            for name, scene in generate_scenes(split, number):
                 file = f"{name}.jpg"
                 mmcv.imwrite(scene.image, str(folder / split / file))
                 height, width = scene.image.shape[:2]
                 image = dict(id=len(images), file_name=file, height=height, width=width)
                 images.append(image)
                 for digit, mask in zip(scene.digits, scene.masks):
-                    annotations.append(dict(id=len(annotations) + 1, image_id=image["id"], **describe(digit, mask)))
+                    annotations.append(dict(id=len(annotations) + 1, image_id=image["id"], **to_coco(digit, mask)))
             categories = [dict(id=digit, name=str(digit)) for digit in range(10)]
             coco = dict(images=images, annotations=annotations, categories=categories)
             (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))
     return dict(counts)
 
 
-def scenes(split: str, number: int) -> Iterator[tuple[str, Scene]]:
-    """Compose the scenes of a split on all cores; scene i is the same whatever their number."""
-    compose = partial(compose_numbered, split)
+def generate_scenes(split: str, number: int) -> Iterator[tuple[str, Scene]]:
+    """Compose the scenes of a split on all cores; scene i does not depend on their number."""
+    compose = partial(compose_indexed_scene, split)
     with Pool() as pool:
         composed = pool.imap(compose, range(number), chunksize=16)
         for index, scene in enumerate(track(composed, f"scenes, {split}", number, transient=True)):
             yield f"{index:05d}", scene
 
 
-def compose_numbered(split: str, index: int) -> Scene:
+def compose_indexed_scene(split: str, index: int) -> Scene:
     return compose_scene(*split_digits()[split], np.random.default_rng([("train", "val").index(split), index]))
 
 
-def describe(digit: int, mask: np.ndarray) -> dict:
+def to_coco(digit: int, mask: np.ndarray) -> dict:
     """A digit's COCO annotation: box and polygons around its visible ink."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes composed of real handwritten digits: something to segment and to detect on any machine."""
+"""Scenes composed of real handwritten digits, for segmentation and detection without a download."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-HEIGHT, WIDTH = 120, 152  # pixels; no multiple of any usual tile
-DIGITS = (2, 4)  # in a scene, at most: one that would hide too much of another is left out
+HEIGHT, WIDTH = 120, 152  # pixels; not a multiple of common tile sizes
+DIGITS = (2, 4)  # drawn for a scene; one that would hide too much of another is skipped
 SIDES = (56, 80)  # of a scan, in pixels of the scene
-TURN = 15  # degrees, either way
-LEAST_VISIBLE = 0.75  # of a digit's ink, whatever lies over it
-LEAST_CONTRAST = 60  # grey levels between a digit and what it lies on
+TURN = 15  # degrees, in both directions
+LEAST_VISIBLE = 0.75  # of a digit's ink, after occlusion
+LEAST_CONTRAST = 60  # grey levels between a digit and its background
 GREY = np.array([0.114, 0.587, 0.299])  # of blue, green and red
 
 
 @dataclass
 class Scene:
-    """A picture of several digits, and where each of them shows.
+    """An image of several digits, with a mask for each.
 
     Attributes:
         image: Shape (HEIGHT, WIDTH, 3), uint8, BGR.
@@ -35,12 +35,12 @@ class Scene:
 
 
 def compose_scene(scans: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> Scene:
-    """Lay scans of digits over a textured background, each in a colour, size, place and turn of its own.
+    """Compose scans of digits on a textured background, each with random colour, size, position and rotation.
 
     Args:
         scans: Scans to choose from, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink).
         labels: Their digits, shape (n,).
-        generator: Source of all that is random; the same state makes the same scene.
+        generator: Source of randomness; the same state gives the same scene.
     """
     image = paint_background(generator)
     digits, masks, sizes = [], np.zeros((0, HEIGHT, WIDTH), bool), []
@@ -55,12 +55,12 @@ def compose_scene(scans: np.ndarray, labels: np.ndarray, generator: np.random.Ge
         digits.append(int(labels[choice]))
         masks = np.concatenate([remaining, ink[None]])
         sizes.append(ink.sum())
-    image += generator.normal(0, 6, image.shape)  # grain over all, as a sensor has it
+    image += generator.normal(0, 6, image.shape)  # like the noise of a sensor
     return Scene(np.rint(image).clip(0, 255).astype(np.uint8), digits, masks)
 
 
 def paint_background(generator: np.random.Generator) -> np.ndarray:
-    """Colour a background with noise of three grains, shape (HEIGHT, WIDTH, 3), float."""
+    """Draw a background with noise at three scales, shape (HEIGHT, WIDTH, 3), float."""
     image = np.tile(generator.uniform(10, 80, 3), (HEIGHT, WIDTH, 1))
     for cells, amplitude in ((3, 30), (8, 20), (24, 10)):
         noise = generator.uniform(-amplitude, amplitude, (cells, cells, 3))
@@ -69,10 +69,10 @@ def paint_background(generator: np.random.Generator) -> np.ndarray:
 
 
 def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Enlarge, turn and move a scan to a random place inside the scene.
+    """Enlarge and rotate a scan, and move it to a random position in the scene.
 
     Returns:
-        How much of each pixel it covers, shape (HEIGHT, WIDTH), from 0 to 1.
+        Coverage of each pixel, shape (HEIGHT, WIDTH), from 0 to 1.
     """
     side, angle = generator.uniform(*SIDES), generator.uniform(-TURN, TURN)
     margin = 0.45 * side
@@ -81,11 +81,11 @@ def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
     matrix[:, 2] += x - middle, y - middle
     ink = cv2.warpAffine(scan.astype(np.float32) / 255, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
-    return (3 * ink - 0.5).clip(0, 1)  # steeper, for an edge as sharp as ink's
+    return (3 * ink - 0.5).clip(0, 1)  # steeper, for edges as sharp as those of ink
 
 
 def choose_colour(behind: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw a colour, BGR, until it stands out from the mean colour of what is behind it."""
+    """Draw a random colour, BGR, with enough contrast to the mean colour behind it."""
     while True:
         colour = generator.uniform(120, 255, 3)
         if abs((colour - behind) @ GREY) >= LEAST_CONTRAST:

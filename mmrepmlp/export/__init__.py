@@ -3,7 +3,7 @@ from importlib.util import find_spec
 
 missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
 if missing:
-    raise ImportError(f"Exporting needs {', '.join(missing)} as well: pip install 'mmrepmlp[export]'")
+    raise ImportError(f"Export needs {', '.join(missing)}: pip install 'mmrepmlp[export]'")
 
 from .onnx import DYNAMIC_AXES, ExportError, OnnxReport, export_onnx  # noqa: E402
 from .session import OnnxNetwork  # noqa: E402

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a network that was trained with fake quantization, stored as the int8 that they are."""
+"""Store the weights of a network that was trained with fake quantization as int8."""
 
 from pathlib import Path
 
@@ -14,67 +14,70 @@ VIEWS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def store_weights_as_int8(path: str | Path) -> int:
-    """Store the weights of products whose input is rounded as int8 and a step for each output, in place.
+    """Store the weights of nodes with quantized inputs as int8, with a scale per output, in place.
 
-    They have to be multiples of these steps, as the conversion to deploy form leaves them, so that nothing is lost.
+    The weights must be multiples of their scales, as the conversion to deploy form makes them, so that this is exact.
 
     Args:
         path: An ONNX file.
 
     Returns:
-        How many weights are int8 now: none, in a graph that rounds nothing.
+        Number of weights stored as int8; 0 for a graph without quantization.
 
     Raises:
-        ValueError: A weight is not a multiple of its steps.
+        ValueError: A weight is not a multiple of its scales.
     """
     model = onnx.load(str(path))
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    prologue = []
+    dequantize_nodes = []
     for node in [node for node in graph.node if node.op_type in QUANTIZABLE_OPERATORS]:
-        source = makers.get(origin(node.input[0], makers))
-        name = origin(node.input[1], makers)
+        source = producers.get(viewed_tensor(node.input[0], producers))
+        name = viewed_tensor(node.input[1], producers)
         if source is None or source.op_type != "DequantizeLinear" or name not in tensors:
             continue
-        # The exporter has turned some of the square matrices over tiles around: their outputs are their columns.
-        turned = node.op_type == "MatMul" and name == node.input[1]
-        prologue += int8_weight(graph, tensors.pop(name), turned)
-    if prologue:
-        nodes = [*prologue, *graph.node]
+        # The exporter transposes some of the square matrices over tiles: their outputs are their columns.
+        transposed = node.op_type == "MatMul" and name == node.input[1]
+        dequantize_nodes += int8_weight(graph, tensors.pop(name), transposed)
+    if dequantize_nodes:
+        nodes = [*dequantize_nodes, *graph.node]
         del graph.node[:]
         graph.node.extend(nodes)
         onnx.save(model, str(path))
-    return sum(node.op_type == "DequantizeLinear" for node in prologue)
+    return sum(node.op_type == "DequantizeLinear" for node in dequantize_nodes)
 
 
-def origin(name: str, makers: dict[str, onnx.NodeProto]) -> str:
-    """The tensor that a tensor is another view of."""
-    while name in makers and makers[name].op_type in VIEWS:
-        name = makers[name].input[0]
+def viewed_tensor(name: str, producers: dict[str, onnx.NodeProto]) -> str:
+    """Name of the tensor that a tensor is a view of."""
+    while name in producers and producers[name].op_type in VIEWS:
+        name = producers[name].input[0]
     return name
 
 
-def int8_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, turned: bool) -> list[onnx.NodeProto]:
-    """Replace a weight among a graph's tensors by int8 and steps. Returns the nodes that restore it."""
+def int8_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, transposed: bool) -> list[onnx.NodeProto]:
+    """Replace a weight of a graph by int8 values and scales. Returns the nodes that dequantize it."""
     name, weight = tensor.name, to_array(tensor)
-    outputs_first = weight.swapaxes(-1, -2) if turned else weight
+    outputs_first = weight.swapaxes(-1, -2) if transposed else weight
     rows = outputs_first.reshape(-1, weight.shape[-1]) if weight.ndim == 3 else outputs_first
-    # Zero rows have a step as well.
-    steps = np.maximum(abs(rows).reshape(len(rows), -1).max(1), np.finfo(np.float32).tiny * WEIGHT_LEVEL) / WEIGHT_LEVEL
-    multiples = rows / steps.reshape(-1, *[1] * (rows.ndim - 1))
+    # Zero rows need a positive scale as well.
+    least = np.finfo(np.float32).tiny * WEIGHT_LEVEL
+    scales = np.maximum(abs(rows).reshape(len(rows), -1).max(1), least) / WEIGHT_LEVEL
+    multiples = rows / scales.reshape(-1, *[1] * (rows.ndim - 1))
     levels = multiples.round()
     if abs(multiples - levels).max() > 1e-3:
-        raise ValueError(f"{name} is no multiple of {WEIGHT_LEVEL} steps for each output: it was not trained for int8.")
+        raise ValueError(
+            f"{name} is not a multiple of one int8 scale per output: it was not trained with fake quantization."
+        )
     graph.initializer.remove(tensor)
     graph.initializer.append(from_array(levels.astype(np.int8), f"{name}_int8"))
-    graph.initializer.append(from_array(steps.astype(np.float32), f"{name}_steps"))
+    graph.initializer.append(from_array(scales.astype(np.float32), f"{name}_scales"))
     restored = name if weight.ndim != 3 else f"{name}_rows"
-    nodes = [onnx.helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_steps"], [restored], axis=0)]
+    nodes = [onnx.helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scales"], [restored], axis=0)]
     if weight.ndim == 3:
-        matrices = f"{name}_matrices" if turned else name
+        matrices = f"{name}_matrices" if transposed else name
         graph.initializer.append(from_array(np.array(outputs_first.shape, np.int64), f"{name}_shape"))
         nodes.append(onnx.helper.make_node("Reshape", [restored, f"{name}_shape"], [matrices]))
-        if turned:
+        if transposed:
             nodes.append(onnx.helper.make_node("Transpose", [matrices], [name], perm=[0, 2, 1]))
     return nodes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive average pooling that an exporter can record at any size."""
+"""Adaptive average pooling that can be exported at any size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def make_pooling_exportable(model: nn.Module) -> Iterator[None]:
-    """Replace a model's adaptive average pooling for the time of an export.
+    """Replace a model's adaptive average pooling during an export.
 
-    UperNet pools to 1, 2, 3 and 6 pixels a side; ONNX has no operator for bins of unequal size, nor for a size that is
-    left open.
+    UperNet pools to 1, 2, 3 and 6 pixels a side; ONNX has no operator for bins of unequal size, nor for symbolic sizes.
     """
     replaced = []
     for parent in model.modules():
@@ -33,7 +32,7 @@ class MatrixPool2d(nn.Module):
     """Adaptive average pooling as two matrix products, one for each side.
 
     Args:
-        output_size: Height and width of the result in pixels, one number for both, or None to keep a side.
+        output_size: Height and width of the output in pixels, or one number for both; None keeps a side.
     """
 
     def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
@@ -44,14 +43,14 @@ class MatrixPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, height, width)."""
         if self.height is not None:
-            x = averages(x.size(2), self.height, x) @ x
+            x = averaging_matrix(x.size(2), self.height, x) @ x
         if self.width is not None:
-            x = x @ averages(x.size(3), self.width, x).T
+            x = x @ averaging_matrix(x.size(3), self.width, x).T
         return x
 
 
-def averages(size: int, bins: int, like: Tensor) -> Tensor:
-    """The matrix (bins, size) that averages a line of pixels over torch's bins: bin i covers the pixels from
+def averaging_matrix(size: int, bins: int, like: Tensor) -> Tensor:
+    """The matrix (bins, size) that averages a row of pixels over torch's bins: bin i covers the pixels from
     floor(i * size / bins) up to, not including, ceil((i + 1) * size / bins)."""
     pixels = torch.arange(size, device=like.device)
     bin_ = torch.arange(bins, device=like.device)[:, None]

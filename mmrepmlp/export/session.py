@@ -8,32 +8,32 @@ from torch import Tensor, nn
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX graph as a module: tensors in, tensors out, computed by ONNX Runtime on the CPU.
+    """An ONNX graph as a module, run by ONNX Runtime on the CPU.
 
-    A graph of a fixed batch is run several times, and the last time filled up with the last image.
+    A graph of fixed batch size is run several times; the last batch is padded with the last image.
 
     Args:
         path: The ONNX file.
-        threads: Threads to compute with; 0 for ONNX Runtime's choice. Default: torch's number.
+        threads: Number of threads; 0 for ONNX Runtime's choice. Default: torch's number.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds no graph that ONNX Runtime can run.
+        ValueError: It is not a graph that ONNX Runtime can run.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-        # Threads that wait by spinning hold up whatever else this process computes, other sessions included.
+        # Spinning threads slow down other computations of this process, other sessions included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is no file. tools/deployment/export_onnx.py writes graphs.")
+            raise FileNotFoundError(f"{path} does not exist. Export a graph with tools/deployment/export_onnx.py.")
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail) as error:
-            raise ValueError(f"{path} is no graph that ONNX Runtime can run: {error}") from error
+            raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {error}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
         self.channels = self.session.get_outputs()[0].shape[1]
@@ -43,11 +43,11 @@ class OnnxNetwork(nn.Module):
         """Map (N, C, H, W) to the graph's outputs."""
         if self.batch is None:
             return self.run(images)
-        parts = [self.run(self.fill(part)) for part in images.split(self.batch)]
+        parts = [self.run(self.pad_batch(part)) for part in images.split(self.batch)]
         return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))
 
-    def fill(self, images: Tensor) -> Tensor:
-        """Repeat the last image until the batch is full."""
+    def pad_batch(self, images: Tensor) -> Tensor:
+        """Repeat the last image up to the graph's batch size."""
         missing = self.batch - len(images)
         return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""int8 after training, by ONNX Runtime's own static quantization."""
+"""Post-training quantization to int8 with ONNX Runtime's static quantization."""
 
 import contextlib
 import tempfile
@@ -19,7 +19,7 @@ from .session import OnnxNetwork
 
 
 class CalibrationImages(CalibrationDataReader):
-    """Batches of normalized images, in the form that ONNX Runtime asks for.
+    """Batches of normalized images as ONNX Runtime's calibration data reader.
 
     Args:
         batches: Each of shape (N, C, H, W).
@@ -37,36 +37,36 @@ class CalibrationImages(CalibrationDataReader):
 def quantize_onnx(
     source: str | Path, out: str | Path, batches: Sequence[Tensor], keep_float: Sequence[str] = ()
 ) -> None:
-    """Quantize the products of an exported graph to int8: weights channel by channel, activations by what occurs.
+    """Quantize an exported graph to int8: weights per channel, activations by calibration.
 
     The result is a graph in QDQ format. Weights of fully connected layers over tiles get a scale for each output
     pixel.
 
     Args:
         source: The graph in float32.
-        out: The file to write, whole or not at all.
+        out: The file to write, atomically.
         batches: Images to calibrate with, normalized, each of shape (N, C, H, W).
-        keep_float: Names of nodes to leave as they are. Default: none.
+        keep_float: Names of nodes to keep in float32. Default: none.
     """
-    with atomic_write(out) as temporary, prepared(source) as (graph, cache):
+    with atomic_write(out) as temporary, preprocess_graph(source) as (graph, cache):
         quantize_nodes(graph, temporary, cache, batches, exclude=keep_float)
 
 
 def rank_nodes(source: str | Path, batches: Sequence[Tensor]) -> list[tuple[str, float]]:
-    """Measure what each product of a graph loses in int8, the others in float32.
+    """Measure the loss of each quantizable node of a graph in int8, with the others in float32.
 
     Args:
         source: The graph in float32.
-        batches: Images to calibrate with; the first batch is what the loss is measured on.
+        batches: Images to calibrate with; the loss is measured on the first batch.
 
     Returns:
-        Names of the nodes and the mean squared error of the first output over that output's variance, worst first.
+        Names of the nodes and the mean squared error of the first output over its variance, largest first.
     """
     errors = {}
-    with prepared(source) as (graph, cache), tempfile.TemporaryDirectory() as folder:
+    with preprocess_graph(source) as (graph, cache), tempfile.TemporaryDirectory() as folder:
         expected = OnnxNetwork(graph)(batches[0])[0]
         single = Path(folder, "single.onnx")
-        for name in track(quantizable_nodes(graph), description="what each node loses", transient=True):
+        for name in track(quantizable_nodes(graph), description="loss of each node", transient=True):
             quantize_nodes(graph, single, cache, batches, include=[name])
             difference = OnnxNetwork(single)(batches[0])[0] - expected
             errors[name] = (difference.square().mean() / expected.var()).item()
@@ -74,8 +74,8 @@ def rank_nodes(source: str | Path, batches: Sequence[Tensor]) -> list[tuple[str,
 
 
 @contextlib.contextmanager
-def prepared(source: str | Path) -> Iterator[tuple[Path, Path]]:
-    """A graph as the quantizer wants it, with the shapes of all tensors, and a file for the ranges of activations."""
+def preprocess_graph(source: str | Path) -> Iterator[tuple[Path, Path]]:
+    """Yields a graph with inferred shapes, as the quantizer needs it, and a file for the ranges of activations."""
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "prepared.onnx")
         quant_pre_process(str(source), str(graph), skip_symbolic_shape=True)
@@ -95,8 +95,8 @@ def quantize_nodes(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> None:
-    """Quantize some nodes of a graph; without ``include`` all, but never those in ``exclude``."""
-    columns = {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 2}  # ONNX Runtime's own choice is the rows
+    """Quantize the nodes in ``include``, by default all, except those in ``exclude``."""
+    columns = {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 2}  # ONNX Runtime's default is the rows
     weights = [node.input[1] for node in onnx.load(str(graph)).graph.node if node.op_type == "MatMul"]
     shapes = {tensor.name: len(tensor.dims) for tensor in onnx.load(str(graph)).graph.initializer}
     quantize_static(

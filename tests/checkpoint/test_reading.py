@@ -70,7 +70,7 @@ def test_truncated_checkpoints(tmp_path, size):
 
 def test_something_else_than_a_checkpoint(tmp_path):
     (tmp_path / "page.pth").write_text("<html>Not found</html>")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         load_from_local(tmp_path / "page.pth")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.pth"):
         load_from_local(tmp_path / "absent.pth")

@@ -59,7 +59,7 @@ def test_the_tile_is_told_by_the_number_of_pixels():
     assert infer_tile("fc3", 12, (3, 4)) == (3, 4)
     assert infer_tile("fc3", 48, (3, 4)) == (6, 8)
     assert infer_tile("fc3", 49, (3, 4)) == (7, 7)
-    with pytest.raises(ValueError, match="fc3 is for tiles of 6 pixels, .* neither square nor of the proportion 8:8"):
+    with pytest.raises(ValueError, match="fc3 is for tiles of 6 pixels, .* neither square nor of the aspect ratio 8:8"):
         infer_tile("fc3", 6, (8, 8))
 
 

@@ -243,20 +243,24 @@ def refuse(*command: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "arguments, environment, message",
     [
-        ("dist_train.sh config.py 0", {}, "error: GPUS is 0; a number from 1 is accepted. Give at least 1.\n"),
+        ("dist_train.sh config.py 0", {}, "error: GPUS is 0: expected a number >= 1.\n"),
         (
             "dist_train.sh config.py two",
             {},
-            "error: GPUS is 'two'; a number from 1 is accepted. Give GPUS as digits.\n",
+            "error: GPUS is 'two': expected a number >= 1, as digits.\n",
         ),
-        ("dist_test.sh config.py a.pth -1", {}, "error: GPUS is '-1'; a number from 1 is accepted."),
-        ("dist_train.sh config.py 1", dict(NNODES="2", NODE_RANK="2"), "error: NODE_RANK is 2; with NNODES=2 it goes"),
-        ("dist_train.sh config.py 1", dict(PORT="x"), "error: PORT is 'x'; a number from 1 is accepted."),
-        ("slurm_train.sh part job config.py dir", dict(GPUS="0"), "error: GPUS is 0; a number from 1 is accepted."),
+        ("dist_test.sh config.py a.pth -1", {}, "error: GPUS is '-1': expected a number >= 1, as"),
+        (
+            "dist_train.sh config.py 1",
+            dict(NNODES="2", NODE_RANK="2"),
+            "error: NODE_RANK is 2; with NNODES=2 it ranges",
+        ),
+        ("dist_train.sh config.py 1", dict(PORT="x"), "error: PORT is 'x': expected a number >= 1, as digits"),
+        ("slurm_train.sh part job config.py dir", dict(GPUS="0"), "error: GPUS is 0: expected a number >= 1."),
         (
             "slurm_test.sh part job config.py a.pth",
             dict(GPUS_PER_NODE="all"),
-            "error: GPUS_PER_NODE is 'all'; a number",
+            "error: GPUS_PER_NODE is 'all': expected a number",
         ),
     ],
 )
@@ -269,13 +273,13 @@ def test_a_machine_without_slurm_is_pointed_to_the_other_scripts(tmp_path):
     for name in ("bash", "dirname", "basename", "sed"):
         (tmp_path / name).symlink_to(shutil.which(name))
     output = refuse("tools/slurm_test.sh", "part", "job", "config.py", "a.pth", PATH=str(tmp_path))
-    assert output.startswith("error: srun is not here. Run this where slurm is, or use dist_test.sh on this machine.")
+    assert output.startswith("error: srun not found. Run this on a slurm cluster, or use dist_test.sh on this machine.")
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path):
     python = install(tmp_path, python="#!/bin/sh\necho 2\n").split(":")[0] + "/python"
     output = refuse("tools/dist_test.sh", "config.py", "a.pth", "3", PYTHON=python)
-    assert output.startswith("error: GPUS is 3 and this machine has 2: from 1 to 2 are accepted. Give fewer,")
+    assert output.startswith("error: GPUS is 3 and this machine has 2: expected 1 to 2. Lower it, or run on CPUs")
 
 
 @pytest.mark.parametrize("script, count", [("dist_train", 2), ("dist_test", 3), ("slurm_train", 4), ("slurm_test", 4)])

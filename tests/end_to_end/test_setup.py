@@ -21,7 +21,7 @@ def fake_python(folder: Path, answers: str) -> str:
 @pytest.mark.parametrize(
     "answers, compiler, message",
     [
-        (None, "g++", "is not here. Install Python 3.10 or newer"),
+        (None, "g++", "not found. Install Python 3.10 or newer, or"),
         ('case "$2" in *version_info*) exit 1;; esac', "g++", "Python 3.10 or newer is needed"),
         ('case "$2" in *ensurepip*) exit 1;; esac', "g++", "apt install python3-venv"),
         ('case "$2" in *sysconfig*) echo /nowhere; exit;; esac', "g++", "apt install python3-dev"),

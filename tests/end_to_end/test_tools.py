@@ -127,7 +127,7 @@ def test_a_config_that_is_not_there(call, tool, config, message):
 def test_an_empty_checkpoint(call, tool, config, tmp_path):
     empty = tmp_path / "empty.pth"
     empty.touch()
-    assert_one_line(call(tool, config=config, checkpoint=empty), rf"{empty} is (empty\. Copy or download|no graph)")
+    assert_one_line(call(tool, config=config, checkpoint=empty), rf"{empty} is (empty\. Copy or download|not a graph)")
 
 
 @pytest.mark.parametrize("tool", tools_with("--overwrite"))

@@ -23,5 +23,5 @@ def test_files_that_are_no_graphs_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="export_onnx.py"):
         OnnxNetwork(tmp_path / "nothing.onnx")
     (tmp_path / "words.onnx").write_text("no graph " * 20)
-    with pytest.raises(ValueError, match="words.onnx is no graph"):
+    with pytest.raises(ValueError, match="words.onnx is not a graph"):
         OnnxNetwork(tmp_path / "words.onnx")

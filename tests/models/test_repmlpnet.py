@@ -314,7 +314,7 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(arch="X"), r"arch='X' is unknown\. Accepted: T \(tiny\)"),
+        (dict(arch="X"), r"arch='X' is unknown: expected one of T \(tiny\)"),
         (dict(arch=dict(channels=[8], depths=[1])), r"\['channels', 'depths'\].*exactly the keys"),
         (dict(arch={**TINY, "extra": 1}), "exactly the keys"),
         (dict(arch={**TINY, "depths": [1, 1]}), "different lengths"),
@@ -322,11 +322,11 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
         (dict(arch={**TINY, "sharesets_nums": [1, 2, 5, 8]}), "32 channels of stage 2 .*sharesets_nums=5"),
         (dict(reparam_conv_kernels=(1, 2)), "odd"),
         (dict(reparam_conv_kernels=(0,)), "positive"),
-        (dict(img_size=0), "img_size=0: a positive int"),
+        (dict(img_size=0), "img_size=0: expected a positive int"),
         (dict(pad_mode="wrap"), "pad_mode='wrap': one of zeros, shift"),
-        (dict(img_size="64"), "img_size='64': a positive int or a pair"),
+        (dict(img_size="64"), "img_size='64': expected a positive int or a pair"),
         (dict(patch_size=(4, 4, 4)), "patch_size=.*pair"),
-        (dict(out_indices=(4,)), r"out_indices=\(4,\): ints from -4 to 3"),
+        (dict(out_indices=(4,)), r"out_indices=\(4,\): expected ints from -4 to 3"),
         (dict(out_indices=()), "out_indices"),
         (dict(out_indices=(3, -1)), "twice"),
         (dict(frozen_stages=5), "frozen_stages=5: an int from -1 to 4"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure RepMLPNet on this machine: medians of interleaved calls in one process."""
+"""Benchmark RepMLPNet on this machine: medians of interleaved calls in one process."""
 
 import argparse
 
@@ -12,33 +12,33 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 def main() -> None:
     parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    compare = add_command(commands, "compare", "both forms beside mmpretrain's, with the same weights")
-    compare.add_argument("--batches", type=int, nargs="+", help="numbers of images (default: 1 8)")
+    compare = add_command(commands, "compare", "both forms against mmpretrain's, with the same weights")
+    compare.add_argument("--batches", type=int, nargs="+", help="batch sizes (default: 1 8)")
     compare.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
     compare.add_argument(
         "--runtimes",
         nargs="+",
         choices=["eager", "compiled", "onnxruntime"],
-        help="the deploy form in these, instead of both forms in eager PyTorch",
+        help="measure the deploy form in these, instead of both forms in eager PyTorch",
     )
     sizes = add_command(commands, "sizes", "time and memory of both forms over image sizes")
     sizes.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: 256 512 1024 2048)")
-    breakdown = add_command(commands, "breakdown", "what the deploy form's time is made of")
+    breakdown = add_command(commands, "breakdown", "time of the deploy form by kind of operator")
     breakdown.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: img_size)")
-    breakdown.add_argument("--batches", type=int, nargs="+", help="numbers of images, each at each size (default: 1 8)")
+    breakdown.add_argument("--batches", type=int, nargs="+", help="batch sizes, each at each size (default: 1 8)")
     Console().print(run_tool(parser, measure).table())
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    """Add what to measure, with the arguments that all of them take."""
+    """Add a subcommand with the common arguments."""
     parser = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
-    parser.add_argument("--img-size", type=int, help="side of one tile, pixels (default: 224)")
-    parser.add_argument("--threads", type=int, help="threads to compute with (default: torch's choice)")
+    parser.add_argument("--img-size", type=int, help="image size of one tile, pixels (default: 224)")
+    parser.add_argument("--threads", type=int, help="number of threads (default: torch's choice)")
     parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], help="default: float32")
-    parser.add_argument("--repeats", type=int, help="counted calls for each figure (default: 15, or 5 for sizes)")
-    parser.add_argument("--json", help="file to write the figures to as well")
-    parser.add_argument("--plot", help="picture of the figures to write, PNG")
+    parser.add_argument("--repeats", type=int, help="timed calls per measurement (default: 15, or 5 for sizes)")
+    parser.add_argument("--json", help="JSON file to write the results to")
+    parser.add_argument("--plot", help="plot of the results to write, PNG")
     return parser
 
 
@@ -53,7 +53,7 @@ OPERATIONS = dict(compare="benchmark_repmlpnet", sizes="benchmark_sizes", breakd
 
 
 def measure(command: str, json: str | None = None, plot: str | None = None, **settings) -> object:
-    """Run a benchmark and write what was asked for."""
+    """Run a benchmark and write the requested files."""
     report = getattr(apis, OPERATIONS[command])(**settings)
     if json:
         report.save_json(json)

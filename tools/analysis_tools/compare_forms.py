@@ -13,7 +13,7 @@ def main() -> None:
     pair = dict(nargs=2, required=True, metavar=("TRAINING_FORM", "DEPLOY_FORM"))
     parser.add_argument("--configs", **pair, help="config files of both forms")
     parser.add_argument("--checkpoints", **pair, help="their checkpoints")
-    parser.add_argument("--predictions", **pair, help="what tools/test.py --out wrote for them")
+    parser.add_argument("--predictions", **pair, help="their predictions, written by tools/test.py --out")
     comparison = run_tool(parser, "compare_forms")
     Console().print(comparison.table())
     if not comparison.equal:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The main job on real images: convert, train, test, re-parameterize, test again, compare. Every command is one that
-# you can type yourself. Starts clean: the task's work dir and data are made anew.
+# The whole workflow on real images: prepare data, train, test, re-parameterize, test again, compare. Every command is
+# printed and can be run by hand. Deletes the task's work dir and data first.
 #
 #   tools/demo/demo.sh cls    classify digits
 #   tools/demo/demo.sh seg    segment scenes of digits, from the weights of the classifier
@@ -17,7 +17,7 @@ case $task in
   cls) config=$classifier data=data/digits ;;
   seg) config=configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py data=data/digits_seg ;;
   det) config=configs/retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py data=data/digits_det ;;
-  *) echo "error: '$task' is no task; cls, seg and det are." >&2; exit 1 ;;
+  *) echo "error: unknown task '$task'; expected cls, seg or det." >&2; exit 1 ;;
 esac
 work=work_dirs/demo_$task
 run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }

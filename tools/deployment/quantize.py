@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument("out", help="ONNX file to write")
     parser.add_argument("--images", type=int, help="training images to calibrate with (default: 128)")
     parser.add_argument(
-        "--keep-float", type=int, metavar="N", help="leave the N nodes that lose most in float32 (default: 0)"
+        "--keep-float", type=int, metavar="N", help="keep the N nodes with the largest loss in float32 (default: 0)"
     )
     Console().print(run_tool(parser, "quantize_checkpoint").table())
 

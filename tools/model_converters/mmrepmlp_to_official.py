@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a classifier checkpoint to a plain state dict with the authors' names, in the form that it is in."""
+"""Convert a classifier checkpoint to a plain state dict with the authors' names, in the same form."""
 
 from mmrepmlp.apis.command_line import run_tool, tool_parser
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then say
-# backbone=_base_.repmlpnet, and in_channels=_base_.channels where the maps go.
-# The weights are the authors', as mmpretrain publishes them; a path or URL under either's names serves as well.
+# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then set
+# backbone=_base_.repmlpnet, and in_channels=_base_.channels in the neck or head.
+# The weights are the authors', as published by mmpretrain; a path or URL with either's tensor names works as well.
 channels = [96, 192, 384, 768]
 repmlpnet = dict(
     _delete_=True,

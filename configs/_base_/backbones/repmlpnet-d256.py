@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then say
-# backbone=_base_.repmlpnet, and in_channels=_base_.channels where the maps go.
-# The weights are the authors', to be downloaded by hand from the links of github.com/DingXiaoH/RepMLP.
+# A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then set
+# backbone=_base_.repmlpnet, and in_channels=_base_.channels in the neck or head.
+# The weights are the authors', to be downloaded by hand from the links in github.com/DingXiaoH/RepMLP.
 channels = [80, 160, 320, 640]
 repmlpnet = dict(
     _delete_=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The backbone of repmlpnet-mini_1xb64_digits-64px.py with the weights that training it leaves in the default work dir.
+# The backbone of repmlpnet-mini_1xb64_digits-64px.py with its trained weights in the default work dir.
 channels = [24, 48, 96, 192]
 repmlpnet = dict(
     _delete_=True,

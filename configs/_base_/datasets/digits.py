@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# 1,797 scans of handwritten digits, 8 x 8 pixels, in the ImageNet folder layout that
-# tools/dataset_converters/digits.py writes.
+# 1,797 scans of handwritten digits, 8 x 8 pixels, in the ImageNet folder layout, written by
+# tools/dataset_converters/digits.py.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=64, interpolation="bicubic"),

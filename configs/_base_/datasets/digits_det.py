@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Scenes of handwritten digits, 120 x 152 pixels, 10 classes, that tools/dataset_converters/digits.py --task det writes.
+# Scenes of handwritten digits, 120 x 152 pixels, 10 classes, written by tools/dataset_converters/digits.py --task det.
 metainfo = dict(classes=tuple("0123456789"))
 train_pipeline = [
     dict(type="LoadImageFromFile"),

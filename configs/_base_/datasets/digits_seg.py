@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Scenes of handwritten digits, 120 x 152 pixels, 11 classes, that tools/dataset_converters/digits.py --task seg writes.
+# Scenes of handwritten digits, 120 x 152 pixels, 11 classes, written by tools/dataset_converters/digits.py --task seg.
 crop_size = (120, 152)
 metainfo = dict(
     classes=("background", *"0123456789"),

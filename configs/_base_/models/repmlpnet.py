@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# A classifier on RepMLPNet-T; a config for another arch says so, and how many channels its last stage has.
+# A classifier with RepMLPNet-T; configs of other archs set backbone.arch and the channels of the last stage.
 model = dict(
     _scope_="mmpretrain",
     type="ImageClassifier",

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparisons and pictures of trained models."""
+"""Comparisons and visualizations of trained models."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model before and after its conversion: predictions, metrics, size, speed."""
+"""Compare a model before and after conversion: predictions, metrics, size, speed."""
 
 import statistics
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ BATCHES = (1, 32)
 
 @dataclass
 class Comparison:
-    """Two forms of a model; pairs are before and after.
+    """Comparison of two forms of a model; pairs are (before, after).
 
     Attributes:
-        agreement: Their predictions on the same test set.
+        agreement: Agreement of their predictions on the same test set.
         parameters: Numbers of parameters.
-        milliseconds: Median times of a forward pass, by number of images.
+        milliseconds: Median times of a forward pass, by batch size.
     """
 
     agreement: Agreement
@@ -40,7 +40,7 @@ class Comparison:
         return all(metrics_agree(before, after) for before, after in self.agreement.metrics.values())
 
     def table(self) -> Table:
-        """To print."""
+        """The comparison as a table to print."""
         agreement = self.agreement
         table = Table(title="Training form and deploy form", title_justify="left", box=box.SIMPLE)
         table.add_column("")
@@ -67,11 +67,11 @@ def compare_forms(
     Args:
         configs: Configs of both forms.
         checkpoints: Checkpoints of both forms.
-        predictions: What ``tools/test.py --out`` wrote for both, on the same test set.
-        repeats: Counted forward passes of each for the times. Default: 30.
+        predictions: Files written by ``tools/test.py --out`` for both, on the same test set.
+        repeats: Timed forward passes of each form. Default: 30.
 
     Raises:
-        ValueError: The predictions are not of the same images.
+        ValueError: The predictions belong to different images.
     """
     loaded = [read_config(config) for config in configs]
     models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
@@ -85,7 +85,7 @@ def compare_forms(
 
 @torch.inference_mode()
 def forward_times(models: list[torch.nn.Module], batch: int, repeats: int) -> tuple[float, float]:
-    """Median times in milliseconds of both models on random images of one tile, measured in turn."""
+    """Median times in milliseconds of both models on random images of one tile, interleaved."""
     images = torch.randn(batch, 3, *models[0].backbone.img_size)
     calls = {name: lambda model=model: model(images, mode="tensor") for name, model in zip(("before", "after"), models)}
     seconds = interleave(calls, repeats, f"forward passes, batch {batch}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segmentor or detector sees: image, truth and prediction side by side."""
+"""Draw predictions of a segmentor or detector: image, ground truth and prediction side by side."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 
-PANEL_WIDTH = 304  # pixels; smaller images are enlarged so that labels can be read
+PANEL_WIDTH = 304  # pixels; smaller images are enlarged to keep labels readable
 GAP = 4
 TITLES = ("image", "truth", "prediction")
 
@@ -25,14 +25,14 @@ TITLES = ("image", "truth", "prediction")
 def draw_predictions(
     config: str | Path, checkpoint: str | Path, out: str | Path, images: int = 6, score: float = 0.5
 ) -> None:
-    """Draw the first test images of a config, a row each: image, truth, prediction.
+    """Draw the first test images of a config, one row each: image, ground truth, prediction.
 
     Args:
         config: Config of a segmentor or detector.
         checkpoint: Its checkpoint.
         out: Picture to write, PNG.
         images: Number of images. Default: 6.
-        score: Detections below this score are left out. Default: 0.5.
+        score: Score threshold of detections. Default: 0.5.
     """
     cfg = read_config(config)
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
@@ -49,7 +49,7 @@ def draw_predictions(
 
 
 def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> np.ndarray:
-    """Image, truth and prediction of a sample beside one another, BGR."""
+    """Image, ground truth and prediction of a sample side by side, BGR."""
     image = mmcv.imread(sample.img_path, channel_order="rgb")
     factor = max(1, round(PANEL_WIDTH / image.shape[1]))
     image, sample = enlarge(image, sample, factor)
@@ -62,7 +62,7 @@ def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> n
 
 
 def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
-    """Enlarge an image and what is known of it by a whole factor."""
+    """Enlarge an image and its annotations and predictions by an integer factor."""
     sample = sample.clone()
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in sample:
@@ -76,7 +76,7 @@ def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np
 
 
 def draw_titles(row: np.ndarray) -> np.ndarray:
-    """A strip with the columns' titles, as wide as a row."""
+    """A header with the columns' titles, as wide as a row."""
     strip = np.full((24, row.shape[1], 3), 255, np.uint8)
     for column, title in enumerate(TITLES):
         place = (column * row.shape[1] // len(TITLES) + 6, 17)
@@ -85,13 +85,13 @@ def draw_titles(row: np.ndarray) -> np.ndarray:
 
 
 def stack(panels: list[np.ndarray], axis: int) -> np.ndarray:
-    """Join pictures with white gaps between them; shorter sides are filled up with white."""
-    across = 1 - axis
-    longest = max(panel.shape[across] for panel in panels)
+    """Concatenate pictures with white gaps between them; shorter sides are padded with white."""
+    other_axis = 1 - axis
+    longest = max(panel.shape[other_axis] for panel in panels)
     padded = []
     for panel in panels:
         margin = [(0, 0)] * 3
-        margin[across] = (0, longest - panel.shape[across])
+        margin[other_axis] = (0, longest - panel.shape[other_axis])
         margin[axis] = (0, GAP)
         padded.append(np.pad(panel, margin, constant_values=255))
     return np.concatenate(padded, axis)

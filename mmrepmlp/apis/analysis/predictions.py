@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two sets of predictions for the same test images: how good each is, and how often they agree."""
+"""Compare two sets of predictions for the same test images: metrics of each, and how often they agree."""
 
 import contextlib
 import io
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-CLOSE = 0.01  # pixels between the corners of two boxes that count as the same
+CLOSE = 0.01  # largest distance in pixels between the corners of two equal boxes
 
 
 @dataclass
 class Agreement:
-    """What two sets of predictions have in common; pairs are before and after.
+    """Agreement of two sets of predictions; pairs are (before, after).
 
     Attributes:
         metrics: Their metrics in percent, by name.
-        same: How many predictions are the same in both.
-        total: Of how many.
+        same: Number of equal predictions.
+        total: Number of all predictions.
         unit: What is counted: images, pixels or detections.
     """
 
@@ -34,22 +34,24 @@ def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Conf
     """Compare predictions of a classifier, segmentor or detector.
 
     Args:
-        before: What ``tools/test.py --out`` wrote for one form of a model.
+        before: Predictions written by ``tools/test.py --out`` for one form of a model.
         after: The same for the other form.
         cfg: The config that both were tested with.
 
     Raises:
-        ValueError: The predictions are not of the same images, or of a task that is not known.
+        ValueError: The predictions belong to different images, or to an unsupported task.
     """
     if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
-        raise ValueError("The predictions are of different images.")
+        raise ValueError("The predictions belong to different images. Test both forms on the same test set.")
     if "pred_score" in before[0]:
         return compare_classes(before, after)
     if "pred_sem_seg" in before[0]:
         return compare_class_maps(before, after)
     if "pred_instances" in before[0]:
         return compare_detections(before, after, cfg.test_evaluator.ann_file)
-    raise ValueError(f"The predictions hold {', '.join(before[0])}: of no task that is known.")
+    raise ValueError(
+        f"The predictions hold {', '.join(before[0])}: expected those of a classifier, segmentor or detector."
+    )
 
 
 def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
@@ -73,7 +75,7 @@ def compare_class_maps(before: Sequence[dict], after: Sequence[dict], ignore: in
 
 
 def mean_iou(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Intersection over union, averaged over the classes that occur."""
+    """Intersection over union, averaged over the classes that are present."""
     classes = int(max(truth.max(), guess.max())) + 1
     hits = np.bincount(truth[truth == guess], minlength=classes)
     union = np.bincount(truth, minlength=classes) + np.bincount(guess, minlength=classes) - hits
@@ -90,14 +92,14 @@ def compare_detections(before: Sequence[dict], after: Sequence[dict], ann_file: 
 
 
 def count_same_boxes(a: dict, b: dict) -> int:
-    """How many of an image's detections have the same rank, class and, to a hundredth of a pixel, box."""
+    """Number of detections of an image with the same rank, the same class and, within CLOSE pixels, the same box."""
     number = min(len(a["labels"]), len(b["labels"]))
     apart = (a["bboxes"][:number] - b["bboxes"][:number]).abs().amax(1) if number else torch.zeros(0)
     return int(((a["labels"][:number] == b["labels"][:number]) & (apart < CLOSE)).sum())
 
 
 def average_precision(samples: Sequence[dict], ann_file: str) -> dict[str, float]:
-    """COCO's box AP and AP50 in percent, by pycocotools, not rounded."""
+    """COCO's box AP and AP50 in percent, computed by pycocotools, not rounded."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel listens to, before and after Locality Injection."""
+"""Visualize the receptive weights of an output pixel, before and after Locality Injection."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ def visualize_fc3(
     channel_set: int = 0,
     pixel: tuple[int, int] | None = None,
 ) -> None:
-    """Draw rows of the fully connected layers as maps, before and after Locality Injection as the paper does.
+    """Draw rows of the fully connected layers as maps, before and after Locality Injection, as in the paper.
 
-    A row holds the weights by which one output pixel listens to each pixel of its tile. Of each stage the first block
-    is drawn; both maps of a stage share one scale of colours, symmetrical about zero.
+    A row holds the weights of all pixels of a tile for one output pixel. The first block of each stage is drawn; both
+    maps of a stage share a colour scale that is symmetric around zero.
 
     Args:
         config: Config of a model with a RepMLPNet backbone in training form.
         checkpoint: Its checkpoint.
-        out: The picture to write, PNG.
-        channel_set: Which of the layers; the last one where a stage has fewer sets. Default: 0.
-        pixel: Row and column of the output pixel, as in the first stage's tile. Default: the middle.
+        out: Picture to write, PNG.
+        channel_set: Index of the set of channels; clipped to the last one of a stage. Default: 0.
+        pixel: Row and column of the output pixel in the first stage's tile. Default: the center.
 
     Raises:
         ValueError: The model is in deploy form or has no RepMLPNet backbone, or the pixel is not in the tile.
@@ -41,18 +41,18 @@ def visualize_fc3(
     blocks = [stage[0].repmlp_block for stage in stages if hasattr(stage[0], "repmlp_block")]
     if not blocks or blocks[0].deploy:
         raise ValueError(
-            f"{config} has no RepMLPNet in training form: in deploy form the convolutions are part of fc3. Name the "
-            "config and checkpoint that were converted."
+            f"{config} has no RepMLPNet in training form: in deploy form the convolutions are part of fc3. Pass the "
+            "config and checkpoint from before the conversion."
         )
     first = blocks[0]
     pixel = (first.h // 2, first.w // 2) if pixel is None else pixel
     if not (0 <= pixel[0] < first.h and 0 <= pixel[1] < first.w):
         raise ValueError(f"pixel={pixel} is outside the tile of {first.h} by {first.w} pixels in the first stage.")
-    draw(blocks, channel_set, (pixel[0] / first.h, pixel[1] / first.w), Path(out))
+    draw_columns(blocks, channel_set, (pixel[0] / first.h, pixel[1] / first.w), Path(out))
 
 
-def draw(blocks: list[RepMLPBlock], channel_set: int, place: tuple[float, float], out: Path) -> None:
-    """Draw a column for each block: before on top, after below, the pixel itself marked."""
+def draw_columns(blocks: list[RepMLPBlock], channel_set: int, place: tuple[float, float], out: Path) -> None:
+    """Draw a column for each block: before on top, after below, with the output pixel marked."""
     figure = Figure(figsize=(2.8 * len(blocks), 5.8), layout="constrained")
     axes = figure.subplots(2, len(blocks), squeeze=False)
     for stage, (block, column) in enumerate(zip(blocks, axes.T)):
@@ -70,11 +70,11 @@ def draw(blocks: list[RepMLPBlock], channel_set: int, place: tuple[float, float]
 
 @torch.no_grad()
 def receptive_weights(block: RepMLPBlock, channel_set: int, pixel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """By what weights an output pixel listens to its tile: by the layer and its batch norm alone, and in all.
+    """Receptive weights of an output pixel: of the layer and its batch norm alone, and with the local branches.
 
     Args:
         block: A block in training form.
-        channel_set: Which of its S layers.
+        channel_set: Index of the set of channels, below S.
         pixel: Row and column of the output pixel in the tile.
 
     Returns:

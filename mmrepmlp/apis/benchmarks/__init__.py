@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory, measured."""
+"""Benchmarks of speed and memory."""

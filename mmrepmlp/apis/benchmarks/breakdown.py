@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the time of a forward pass is made of."""
+"""Breakdown of the time of a forward pass by kind of operator."""
 
 import statistics
 from collections import Counter
@@ -22,7 +22,7 @@ from mmrepmlp.apis.benchmarks.measure import (
 )
 from mmrepmlp.models import RepMLPNet
 
-# Which part of the work an operator of torch does; all others prepare, allocate and look at tensors.
+# Operators of torch by part of the work; all others create, allocate and reshape tensors.
 PARTS = {
     "products by oneDNN": ("mkldnn_convolution",),
     "products by BLAS": ("bmm", "mm", "addmm", "_slow_conv2d_forward"),
@@ -37,16 +37,16 @@ PART_OF = {f"aten::{operator}": part for part, operators in PARTS.items() for op
 
 @dataclass
 class BreakdownMeasurement:
-    """A forward pass of the deploy form and its parts.
+    """Time of a forward pass of the deploy form, and its parts.
 
     Attributes:
         batch: Number of images.
         height: Their height in pixels.
         width: Their width in pixels.
         milliseconds: Median time.
-        products: The time in milliseconds that its floating point operations take at the rate of the yardstick, a
-            large matrix product, measured in between.
-        shares: What part of the time goes where, by name; they add up to 1.
+        products: Time in milliseconds of its floating point operations at the rate of the reference, a large matrix
+            product, measured alongside.
+        shares: Fraction of the time of each part, by name; they sum to 1.
     """
 
     batch: int
@@ -58,10 +58,10 @@ class BreakdownMeasurement:
 
 
 class BreakdownBenchmark(BenchmarkReport):
-    """What forward passes are made of: rows of :class:`BreakdownMeasurement`."""
+    """A breakdown of forward passes: rows of :class:`BreakdownMeasurement`."""
 
     def table(self) -> Table:
-        """To print."""
+        """The breakdown as a table to print."""
         caption = (
             "ms: median of the whole. The parts are shares of it, by the profiler. at peak: the time that the same "
             f"arithmetic takes as one matrix product of side {SGEMM_SIDE}, measured in between."
@@ -77,7 +77,7 @@ class BreakdownBenchmark(BenchmarkReport):
         return table
 
     def plot(self, path: str | Path) -> None:
-        """Draw the parts as stacked bars, a bar for each pass, as PNG."""
+        """Draw the parts as stacked bars, one bar per forward pass, as PNG."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 1.5 + 0.5 * len(self.rows)), layout="constrained")
@@ -104,16 +104,16 @@ def benchmark_breakdown(
     dtype: str = "float32",
     repeats: int = 15,
 ) -> BreakdownBenchmark:
-    """Find out what a forward pass of the deploy form is made of.
+    """Break the time of a forward pass of the deploy form down by kind of operator.
 
     Args:
         arch: Letter of the architecture. Default: B.
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         sizes: Height and width of the images in pixels. Default: ``img_size``, square.
-        batches: Numbers of images, each at each size. Default: (1, 8).
-        threads: Threads to compute with; None for torch's choice. Default: None.
+        batches: Batch sizes, each measured at each size. Default: (1, 8).
+        threads: Number of threads; None for torch's choice. Default: None.
         dtype: Precision: float32, float64 or bfloat16. Default: float32.
-        repeats: Counted calls for each figure. Default: 15.
+        repeats: Timed calls per measurement. Default: 15.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -136,15 +136,15 @@ def benchmark_breakdown(
                     width=width,
                     milliseconds=1e3 * statistics.median(seconds["model"]),
                     products=1e3 * gflop * 1e9 / (2 * SGEMM_SIDE**3) * fastest,
-                    shares=shares_of_parts(model, x, repeats),
+                    shares=profile_shares(model, x, repeats),
                 )
             )
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", form="deploy form", dtype=dtype, repeats=repeats)
     return BreakdownBenchmark({**settings, **environment()}, rows)
 
 
-def shares_of_parts(model: RepMLPNet, x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Which share of a model's time each part takes."""
+def profile_shares(model: RepMLPNet, x: torch.Tensor, repeats: int) -> dict[str, float]:
+    """Fraction of a model's time spent in each part, by torch's profiler."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(repeats):
             model(x)

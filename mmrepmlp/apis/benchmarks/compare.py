@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This package's RepMLPNet beside mmpretrain's."""
+"""Benchmark this package's RepMLPNet against mmpretrain's."""
 
 import copy
 import statistics
@@ -39,26 +39,26 @@ def benchmark_repmlpnet(
     training_step: bool = False,
     runtimes: Sequence[str] = (),
 ) -> Benchmark:
-    """Measure this package's RepMLPNet and mmpretrain's, with the same weights, in turn.
+    """Benchmark this package's RepMLPNet against mmpretrain's with the same weights, in interleaved calls.
 
     Args:
         arch: Letter of the architecture. Default: B.
         img_size: Height and width of the images in pixels. Default: 224.
-        batches: Numbers of images to measure with. Default: (1, 8).
-        threads: Threads to compute with; None for torch's choice. Default: None.
+        batches: Batch sizes. Default: (1, 8).
+        threads: Number of threads; None for torch's choice. Default: None.
         dtype: Precision: float32, float64 or bfloat16. Default: float32.
-        repeats: Counted calls of each model. Default: 15.
+        repeats: Timed calls of each model. Default: 15.
         training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
             Default: False.
-        runtimes: Measure the deploy form in these: ``eager``, ``compiled``, ``onnxruntime``. Default: both forms in
-            eager PyTorch.
+        runtimes: Runtimes to measure the deploy form in: ``eager``, ``compiled``, ``onnxruntime``. Default: both forms
+            in eager PyTorch.
 
     Returns:
-        Medians and peak memory. mmpretrain's row of the same task is what a row's speed-up refers to.
+        Medians and peak memory. Speed-ups are relative to mmpretrain's row of the same task.
 
     Raises:
         ImportError: mmpretrain is not installed.
-        MMRepMLPError: The two models do not agree.
+        MMRepMLPError: The outputs of the two models differ.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -68,7 +68,7 @@ def benchmark_repmlpnet(
     for batch in batches:
         x = torch.randn(batch, 3, img_size, img_size, dtype=precision)
         if training_step:
-            calls = {(name, STEP): step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
+            calls = {(name, STEP): make_training_step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
         else:
             deployed = {THEIRS: convert(theirs), OURS: convert(ours)}
             calls = runtime_calls(deployed, runtimes, x) if runtimes else forward_calls(theirs, ours, deployed, x)
@@ -91,7 +91,7 @@ def build_pair(arch: str, img_size: int, dtype: torch.dtype) -> tuple[nn.Module,
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        theirs.train()(torch.randn(2, 3, img_size, img_size))  # the statistics of a batch, as after training
+        theirs.train()(torch.randn(2, 3, img_size, img_size))  # non-trivial statistics, as after training
     for norm in norms:
         norm.momentum = 0.1
     if same_bottlenecks(ours):
@@ -108,26 +108,26 @@ def same_bottlenecks(model: nn.Module) -> bool:
 def check_agreement(
     calls: dict[tuple[str, str], Callable[[], object]], theirs: nn.Module, x: Tensor
 ) -> dict[tuple[str, str], float]:
-    """Make sure that what is compared computes the same.
+    """Check that all calls compute the same outputs.
 
-    Where the bottlenecks differ, the weights, and so the outputs, are each its own: there is nothing to compare.
+    Skipped if the bottlenecks differ, since the two models then have different weights.
 
     Returns:
-        How far the output of each call is from that of mmpretrain's training form, over its largest value.
+        Largest difference of each call's output from that of mmpretrain's training form, over its largest value.
 
     Raises:
         MMRepMLPError: The outputs differ.
     """
     if not same_bottlenecks(theirs):
         return {}
-    accepted = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.1}[x.dtype]
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.1}[x.dtype]
     expected = theirs(x)[0]
     scale = expected.abs().max()
     errors = {name: ((call()[0] - expected).abs().max() / scale).item() for name, call in calls.items()}
     for (model, task), error in errors.items():
-        if model == OURS and not error <= accepted:
+        if model == OURS and not error <= tolerance:
             raise MMRepMLPError(
-                f"The models do not agree ({task}: {error:.1e} relative): their times would not be comparable."
+                f"The outputs of the two models differ ({task}: {error:.1e} relative): their times are not comparable."
             )
     errors.pop((THEIRS, TRAINING), None)
     return errors
@@ -149,8 +149,8 @@ def forward_calls(
     return calls
 
 
-def step(model: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A training step: forward, backward, AdamW."""
+def make_training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A function that runs a training step: forward, backward, AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def run() -> None:
@@ -179,11 +179,11 @@ def measure(
     dtype: torch.dtype,
     title: str,
 ) -> list[Measurement]:
-    """Time the calls in turn with the yardsticks, the first rows, then take each one's peak memory."""
+    """Time the calls interleaved with the reference products (first rows), then their memory."""
     products = reference_matmuls(dtype)
     seconds = interleave({**calls, **products}, repeats, title)
     fastest = fastest_matmul({name: seconds[name] for name in products})[1]
-    yardstick = 2 * SGEMM_SIDE**3 / fastest / 1e9
+    reference = 2 * SGEMM_SIDE**3 / fastest / 1e9
     medians = {call: statistics.median(seconds[call]) for call in calls}
     rows = [
         Measurement(
@@ -192,7 +192,7 @@ def measure(
             batch=None,
             milliseconds=statistics.median(seconds[library]) * 1e3,
             speedup=None,
-            gflops=yardstick * fastest / statistics.median(seconds[library]),
+            gflops=reference * fastest / statistics.median(seconds[library]),
             sgemm_share=fastest / statistics.median(seconds[library]),
             error=None,
             peak_mib=None,
@@ -209,7 +209,7 @@ def measure(
                 milliseconds=median * 1e3,
                 speedup=medians[THEIRS, task] / median,
                 gflops=rate,
-                sgemm_share=None if rate is None else rate / yardstick,
+                sgemm_share=None if rate is None else rate / reference,
                 error=errors.get((model, task)),
                 peak_mib=peak_memory(calls[model, task]),
             )

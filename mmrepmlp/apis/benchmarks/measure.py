@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory of models side by side, in one process, on the CPU."""
+"""Measure speed and memory of models side by side, in one process, on the CPU."""
 
 import ctypes
 import gc
@@ -31,16 +31,16 @@ class Measurement:
     """One row of a benchmark.
 
     Attributes:
-        model: Whose implementation, or ``sgemm`` for the yardstick, a matrix product.
-        task: ``training form`` or ``deploy form`` for a forward pass, the name of a runtime for one of the deploy form
-            in it, ``training step``, or the library that computes the yardstick.
-        batch: Number of images; None for the yardstick.
+        model: Name of the implementation, or ``sgemm`` for the reference, a matrix product.
+        task: ``training form`` or ``deploy form`` for a forward pass, the name of a runtime for the deploy form in it,
+            ``training step``, or the library that computes the reference.
+        batch: Number of images; None for the reference.
         milliseconds: Median time of a call.
-        speedup: How many times as fast as the row that it is compared with; None for the yardstick.
-        gflops: Rate at the operations of the deploy form's forward pass; None for a training step.
-        sgemm_share: That rate over the machine's for a matrix product, measured in between.
+        speedup: Speed relative to mmpretrain's row of the same task; None for the reference.
+        gflops: GFLOP/s, counting the operations of the deploy form's forward pass; None for a training step.
+        sgemm_share: That rate relative to the machine's rate for a matrix product, measured alongside.
         error: Largest difference of the output from that of mmpretrain's training form, over its largest value; None
-            for the latter itself, for networks that differ, and for a training step.
+            for that form itself, for networks with different weights, and for a training step.
         peak_mib: Growth of the process's resident memory during a call; None where it cannot be measured.
     """
 
@@ -57,7 +57,7 @@ class Measurement:
 
 @dataclass
 class BenchmarkReport:
-    """The rows of a benchmark and what they were measured on."""
+    """The rows of a benchmark, and the environment in which they were measured."""
 
     environment: dict[str, object]
     rows: list
@@ -68,7 +68,7 @@ class BenchmarkReport:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     def empty_table(self, caption: str | None = None) -> Table:
-        """A table without columns, headed by the environment."""
+        """A table without columns, with the environment as its title."""
         return Table(
             title="\n".join(f"{name}: {value}" for name, value in self.environment.items()),
             title_justify="left",
@@ -79,7 +79,7 @@ class BenchmarkReport:
         )
 
     def save_figure(self, figure: "Figure", path: str | Path) -> None:
-        """Write a picture of the rows as PNG, headed by what was measured."""
+        """Write a figure as PNG, titled with the architecture and the number of threads."""
         figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
@@ -89,7 +89,7 @@ class Benchmark(BenchmarkReport):
     """Rows of :class:`Measurement`."""
 
     def table(self) -> Table:
-        """To print."""
+        """The benchmark as a table to print."""
         caption = (
             "ms: median. ratio: speed over mmpretrain's at the same task. sgemm: share of the rate of a matrix product "
             f"of side {SGEMM_SIDE}, measured in between, by the faster of torch's two libraries. MiB: what a call adds "
@@ -117,7 +117,7 @@ class Benchmark(BenchmarkReport):
         return table
 
     def plot(self, path: str | Path) -> None:
-        """Draw the times of one image as bars, a panel for each number of images, as PNG."""
+        """Draw the time per image as bars, one panel per batch size, as PNG."""
         from matplotlib.figure import Figure
 
         rows = [row for row in self.rows if row.batch is not None]
@@ -136,7 +136,7 @@ class Benchmark(BenchmarkReport):
 
 
 def environment() -> dict[str, object]:
-    """What figures depend on: processor, threads, versions."""
+    """What measurements depend on: processor, threads, versions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -150,12 +150,12 @@ def environment() -> dict[str, object]:
 
 
 def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: str = "") -> dict[str, list[float]]:
-    """Time functions in turn, again and again, so that a machine's drift meets all of them alike.
+    """Time functions in interleaved calls, so that drift of the machine affects all of them equally.
 
     Args:
-        functions: What to call, by name. Each is called once before, uncounted.
-        repeats: Number of counted calls of each.
-        title: What the progress bar says.
+        functions: What to call, by name. Each is called once as a warm-up.
+        repeats: Number of timed calls of each.
+        title: Text of the progress bar.
 
     Returns:
         The seconds of each call, by name.
@@ -172,10 +172,10 @@ def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: 
 
 
 def reference_matmuls(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """A square matrix product, the yardstick, by each library that torch computes one with.
+    """A square matrix product, the reference, by each library that torch uses for matrix products.
 
-    Which is the faster depends on the processor: of oneDNN and the BLAS that torch was built with, often MKL, one may
-    have half the rate of the other.
+    The faster one depends on the processor: oneDNN or the BLAS that torch was built with, often MKL, may have half the
+    rate of the other.
     """
     a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype)
     image, kernel = a[None, None].permute(0, 3, 1, 2), b[:, :, None, None]
@@ -183,15 +183,15 @@ def reference_matmuls(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
 
 
 def fastest_matmul(seconds: dict[str, list[float]]) -> tuple[str, float]:
-    """The library whose median time for the yardstick is the shortest, and that time in seconds."""
+    """The library with the shortest median time for the reference product, and that time in seconds."""
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return min(medians.items(), key=lambda item: item[1])
 
 
 def peak_memory(function: Callable[[], object]) -> float | None:
-    """How far a call raises the resident memory of this process, in MiB.
+    """Growth of this process's resident memory at its peak during a call, in MiB.
 
-    Counts what a library allocates past torch as well. Linux only: elsewhere the result is None.
+    Includes allocations outside of torch. Linux only: None on other systems.
     """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
@@ -200,7 +200,7 @@ def peak_memory(function: Callable[[], object]) -> float | None:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     try:
-        reset.write_text("5")  # sets the high-water mark to what is resident now
+        reset.write_text("5")  # resets the high-water mark to the current resident memory
     except OSError:
         return None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network in eager PyTorch, compiled, and in ONNX Runtime."""
+"""Run a network in eager PyTorch, compiled, and in ONNX Runtime."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Call = Callable[[], object]
 
 
 def in_eager(network: nn.Module, x: Tensor) -> Call:
-    """A forward pass as PyTorch runs it by itself."""
+    """A forward pass in eager PyTorch."""
     return lambda: network(x)
 
 
@@ -23,7 +23,7 @@ def in_compiled(network: nn.Module, x: Tensor) -> Call:
 
 
 def in_onnxruntime(network: nn.Module, x: Tensor) -> Call:
-    """A forward pass of the exported network, for images of this shape."""
+    """A forward pass of the exported network in ONNX Runtime, for images of this shape."""
     from mmrepmlp.export import OnnxNetwork, export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
@@ -41,11 +41,11 @@ def runtime_calls(networks: dict[str, nn.Module], runtimes: Sequence[str], x: Te
 
     Args:
         networks: The networks, by name.
-        runtimes: Which of :data:`RUNTIMES`, by name.
+        runtimes: Names from :data:`RUNTIMES`.
         x: Images, shape (N, C, H, W), float32.
 
     Returns:
-        What to call, by name of the network and runtime.
+        Functions to call, by names of network and runtime.
     """
     return {
         (name, runtime): torch.inference_mode()(RUNTIMES[runtime](network, x))

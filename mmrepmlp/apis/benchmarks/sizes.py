@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image costs by its size: time and memory per megapixel."""
+"""Time and memory per megapixel over image sizes."""
 
 import copy
 import math
@@ -44,7 +44,7 @@ class SizeBenchmark(BenchmarkReport):
     """A sweep over image sizes: rows of :class:`SizeMeasurement`."""
 
     def table(self) -> Table:
-        """To print."""
+        """The sweep as a table to print."""
         table = self.empty_table()
         table.add_column("form", no_wrap=True)
         for column in ("size", "ms", "ms per megapixel", "MiB", "MiB per megapixel"):
@@ -56,7 +56,7 @@ class SizeBenchmark(BenchmarkReport):
         return table
 
     def plot(self, path: str | Path) -> None:
-        """Draw time and memory per megapixel over the size of the image, as PNG."""
+        """Plot time and memory per megapixel over the image size, as PNG."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -85,15 +85,15 @@ def benchmark_sizes(
     dtype: str = "float32",
     repeats: int = 5,
 ) -> SizeBenchmark:
-    """Measure both forms of a RepMLPNet on single images of several sizes.
+    """Benchmark both forms of a RepMLPNet on single images of several sizes.
 
     Args:
         arch: Letter of the architecture. Default: B.
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         sizes: Height and width of the images in pixels. Default: squares of 256, 512, 1024 and 2048.
-        threads: Threads to compute with; None for torch's choice. Default: None.
+        threads: Number of threads; None for torch's choice. Default: None.
         dtype: Precision: float32, float64 or bfloat16. Default: float32.
-        repeats: Counted calls for each figure. Default: 5.
+        repeats: Timed calls per measurement. Default: 5.
     """
     if threads:
         torch.set_num_threads(threads)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifier checkpoints of the authors to ours, and back."""
+"""Convert classifier checkpoints between the authors' names and ours."""
 
 import math
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.backbones.arch import ARCHITECTURES, KEYS
 from mmrepmlp.version import __version__
 
-HEAD = {"head.weight": "head.fc.weight", "head.bias": "head.fc.bias"}  # the authors' names and mmpretrain's
+HEAD = {"head.weight": "head.fc.weight", "head.bias": "head.fc.bias"}  # the authors' names: mmpretrain's
 FORMS = {
     "training": "training form",
-    "injected": "the form that the authors' and mmpretrain's conversion leaves",
+    "injected": "the form that the authors' and mmpretrain's conversion produces",
     "deploy": "deploy form",
 }
 
 
 @dataclass
 class RecognizedNetwork:
-    """A RepMLPNet as the shapes of its tensors tell it.
+    """Description of a RepMLPNet, inferred from the shapes of its tensors.
 
     Attributes:
         arch: Letter of the architecture (T, B, D, L), or a dict of its settings.
         img_size: Side in pixels of the image that makes one tile.
         form: ``"training"``, ``"injected"`` or ``"deploy"``.
-        num_classes: Classes that the head tells apart; None without a head.
+        num_classes: Number of classes of the head; None without a head.
     """
 
     arch: str | dict
@@ -59,23 +59,23 @@ def official_to_mmrepmlp(
 ) -> RecognizedNetwork:
     """Convert a classifier checkpoint of the authors, or of mmpretrain, to the names that our configs load.
 
-    Architecture, image size and form are told by the shapes. The form stays: ``RepMLPNet(deploy=True)`` folds what it
-    loads, :func:`mmrepmlp.apis.reparameterize_checkpoint` converts the training form.
+    Architecture, image size and form are inferred from the shapes. The form is kept: ``RepMLPNet(deploy=True)`` folds
+    what it loads, :func:`mmrepmlp.apis.reparameterize_checkpoint` converts the training form.
 
     Args:
         checkpoint: The file to read: a plain state dict or one under ``state_dict``, ``model`` or ``ema``.
         out: The file to write, ``.pth`` or ``.safetensors``.
-        ema: Whether to take the averaged weights where a file has both. Default: False.
-        allow_unsafe: Whether to run code that the file holds. Default: False.
+        ema: Whether to use the averaged weights if a file has both. Default: False.
+        allow_unsafe: Whether to execute code in the file. Default: False.
         overwrite: Whether an existing file may be replaced. Default: False.
 
     Returns:
-        What the network is.
+        Description of the network.
 
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is not set.
-        CheckpointError: The file cannot be read, or holds code.
-        ValueError: It holds no RepMLPNet classifier, or tensors are missing, unexpected or not sound.
+        CheckpointError: The file cannot be read, or contains code.
+        ValueError: It holds no RepMLPNet classifier, or tensors are missing, unexpected or invalid.
     """
     check_overwrite(out, overwrite=overwrite)
     network, backbone, head = read_classifier(checkpoint, ema, allow_unsafe)
@@ -93,14 +93,14 @@ def mmrepmlp_to_official(
     Takes the arguments and raises the errors of :func:`official_to_mmrepmlp`.
 
     Raises:
-        ValueError: The checkpoint is in our deploy form, which has folded more than the authors' network can hold.
+        ValueError: The checkpoint is in our deploy form, which folds batch norms that the authors' network needs.
     """
     check_overwrite(out, overwrite=overwrite)
     network, backbone, head = read_classifier(checkpoint, ema, allow_unsafe)
     if network.form == "deploy":
         raise ValueError(
             f"{checkpoint} is in deploy form, in which batch norms are folded that the authors' network needs. "
-            "Convert the checkpoint in training form, and that with the authors' own tool."
+            "Convert the checkpoint in training form, then apply the authors' own conversion to deploy form."
         )
     theirs = {ours: name for name, ours in HEAD.items()}
     state = to_official_names(backbone) | {theirs[name]: value for name, value in head.items()}
@@ -111,27 +111,27 @@ def mmrepmlp_to_official(
 def read_classifier(
     checkpoint: str | Path, ema: bool, allow_unsafe: bool
 ) -> tuple[RecognizedNetwork, dict[str, Tensor], dict[str, Tensor]]:
-    """Read a classifier's checkpoint of any naming.
+    """Read a classifier's checkpoint with the authors' names or ours.
 
     Returns:
-        What it is; the backbone's tensors, and the head's, both with our names.
+        Description of the network; the tensors of the backbone and of the head, with our names.
     """
     state = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
     backbone = to_native_names(backbone_part(state))
     head = {HEAD.get(name, name): value for name, value in state.items() if name.startswith("head.")}
-    return recognize(checkpoint, backbone, head), backbone, head
+    return infer_network(checkpoint, backbone, head), backbone, head
 
 
-def recognize(checkpoint: str | Path, backbone: dict[str, Tensor], head: dict[str, Tensor]) -> RecognizedNetwork:
-    """Tell a network by the shapes of its tensors, and check that it has them all.
+def infer_network(checkpoint: str | Path, backbone: dict[str, Tensor], head: dict[str, Tensor]) -> RecognizedNetwork:
+    """Infer a network from the shapes of its tensors, and check that it is complete.
 
     Raises:
-        ValueError: It is no RepMLPNet, or not a whole one.
+        ValueError: It is not a RepMLPNet, or incomplete.
     """
     found, form = architecture_of(backbone), form_of(backbone)
     needed = (*KEYS, "tile_pixels", "bottlenecks", "patch_size", "in_channels")
     if any(key not in found for key in needed):
-        raise ValueError(f"{checkpoint} holds no RepMLPNet, or not a whole one: {describe_lack(found, needed)}.")
+        raise ValueError(f"{checkpoint} holds no RepMLPNet, or an incomplete one: {describe_missing(found, needed)}.")
     settings = {key: found[key] for key in KEYS}
     names = [letters[0].upper() for letters, arch in ARCHITECTURES.items() if arch == settings]
     tile, patch = math.isqrt(found["tile_pixels"][0]), found["patch_size"][0]
@@ -155,6 +155,6 @@ def recognize(checkpoint: str | Path, backbone: dict[str, Tensor], head: dict[st
     return RecognizedNetwork(names[0] if names else settings, tile * patch, form, None if fc is None else len(fc))
 
 
-def describe_lack(found: dict, needed: tuple[str, ...]) -> str:
-    """What the tensors of a state dict do not tell."""
-    return f"{', '.join(key for key in needed if key not in found)} cannot be told from its tensors"
+def describe_missing(found: dict, needed: tuple[str, ...]) -> str:
+    """List what cannot be inferred from the tensors of a state dict."""
+    return f"{', '.join(key for key in needed if key not in found)} cannot be inferred from its tensors"

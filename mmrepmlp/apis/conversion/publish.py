@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint of a training to one that others download, and what a model index says of it."""
+"""Prepare a training checkpoint for publication, with a model index entry."""
 
 import json
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ TASKS = dict(mmpretrain="Image Classification", mmseg="Semantic Segmentation", m
 
 @dataclass
 class Publication:
-    """What was written.
+    """Files written by :func:`publish_checkpoint`.
 
     Attributes:
-        checkpoint: The file to upload, whose name ends in its hash.
-        metafile: A model index entry for it.
+        checkpoint: The file to upload, named by its hash.
+        metafile: Its model index entry.
     """
 
     checkpoint: Path
@@ -38,24 +38,24 @@ def publish_checkpoint(
     allow_unsafe: bool = False,
     overwrite: bool = False,
 ) -> Publication:
-    """Strip a checkpoint to what a model needs, name it by its hash, and write a model index entry for it.
+    """Reduce a checkpoint to the model's weights, name it by its hash, and write a model index entry.
 
     Args:
         config: Config of the model.
-        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
-        out: What to name the files after: ``name.pth`` gives ``name-0123abcd.pth`` and ``name-0123abcd.yml``.
-        report: The JSON report of a conversion, whose metrics go into the entry. Default: the one beside the
-            checkpoint, if there is one.
+        checkpoint: Checkpoint of the model. Both may be in training form or in deploy form.
+        out: Base name of the files: ``name.pth`` gives ``name-0123abcd.pth`` and ``name-0123abcd.yml``.
+        report: JSON report of a conversion, whose metrics are added to the entry. Default: the one next to the
+            checkpoint, if it exists.
         ema: Whether to publish the weights averaged over the training. Default: False.
-        allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
+        allow_unsafe: Whether to execute code in the checkpoint. Default: False.
         overwrite: Whether existing files may be replaced. Default: False.
 
     Returns:
-        What was written.
+        Paths of the files.
 
     Raises:
         FileExistsError: The entry exists and ``overwrite`` is not set.
-        CheckpointError: The checkpoint cannot be read, or holds code.
+        CheckpointError: The checkpoint cannot be read, or contains code.
         ValueError: The checkpoint does not belong to the config's model, or the report to the checkpoint.
     """
     out = Path(out)
@@ -86,26 +86,26 @@ def publish_checkpoint(
 
 
 def read_metrics(report: str | Path | None, checkpoint: Path) -> dict[str, float]:
-    """The metrics that a conversion's report has for a checkpoint, in whichever form it is.
+    """The metrics of a checkpoint, in either form, from the report of a conversion.
 
     Raises:
-        ValueError: The report is of another checkpoint.
+        ValueError: The report belongs to another checkpoint.
     """
-    beside = checkpoint.with_suffix(".json")
-    if report is None and not beside.is_file():
+    default = checkpoint.with_suffix(".json")
+    if report is None and not default.is_file():
         return {}
-    content = json.loads(Path(report or beside).read_text())
+    content = json.loads(Path(report or default).read_text())
     forms = [Path(content[key]).name for key in ("source", "checkpoint")]
     if checkpoint.name not in forms:
         raise ValueError(
-            f"{report or beside} is of {' and '.join(forms)}, not of {checkpoint.name}. Name the report that "
+            f"{report or default} belongs to {' and '.join(forms)}, not to {checkpoint.name}. Pass the report that "
             "tools/reparameterize.py wrote for this checkpoint."
         )
     return {name: values[forms.index(checkpoint.name)] for name, values in content["metrics"].items()}
 
 
 def describe_result(cfg: Config, metrics: dict[str, float]) -> dict:
-    """What a model index says of metrics on a config's test set."""
+    """The entry of a model index for metrics on a config's test set."""
     dataset = cfg.test_dataloader.dataset
     name = dataset.get("data_root") or dataset.type
     return {

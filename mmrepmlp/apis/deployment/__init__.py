@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints out of the framework, and their evaluation there."""
+"""Export of checkpoints from the framework, and evaluation of exported graphs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a config as its network sees them."""
+"""Preprocessed images of a config, for calibration and timing."""
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def calibration_batches(cfg: Config, images: int, batch_size: int = 16) -> list[Tensor]:
-    """Training images of a config as its network sees them in a test.
+    """Training images of a config, preprocessed as for testing.
 
     Args:
         cfg: The config.
-        images: How many, drawn at random but always the same.
-        batch_size: Images in a batch. Default: 16.
+        images: Number of images, drawn at random with a fixed seed.
+        batch_size: Images per batch. Default: 16.
 
     Returns:
         Normalized batches of shape (N, C, H, W).

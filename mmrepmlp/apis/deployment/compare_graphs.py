@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported graphs of one model side by side: accuracy, size, latency."""
+"""Compare exported graphs of one model: accuracy, size, latency."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from mmrepmlp.export import OnnxNetwork
 
 @dataclass
 class GraphMeasurement:
-    """What one graph gives and costs.
+    """Accuracy, size and latency of a graph.
 
     Attributes:
         path: The ONNX file.
-        metrics: On the config's test set, by name.
+        metrics: Metrics on the config's test set, by name.
         megabytes: Size of the file, in units of 1e6 bytes.
-        milliseconds: Median time of one image in ONNX Runtime.
+        milliseconds: Median latency of one image in ONNX Runtime.
     """
 
     path: Path
@@ -35,12 +35,12 @@ class GraphMeasurement:
 
 @dataclass
 class GraphComparison:
-    """Graphs of one model by name, and what each gives and costs."""
+    """Measurements of several graphs of one model, by name."""
 
     graphs: dict[str, GraphMeasurement]
 
     def table(self) -> Table:
-        """To print: a row for each graph."""
+        """The comparison as a table to print, one row per graph."""
         table = Table(box=box.SIMPLE, pad_edge=False)
         table.add_column("graph", no_wrap=True)
         metrics = list(dict.fromkeys(name for graph in self.graphs.values() for name in graph.metrics))
@@ -60,19 +60,19 @@ def compare_graphs(
     cfg_options: dict | None = None,
     repeats: int = 50,
 ) -> GraphComparison:
-    """Evaluate exported classifiers or segmentors on a config's test set, and time them in turn.
+    """Evaluate exported classifiers or segmentors on a config's test set, and time them in interleaved calls.
 
     Args:
         config: Path of the config file, or ``package::path``.
-        graphs: ONNX files of this model, by any name; without names, by that of the file, or its path where two have
-            one name.
+        graphs: ONNX files of this model, by name. Names of a plain sequence: file names, or paths if two files share a
+            name.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override, by dotted names. Default: None.
-        repeats: Counted calls of each graph. Default: 50.
+        repeats: Timed calls of each graph. Default: 50.
 
     Raises:
         ValueError: A graph does not belong to the config's model.
-        FileNotFoundError: A data set is not there.
+        FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir)
     if not isinstance(graphs, Mapping):

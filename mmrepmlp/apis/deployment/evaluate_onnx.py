@@ -12,11 +12,11 @@ from mmrepmlp.export import OnnxNetwork
 def evaluate_onnx(
     config: str | Path, onnx_file: str | Path, work_dir: str | None = None, cfg_options: dict | None = None
 ) -> dict[str, float]:
-    """Evaluate an exported classifier or segmentor on a config's test set, computed by ONNX Runtime.
+    """Evaluate an exported classifier or segmentor on a config's test set with ONNX Runtime.
 
     Args:
         config: Path of the config file, or ``package::path``.
-        onnx_file: What :func:`export_checkpoint` wrote for a model of this config.
+        onnx_file: File written by :func:`export_checkpoint` for a model of this config.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override, by dotted names. Default: None.
 
@@ -24,8 +24,8 @@ def evaluate_onnx(
         The metrics.
 
     Raises:
-        ValueError: The model is neither a classifier nor a segmentor, or the graph is not of a whole one.
-        FileNotFoundError: A data set is not there.
+        ValueError: The model is neither a classifier nor a segmentor, or the graph is not one of a whole model.
+        FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir)
     check_config(cfg, "test")
@@ -36,14 +36,14 @@ def evaluate_onnx(
 
 
 def replace_forward_by_onnx(model: nn.Module, network: OnnxNetwork) -> None:
-    """Let a network compute the logits of a classifier or segmentor, which keeps its pre- and post-processing.
+    """Replace backbone and head of a classifier or segmentor by an ONNX graph; pre- and post-processing stay.
 
     Raises:
-        ValueError: The model is of another kind, or the graph gives no logits for its classes.
+        ValueError: The model is of another kind, or the graph's outputs are not logits of its classes.
     """
     head = getattr(model, "decode_head", None) or getattr(model, "head", None)
     if head is None:
-        raise ValueError(f"{type(model).__name__} is neither a classifier nor a segmentor, whose graphs give logits.")
+        raise ValueError(f"{type(model).__name__} is neither a classifier nor a segmentor.")
     # A decode head of two classes may have one channel.
     classes = getattr(head, "out_channels", None) or head.num_classes
     if network.channels != classes:

@@ -16,26 +16,26 @@ def export_checkpoint(
     ema: bool = False,
     **options,
 ) -> OnnxReport:
-    """Export a checkpoint to ONNX, checked by ONNX Runtime.
+    """Export a checkpoint to ONNX, verified with ONNX Runtime.
 
     Args:
         config: Config of the model: a classifier or segmentor.
-        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
+        checkpoint: Checkpoint of the model. Both may be in training form or in deploy form.
         out: The file to write.
         size: Height and width of the images in pixels. Default: the backbone's ``img_size``.
-        backbone_only: Whether to leave the head out. Default: False.
-        ema: Whether to take the weights averaged over the training. Default: False.
+        backbone_only: Whether to export the backbone without the head. Default: False.
+        ema: Whether to use the weights averaged over the training. Default: False.
         **options: Further arguments of :func:`mmrepmlp.export.export_onnx`: ``batch``, ``dynamic``, ``opset``,
             ``deploy``, ``tolerance``, ``overwrite``.
 
     Returns:
-        What was exported.
+        Report of the export.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or holds code.
+        CheckpointError: The checkpoint cannot be read, or contains code.
         ValueError: The checkpoint does not belong to the config's model, or an argument is out of its range.
         FileExistsError: ``out`` exists and ``overwrite`` is not set.
-        ExportError: The graph could not be made or does not compute the same.
+        ExportError: The export failed, or the graph's outputs differ from the model's.
     """
     model = build_model(read_config(config), unwrap(load_from_local(checkpoint), ema))
     size = tuple(size or model.backbone.img_size)

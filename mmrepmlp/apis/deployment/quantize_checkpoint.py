@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint to an int8 graph, and what that costs."""
+"""Quantize a checkpoint to an int8 graph after training, and compare it with float32."""
 
 import tempfile
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from mmrepmlp.export.static_quantization import quantize_onnx, rank_nodes
 
 @dataclass
 class QuantizationReport:
-    """What quantization did.
+    """Report of a quantization.
 
     Attributes:
         before: The graph in float32.
         after: The int8 graph.
-        kept: Nodes that were left in float32, and what each loses in int8.
+        kept: Nodes that stay in float32, and the loss of each in int8.
     """
 
     before: GraphMeasurement
@@ -32,7 +32,7 @@ class QuantizationReport:
     kept: list[tuple[str, float]]
 
     def table(self) -> Table:
-        """To print."""
+        """The report as a table to print."""
         table = Table(title=f"{self.after.path}", title_justify="left", box=box.SIMPLE)
         for column in ("", "float32", "int8"):
             table.add_column(column, justify="right" if column else "left")
@@ -60,10 +60,10 @@ def quantize_checkpoint(
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Its checkpoint; config and checkpoint may be those of either form.
+        checkpoint: Checkpoint of the model. Both may be in training form or in deploy form.
         out: The ONNX file to write.
-        images: Number of training images to calibrate with; they go through the test pipeline. Default: 128.
-        keep_float: How many nodes to leave in float32: those that lose most, which is measured. Default: 0.
+        images: Number of training images to calibrate with, preprocessed by the test pipeline. Default: 128.
+        keep_float: Number of nodes to keep in float32: those with the largest measured loss in int8. Default: 0.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override, by dotted names. Default: None.
         overwrite: Whether an existing file may be replaced. Default: False.
@@ -73,9 +73,9 @@ def quantize_checkpoint(
 
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is not set.
-        FileNotFoundError: A data set is not there.
-        CheckpointError: The checkpoint cannot be read, or holds code.
-        ValueError: The checkpoint does not belong to the config's model, or was trained for int8.
+        FileNotFoundError: A data set does not exist.
+        CheckpointError: The checkpoint cannot be read, or contains code.
+        ValueError: The checkpoint does not belong to the config's model, or was trained with fake quantization.
     """
     out = Path(out)
     check_overwrite(out, overwrite=overwrite)
@@ -87,7 +87,7 @@ def quantize_checkpoint(
         exported = export_checkpoint(config, checkpoint, single, size=tuple(batches[0].shape[2:]))
         if "QuantizeLinear" in exported.operators:
             raise ValueError(
-                f"{checkpoint} was trained for int8 and has its own ranges and steps. Export it with "
+                f"{checkpoint} was trained with fake quantization and has its own ranges and scales. Export it with "
                 "tools/deployment/export_onnx.py, which writes an int8 graph."
             )
         kept = rank_nodes(single, batches)[:keep_float] if keep_float else []

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training, evaluation, and what is checked before either."""
+"""Training and evaluation, and the checks before them."""

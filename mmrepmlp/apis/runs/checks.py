@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a config and be told before anything is built."""
+"""Checks of a config before anything is built."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from mmrepmlp.models.backbones.arch import resolve_arch, resolve_indices
 
 
 def check_config(cfg: Config, *splits: str) -> None:
-    """Check that the parts of a model fit together and that the data sets are there.
+    """Check that the parts of a model fit together and that the data sets exist.
 
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
-        *splits: Whose data is about to be read: ``train``, ``val``, ``test``.
+        *splits: Splits whose data will be read: ``train``, ``val``, ``test``.
 
     Raises:
-        ValueError: A neck or head does not fit the maps of a RepMLPNet backbone.
-        FileNotFoundError: A folder or an annotation file of a data set is not there.
+        ValueError: A neck or head does not fit the feature maps of a RepMLPNet backbone.
+        FileNotFoundError: A folder or an annotation file of a data set does not exist.
     """
     check_channels(cfg.model)
     for split in splits:
@@ -30,10 +30,10 @@ def check_config(cfg: Config, *splits: str) -> None:
 
 
 def check_channels(model: ConfigDict) -> None:
-    """Check that what comes after a RepMLPNet backbone takes the maps that it gives.
+    """Check that the neck or heads after a RepMLPNet backbone match its feature maps.
 
     Raises:
-        ValueError: The number of maps or their channels differ; the message says what to set.
+        ValueError: The number of maps or channels differs; the message says what to set.
     """
     backbone = model.get("backbone", {})
     if backbone.get("type") != "mmrepmlp.RepMLPNet":
@@ -59,18 +59,18 @@ def check_inputs(name: str, part: ConfigDict, maps: list[int], indices: list[int
         )
     expected = [maps[index] for index in indices]
     if as_list(part.in_channels) != expected:
-        accepted = expected if isinstance(part.in_channels, (list, tuple)) else expected[0]
+        correct = expected if isinstance(part.in_channels, (list, tuple)) else expected[0]
         raise ValueError(
             f"{name}.in_channels={part.in_channels} does not fit the backbone, whose maps have {maps} channels. Set "
-            f"{name}.in_channels={accepted}."
+            f"{name}.in_channels={correct}."
         )
 
 
 def check_files(dataset: ConfigDict, name: str) -> None:
-    """Check that the folders and files of a data set are there, inside wrappers as well.
+    """Check that the folders and files of a data set exist, inside wrappers as well.
 
     Raises:
-        FileNotFoundError: One is not.
+        FileNotFoundError: One does not exist.
     """
     for inner in ("dataset", "datasets"):
         for part in as_list(dataset.get(inner)):
@@ -78,13 +78,13 @@ def check_files(dataset: ConfigDict, name: str) -> None:
     for setting, path in local_paths(dataset):
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"{path} is not there; {name}.{setting} names it. Put the data there, or change "
-                f"{name}.data_root; docs/datasets.md shows each layout and how to get it."
+                f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change "
+                f"{name}.data_root; docs/datasets.md shows each layout and how to get the data."
             )
 
 
 def local_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
-    """The settings of a data set that name local folders and files, and the paths, the root first."""
+    """Iterate over the settings of a data set that are local paths, with the paths, the root first."""
     root = dataset.get("data_root") or ""
     prefix = dataset.get("data_prefix") or {}
     prefixes = (
@@ -97,5 +97,5 @@ def local_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def as_list(value: object) -> list:
-    """A list as it is; nothing as an empty list; anything else as a list of one."""
+    """Convert to a list: None to an empty one, a single value to a list of one."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes, each with a GPU as MMEngine expects, or all on CPUs, where they talk over gloo."""
+"""Set up distributed runs: on GPUs by MMEngine, on CPUs with gloo."""
 
 import atexit
 import gc
@@ -16,7 +16,7 @@ from torch.distributed import destroy_process_group, init_process_group
 
 from mmrepmlp.errors import MMRepMLPError
 
-# Where each launcher says which process this is, and of how many.
+# Environment variables in which each launcher sets rank and world size.
 VARIABLES = {
     "pytorch": dict(RANK="RANK", WORLD_SIZE="WORLD_SIZE", LOCAL_RANK="LOCAL_RANK"),
     "slurm": dict(RANK="SLURM_PROCID", WORLD_SIZE="SLURM_NTASKS", LOCAL_RANK="SLURM_LOCALID"),
@@ -29,17 +29,17 @@ CPU_WRAPPER = "mmrepmlp.CPUDistributedDataParallel"
 
 
 def setup_distributed(cfg: Config) -> None:
-    """Make a config and this process ready for MMEngine's runner, where MMEngine alone would ask for a GPU.
+    """Prepare a config and this process for MMEngine's runner, with or without GPUs.
 
-    With GPUs MMEngine does everything. Without one the process group is set up here, on gloo, and the config is given
+    With GPUs MMEngine does the setup. Without one the process group is initialized here, with gloo, and the config gets
     model wrappers that work on a CPU.
 
     Args:
         cfg: The config of a run; changed in place.
 
     Raises:
-        MMRepMLPError: The launcher left out a variable that it sets.
-        ValueError: This process has no GPU for itself, though the machine has some.
+        MMRepMLPError: An environment variable of the launcher is not set.
+        ValueError: There are more processes than GPUs on this machine.
     """
     if cfg.launcher == "none":
         disable_fsdp(cfg)
@@ -50,17 +50,17 @@ def setup_distributed(cfg: Config) -> None:
     if get_device() == "cpu":
         init_gloo(**(cfg.get("env_cfg", {}).get("dist_cfg") or {}))
         choose_cpu_wrapper(cfg)
-        print_log("There is no GPU: the processes talk over gloo, the model's wrapper is one for CPUs.", "current")
+        print_log("No GPU available: the processes communicate over gloo, with a model wrapper for CPUs.", "current")
 
 
 def export_ranks(launcher: str) -> None:
-    """Say in torch's variables which process this is.
+    """Set torch's variables for rank and world size from those of the launcher.
 
     Args:
-        launcher: What started this process: pytorch, slurm or mpi.
+        launcher: Launcher of this process: pytorch, slurm or mpi.
 
     Raises:
-        MMRepMLPError: The launcher left out a variable that it sets.
+        MMRepMLPError: An environment variable of the launcher is not set.
     """
     for name, source in VARIABLES[launcher].items():
         if source not in os.environ:
@@ -72,32 +72,32 @@ def export_ranks(launcher: str) -> None:
 
 
 def check_gpu(local_rank: int, gpus: int) -> None:
-    """Refuse more processes on a machine than it has GPUs.
+    """Check that a machine has at least as many GPUs as processes.
 
     Args:
-        local_rank: Number of this process on this machine, from 0.
-        gpus: Number of GPUs that the process sees.
+        local_rank: Local rank of this process.
+        gpus: Number of GPUs visible to the process.
 
     Raises:
         ValueError: There is no GPU for this process.
     """
     if local_rank >= gpus:
         raise ValueError(
-            f"process {local_rank} on this machine, counted from 0, has no GPU: {gpus} can be seen. Start at most "
-            f"{gpus} a machine, or set CUDA_VISIBLE_DEVICES= to run on CPUs."
+            f"process {local_rank} on this machine, counted from 0, has no GPU: {gpus} are visible. Start at most "
+            f"{gpus} per machine, or set CUDA_VISIBLE_DEVICES= to run on CPUs."
         )
 
 
 def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -> None:
-    """Set up the default process group on gloo, unless there is one.
+    """Initialize the default process group with gloo, unless it exists.
 
     Args:
-        timeout: Seconds that a process waits for another. Default: torch's, 30 minutes.
+        timeout: Timeout of collective operations in seconds. Default: torch's, 30 minutes.
         port: Port of process 0. Default: ``MASTER_PORT``, or 29500.
         **unused: Further settings of ``env_cfg.dist_cfg``, which are for GPUs.
 
     Raises:
-        MMRepMLPError: The address of process 0 is not known.
+        MMRepMLPError: The address of process 0 is unknown.
     """
     if is_distributed():
         return
@@ -107,15 +107,15 @@ def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = first_slurm_host()
     init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
-    atexit.register(leave_gloo)
+    atexit.register(destroy_gloo)
 
 
-def leave_gloo() -> None:
-    """End the process group, and the threads that serve it.
+def destroy_gloo() -> None:
+    """Destroy the process group and its threads.
 
-    A thread that lets go of its last piece of work while Python itself is ending aborts the process.
+    A thread that releases its last work item during the shutdown of Python aborts the process.
     """
-    gc.collect()  # what is left of the runner holds on to the group
+    gc.collect()  # remains of the runner keep references to the group
     if is_distributed():
         destroy_process_group()
 
@@ -124,7 +124,7 @@ def first_slurm_host() -> str:
     """Name of the first machine of a slurm job, where process 0 runs.
 
     Raises:
-        MMRepMLPError: This is no slurm job, or slurm does not answer.
+        MMRepMLPError: This is not a slurm job, or scontrol fails.
     """
     nodes = os.environ.get("SLURM_NODELIST")
     try:
@@ -134,24 +134,24 @@ def first_slurm_host() -> str:
         return hosts.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise MMRepMLPError(
-            f"the machine of process 0 is not known: MASTER_ADDR is not set, and slurm names none in "
-            f"SLURM_NODELIST={nodes}. Set MASTER_ADDR to its name or address."
+            f"the address of process 0 is unknown: MASTER_ADDR is not set, and slurm gives no host for "
+            f"SLURM_NODELIST={nodes}. Set MASTER_ADDR to its host name or address."
         ) from error
 
 
 def disable_fsdp(cfg: Config) -> None:
-    """Take FSDP out of a config, for a run that has nothing to shard or works on whole weights.
+    """Remove FSDP from a config, for a single process or a run that needs the full weights.
 
     Args:
         cfg: The config of a run; changed in place.
     """
     if (cfg.get("strategy") or {}).get("type") in ("FSDPStrategy", "mmrepmlp.ShardedStrategy"):
         cfg.strategy = None
-        print_log("FSDP is off: a single process, and an evaluation, hold the whole model.", "current")
+        print_log("FSDP is disabled: single processes and evaluations hold the whole model.", "current")
 
 
 def choose_cpu_wrapper(cfg: Config) -> None:
-    """Give a config model wrappers that work without a GPU, keeping the settings of those it has.
+    """Replace the model wrappers of a config by ones that work without a GPU, with the same settings.
 
     Args:
         cfg: The config of a run; changed in place.
@@ -171,8 +171,8 @@ def cpu_wrapper(wrapper: dict | None, **defaults) -> dict:
     """The counterpart of a distributed data-parallel wrapper for CPUs.
 
     Args:
-        wrapper: Config of the wrapper. A type of its own stays. Default: MMEngine's wrapper.
-        **defaults: Settings where no config is given.
+        wrapper: Config of the wrapper. A custom type is kept. Default: MMEngine's wrapper.
+        **defaults: Settings used if ``wrapper`` is None.
     """
     if wrapper is None:
         wrapper = dict(broadcast_buffers=False, **defaults)

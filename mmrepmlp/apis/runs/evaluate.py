@@ -14,10 +14,10 @@ from .runner import build_runner
 
 
 class DumpPredictions(DumpResults):
-    """MMEngine's dump of predictions without the scores of every pixel, which fill a disk."""
+    """MMEngine's dump of predictions, without per-pixel scores, which would fill the disk."""
 
     def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
-        """Keep the predictions of a batch."""
+        """Add the predictions of a batch."""
         super().process(data_batch, [{key: p[key] for key in p if key != "seg_logits"} for p in predictions])
 
 
@@ -45,13 +45,13 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: A head does not fit the backbone, or no checkpoint is named.
-        FileNotFoundError: A data set is not there.
+        ValueError: A head does not fit the backbone, or no checkpoint is given.
+        FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_config(cfg, "test")
     if checkpoint is None and not cfg.get("load_from"):
-        raise ValueError(f"No checkpoint is given, and {config} names none in load_from. Give one.")
+        raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from = str(checkpoint or cfg.load_from)
     disable_fsdp(cfg)
     if deploy:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training that survives being killed."""
+"""Resuming of interrupted training."""
 
 from pathlib import Path
 
@@ -12,48 +12,48 @@ from mmrepmlp.checkpoint import CheckpointError, load_from_local
 def latest_checkpoint(work_dir: str | Path) -> str | None:
     """Find the newest checkpoint of a run that can be read.
 
-    A process that is killed may leave a file that ends in the middle, and a ``last_checkpoint`` that says nothing.
+    A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated.
 
     Args:
         work_dir: Folder of the run.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest that is whole; None if there is none.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one; None if there is none.
     """
     work_dir = Path(work_dir)
-    note = work_dir / "last_checkpoint"
-    named = [Path(note.read_text().strip())] if note.is_file() else []
+    pointer = work_dir / "last_checkpoint"
+    named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
     others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
     for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.is_dir() and path.name:  # a sharded one is a folder
+        if path.is_dir() and path.name:  # a sharded checkpoint is a folder
             return str(path)
         try:
             load_from_local(path)
         except (CheckpointError, FileNotFoundError) as error:
-            print_log(f"Not resumed from: {error}", "current")
+            print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
         else:
             return str(path)
     return None
 
 
 def check_resumable(checkpoint: str | None) -> None:
-    """Refuse to resume from a file that cannot hold the state of a training.
+    """Check that a file can hold the state of a training.
 
     Raises:
         ValueError: It is a safetensors file.
     """
     if checkpoint and Path(checkpoint).suffix == ".safetensors":
         raise ValueError(
-            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Name a .pth file of the training, "
+            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
             "or start from the weights with --cfg-options load_from=..."
         )
 
 
 def make_resumable(cfg: Config) -> list[str]:
-    """Settle in a config what a killed training needs to go on, in deterministic mode exactly.
+    """Change a config so that an interrupted training can be resumed, and exactly so in deterministic mode.
 
     Returns:
-        What was changed, and why, a line each.
+        One line per change, with its reason.
     """
     changes = []
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}  # None is how a config drops a hook
@@ -67,7 +67,7 @@ def make_resumable(cfg: Config) -> list[str]:
         cfg.train_dataloader.persistent_workers = False
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.EpochSeedHook")]
         changes.append(
-            "EpochSeedHook is added and persistent_workers is False, so that a resumed training draws the random "
-            "numbers of an undisturbed one (randomness.deterministic is set)."
+            "EpochSeedHook is added and persistent_workers is False, so that a resumed training draws the same "
+            "random numbers as an uninterrupted one (randomness.deterministic is set)."
         )
     return changes

@@ -7,6 +7,6 @@ from .distributed import setup_distributed
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config names, ready to run with the other processes of its launcher."""
+    """Build the runner of a config, with the distributed setup for its launcher."""
     setup_distributed(cfg)
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

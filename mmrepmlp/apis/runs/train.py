@@ -13,10 +13,10 @@ from .checks import check_config
 from .resume import check_resumable, latest_checkpoint, make_resumable
 from .runner import build_runner
 
-# What every training gets besides the config's own hooks, and why.
+# Hooks added to those of the config in every training, with the reason.
 HOOKS = {
-    "CheckAnnotationsHook": "annotations of classes that the model does not have are refused before training.",
-    "BroadcastBuffersHook": "in several processes what is validated is what is saved.",
+    "CheckAnnotationsHook": "annotations of classes that the model does not have are rejected before training.",
+    "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
 }
 
 
@@ -34,9 +34,8 @@ def train(
     Args:
         config: Path of the config file, or ``package::path``.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        resume: A checkpoint to go on from, or ``"auto"`` for the latest in ``work_dir`` that can be read. Default:
-            None. With ``randomness.deterministic`` a resumed training computes exactly what one without interruption
-            does.
+        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``. Default: None.
+            With ``randomness.deterministic`` a resumed training computes exactly what an uninterrupted one does.
         amp: Whether to train with automatic mixed precision. Default: False.
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
         cfg_options: Settings to override, by dotted names. Default: None.
@@ -46,21 +45,24 @@ def train(
         The runner, after training.
 
     Raises:
-        MMRepMLPError: ``amp`` is asked for and there is no GPU.
-        ValueError: ``auto_scale_lr`` is asked for and the config does not say for which batch size its rate is; a head
-            does not fit the backbone; an annotation is of a class that the model does not have.
-        FileNotFoundError: A data set is not there.
+        MMRepMLPError: ``amp`` is set and there is no GPU.
+        ValueError: ``auto_scale_lr`` is set and the config has no base batch size; a head does not fit the backbone; an
+            annotation is of a class that the model does not have.
+        FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_config(cfg, "train", "val")
     if amp:
         if not torch.cuda.is_available():
-            raise MMRepMLPError("--amp is MMEngine's AmpOptimWrapper, which needs a GPU, and there is none.")
+            raise MMRepMLPError("--amp uses MMEngine's AmpOptimWrapper, which needs a GPU, and none is available.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise ValueError(f"{config} has no auto_scale_lr.base_batch_size, which --auto-scale-lr scales from.")
+            raise ValueError(
+                f"{config} has no auto_scale_lr.base_batch_size, from which --auto-scale-lr scales the learning rate. "
+                "Add it, or omit --auto-scale-lr."
+            )
         cfg.auto_scale_lr.enable = True
     changes = make_resumable(cfg)
     if resume:

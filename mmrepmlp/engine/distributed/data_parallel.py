@@ -9,11 +9,11 @@ from mmrepmlp.registry import MODEL_WRAPPERS
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """MMEngine's wrapper, for processes that may be without a GPU; with one it is MMEngine's and nothing else.
+    """MMEngine's data-parallel wrapper, extended to processes without a GPU. On GPUs it changes nothing.
 
     Args:
         module: The model. Without a GPU its SyncBN layers become BN layers.
-        device_ids: The GPU of this process; MMEngine names one even where there is none. Default: None.
+        device_ids: The GPU of this process; MMEngine passes one even if there is none. Default: None.
         **settings: Further arguments of :class:`mmengine.model.MMDistributedDataParallel`.
     """
 
@@ -25,16 +25,16 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def without_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace SyncBN, which torch computes on GPUs only, by BN, as MMEngine does in a single process.
+    """Replace SyncBN, which torch supports on GPUs only, by BN, as MMEngine does in a single process.
 
     Args:
         model: Any model; changed in place.
 
     Returns:
-        The model, or what replaces it if it is such a norm itself.
+        The model, or its replacement if the model itself is a SyncBN layer.
     """
     count = sum(type(module).__name__ == "SyncBatchNorm" for module in model.modules())
     if not count:
         return model
-    print_log(f"SyncBN needs a GPU and there is none: {count} of its layers are replaced by BN.", "current")
+    print_log(f"SyncBN needs a GPU and none is available: {count} SyncBN layers are replaced by BN.", "current")
     return revert_sync_batchnorm(model)

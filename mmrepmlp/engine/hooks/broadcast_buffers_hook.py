@@ -8,12 +8,12 @@ from mmrepmlp.registry import HOOKS
 
 @HOOKS.register_module()
 class BroadcastBuffersHook(Hook):
-    """Validate the model that is saved: each process counts its own batch norm statistics, the first one's are saved.
+    """Broadcast the buffers of process 0 before validation, so that the metrics are those of the saved checkpoint.
 
-    Before a validation all processes take the first one's, so that the metrics are those of the checkpoint.
+    Each process updates its own batch norm statistics, and only those of process 0 are saved.
     """
 
-    # After hooks that exchange weights before an epoch, and before SwitchToDeployHook, which folds the statistics.
+    # After hooks that swap weights before an epoch, and before SwitchToDeployHook, which folds the statistics.
     priority = "BELOW_NORMAL"
 
     def before_val_epoch(self, runner: Runner) -> None:

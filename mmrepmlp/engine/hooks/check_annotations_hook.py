@@ -10,16 +10,16 @@ from torch import nn
 
 from mmrepmlp.registry import HOOKS
 
-HEADS = ("head", "decode_head", "auxiliary_head", "bbox_head", "mask_head")  # what the frameworks call them
+HEADS = ("head", "decode_head", "auxiliary_head", "bbox_head", "mask_head")  # names of heads in the frameworks
 
 
 @HOOKS.register_module()
 class CheckAnnotationsHook(Hook):
-    """Refuse annotations of classes that a model does not have, which otherwise end in an index error or get lost.
+    """Reject annotations of classes that the model does not have, which otherwise cause index errors or are dropped.
 
-    Before training starts: labels of all images (mmpretrain), categories of all annotations (mmdetection), and class
-    maps of some images spread over the data set (mmsegmentation). The class maps of the others are checked as they
-    come.
+    Checked before training: labels of all images (mmpretrain), categories of all annotations (mmdetection), and class
+    maps of some images spread over the data set (mmsegmentation). The other class maps are checked when they are
+    loaded.
 
     Args:
         samples: Number of class maps to read before training. Default: 100.
@@ -63,7 +63,7 @@ class CheckAnnotationsHook(Hook):
 
 
 def count_classes(model: nn.Module) -> int | None:
-    """Number of classes that a model tells apart; None if its heads do not say."""
+    """Number of classes of a model; None if its heads have no ``num_classes``."""
     model = getattr(model, "module", model)
     for owner in (model, getattr(model, "roi_head", None)):
         for name in HEADS:
@@ -107,7 +107,7 @@ def check_labels(dataset: BaseDataset, num_classes: int) -> None:
 
 
 def check_categories(dataset: BaseDataset) -> None:
-    """Check that every category that annotations in COCO's format use is declared: others would be dropped silently."""
+    """Check that COCO annotations use declared categories only: others would be dropped silently."""
     content = mmengine.load(dataset.ann_file)
     declared = {category["id"] for category in content["categories"]}
     undeclared = {a["category_id"]: a["id"] for a in content["annotations"] if a["category_id"] not in declared}

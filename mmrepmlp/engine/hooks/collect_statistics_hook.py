@@ -11,13 +11,13 @@ from mmrepmlp.registry import HOOKS
 
 @HOOKS.register_module()
 class CollectStatisticsHook(Hook):
-    """Give the batch norms behind ``fc3`` of a deployed backbone the statistics of training images, before training.
+    """Initialize the batch norms after ``fc3`` of a deployed backbone from training images, before training.
 
-    For backbones built with ``insert_bn=True``. The model computes the same as before. A training that is resumed goes
-    on with what it has.
+    For backbones built with ``insert_bn=True``. The outputs of the model do not change. Does nothing in a resumed
+    training.
 
     Args:
-        batches: Number of training batches, in each process. Default: 8.
+        batches: Number of training batches in each process. Default: 8.
     """
 
     def __init__(self, batches: int = 8) -> None:
@@ -35,4 +35,4 @@ class CollectStatisticsHook(Hook):
         batches = itertools.islice(runner.train_dataloader, self.batches)
         images = (model.data_preprocessor(data, False)["inputs"] for data in batches)
         count = collect_statistics(model.backbone, images)
-        runner.logger.info(f"The batch norms behind fc3 have the statistics of {count} training images.")
+        runner.logger.info(f"The batch norms after fc3 have the statistics of {count} training images.")

@@ -8,40 +8,41 @@ from mmrepmlp.registry import HOOKS
 
 @HOOKS.register_module()
 class FakeQuantizeHook(Hook):
-    """Switch fake quantization on in every :class:`mmrepmlp.quantization.QuantizedRepMLPNet` of the model.
+    """Enable fake quantization in every :class:`mmrepmlp.quantization.QuantizedRepMLPNet` of the model.
 
     Args:
-        begin: Epoch, from 0, before which to switch it on; training by iterations is one epoch. Default: 0.
+        begin: Epoch, counted from 0, at whose start to enable it; iteration-based training is one epoch. Default: 0.
     """
 
     def __init__(self, begin: int = 0) -> None:
         self.begin = begin
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would never quantize.
+        """Check that fake quantization will be enabled.
 
         Raises:
             ValueError: The model has no such network, or training ends before ``begin``.
         """
-        if not networks(runner):
+        if not quantized_networks(runner):
             raise ValueError(
                 "FakeQuantizeHook: the model has no QuantizedRepMLPNet. Write type='mmrepmlp.QuantizedRepMLPNet' where "
                 "the config says 'mmrepmlp.RepMLPNet', with the same arguments."
             )
         if not 0 <= self.begin < runner.max_epochs:
             raise ValueError(
-                f"FakeQuantizeHook: begin={self.begin}, but training is over after {runner.max_epochs} epochs: it "
-                "would never quantize (training by iterations counts as one epoch). Give a number from 0 to below that."
+                f"FakeQuantizeHook: begin={self.begin}, but training is over after {runner.max_epochs} epochs, so it "
+                "would never quantize (iteration-based training counts as one epoch). Choose a number from 0 to "
+                "below that."
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Switch it on when its time has come."""
-        for network in networks(runner):
+        """Enable fake quantization from epoch ``begin`` on."""
+        for network in quantized_networks(runner):
             if runner.epoch >= self.begin and not network.fake_quantization:
                 network.enable_fake_quantization()
-                runner.logger.info(f"Fake quantization is on, from epoch {runner.epoch + 1}.")
+                runner.logger.info(f"Fake quantization is enabled from epoch {runner.epoch + 1} on.")
 
 
-def networks(runner: Runner) -> list[QuantizedRepMLPNet]:
-    """The networks in the runner's model that can quantize."""
+def quantized_networks(runner: Runner) -> list[QuantizedRepMLPNet]:
+    """All QuantizedRepMLPNets in the runner's model."""
     return [module for module in runner.model.modules() if isinstance(module, QuantizedRepMLPNet)]

@@ -16,15 +16,15 @@ from mmrepmlp.reparam import switch_to_deploy
 class SwitchToDeployHook(Hook):
     """Evaluate a model in its deploy form.
 
-    A test run converts the runner's model before the first batch. A validation run, if asked for, works on a
-    converted copy, and training goes on in training form. Weights that another hook puts into the model for the
-    evaluation, such as :class:`mmengine.hooks.EMAHook`'s averages, are the ones that are converted.
+    A test run converts the runner's model before the first batch. A validation run, with ``val=True``, uses a converted
+    copy, and training continues in training form. Weights that another hook swaps in for the evaluation, such as the
+    averages of :class:`mmengine.hooks.EMAHook`, are converted.
 
     Args:
         val: Whether to convert for validation as well. Default: False.
     """
 
-    # After the hooks that exchange weights before an epoch, and, at its end, before the checkpoint is saved.
+    # After the hooks that swap weights before an epoch, and before the checkpoint is saved at its end.
     priority = "LOW"
 
     def __init__(self, val: bool = False) -> None:
@@ -32,28 +32,28 @@ class SwitchToDeployHook(Hook):
         self.training_form: nn.Module | None = None
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Put the deploy form in the place of the runner's model."""
+        """Replace the runner's model by its deploy form."""
         set_model(runner, deployed_copy(get_model(runner)))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Put a converted copy in the place of the runner's model.
+        """Replace the runner's model by a converted copy.
 
         Raises:
-            RuntimeError: The weights are spread over the processes.
+            MMRepMLPError: The weights are sharded over the processes.
         """
         if self.val:
             self.training_form = get_model(runner)
             set_model(runner, deployed_copy(self.training_form))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Put the model in training form back."""
+        """Restore the model in training form."""
         if self.val:
             set_model(runner, self.training_form)
             self.training_form = None
 
 
 def deployed_copy(model: nn.Module) -> nn.Module:
-    """Convert a copy: hooks hold on to the runner's model and exchange its weights after the evaluation."""
+    """Convert a copy: other hooks keep references to the runner's model and swap its weights after the evaluation."""
     return switch_to_deploy(copy.deepcopy(model))
 
 
@@ -61,12 +61,12 @@ def get_model(runner: Runner) -> nn.Module:
     """The runner's model without a distributed wrapper.
 
     Raises:
-        MMRepMLPError: The wrapper is FSDP's, and no process has whole weights.
+        MMRepMLPError: The wrapper is FSDP's, and no process has the full weights.
     """
     if isinstance(runner.model, FullyShardedDataParallel):
         raise MMRepMLPError(
-            "FSDP spreads the weights over the processes, and a conversion needs them whole. Take SwitchToDeployHook "
-            "out of custom_hooks, and evaluate checkpoints with tools/test.py --deploy."
+            "FSDP shards the weights over the processes, and a conversion needs all of them. Remove SwitchToDeployHook "
+            "from custom_hooks, and evaluate checkpoints with tools/test.py --deploy."
         )
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 

@@ -9,25 +9,23 @@ from mmrepmlp.registry import OPTIM_WRAPPER_CONSTRUCTORS
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lower learning rates for earlier layers of the backbone, for segmentors, detectors and classifiers alike.
 
-    A parameter's rate is multiplied by ``layer_decay_rate ** (n - 1 - layer)``, with its layer of n as the backbone's
-    ``get_layer_depth`` tells; whatever is no part of the backbone is trained at the full rate. All else is
-    MMEngine's default: ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``.
+    The learning rate of a parameter is multiplied by ``layer_decay_rate ** (n - 1 - layer)``, where the backbone's
+    ``get_layer_depth`` returns ``layer`` and the number of layers ``n``. Parameters outside of the backbone keep the
+    full rate. Other settings are MMEngine's: ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``.
 
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper.
         paramwise_cfg: MMEngine's settings, and ``layer_decay_rate``, above 0 and at most 1.
 
     Raises:
-        ValueError: ``layer_decay_rate`` is missing or out of its range, or the backbone does not tell its layers.
+        ValueError: ``layer_decay_rate`` is missing or out of its range, or the backbone has no ``get_layer_depth``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
         self.rate = paramwise_cfg.pop("layer_decay_rate", None)
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
-            raise ValueError(
-                f"layer_decay_rate={self.rate!r} in paramwise_cfg: a number above 0, at most 1, is accepted."
-            )
+            raise ValueError(f"layer_decay_rate={self.rate!r} in paramwise_cfg: expected a number above 0, at most 1.")
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
@@ -38,8 +36,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(module, "backbone", None)
         if not hasattr(backbone, "get_layer_depth"):
             raise ValueError(
-                f"{type(module).__name__} has no backbone with get_layer_depth, which layer_decay_rate goes by. Use "
-                "RepMLPNet as the backbone or leave the constructor out."
+                f"{type(module).__name__} has no backbone with get_layer_depth, which layer_decay_rate needs. Use "
+                "RepMLPNet as the backbone or remove the constructor."
             )
         names = {parameter: name for name, parameter in module.named_parameters()}
         for group in params:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architectures by name, and the checks of what a config says about one."""
+"""The named architectures, and checks of the arguments that describe one."""
 
 from collections.abc import Sequence
 
@@ -19,56 +19,58 @@ def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
         The lists ``channels``, ``depths`` and ``sharesets_nums``, in this order.
 
     Raises:
-        ValueError: The name is unknown or the dict describes no network.
+        ValueError: The name is unknown or the dict is not a valid architecture.
     """
     if isinstance(arch, str):
         for names, settings in ARCHITECTURES.items():
             if arch.lower() in names:
                 return {key: list(settings[key]) for key in KEYS}
         known = ", ".join(f"{short.upper()} ({long})" for short, long in ARCHITECTURES)
-        raise ValueError(f"arch={arch!r} is unknown. Accepted: {known}, or a dict with the keys {', '.join(KEYS)}.")
+        raise ValueError(
+            f"arch={arch!r} is unknown: expected one of {known}, or a dict with the keys {', '.join(KEYS)}."
+        )
     if not isinstance(arch, dict) or set(arch) != set(KEYS):
         given = sorted(arch) if isinstance(arch, dict) else repr(arch)
-        raise ValueError(f"arch={given}: a name or a dict with exactly the keys {', '.join(KEYS)} is accepted.")
+        raise ValueError(f"arch={given}: expected a name or a dict with exactly the keys {', '.join(KEYS)}.")
     settings = {key: list(arch[key]) if isinstance(arch[key], Sequence) else arch[key] for key in KEYS}
     for key, values in settings.items():
         if not isinstance(values, list) or any(not isinstance(v, int) or v < 1 for v in values) or not values:
-            raise ValueError(f"arch[{key!r}]={values!r}: a list of positive ints, one for each stage, is accepted.")
+            raise ValueError(f"arch[{key!r}]={values!r}: expected a list of positive ints, one for each stage.")
     lengths = {key: len(values) for key, values in settings.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"arch has lists of different lengths ({lengths}): each needs one entry for each stage.")
     for stage, (channels, _, sets) in enumerate(zip(*settings.values())):
         if channels % sets:
             raise ValueError(
-                f"arch: the {channels} channels of stage {stage} cannot be dealt to sharesets_nums={sets} sets: give "
-                "a divisor of the channels."
+                f"arch: the {channels} channels of stage {stage} are not divisible by sharesets_nums={sets}. Set "
+                "sharesets_nums to a divisor of the channels."
             )
     return settings
 
 
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Read a height and a width in pixels from an int or a pair of ints."""
+    """Convert an int or a pair of ints to (height, width) in pixels."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
-        raise ValueError(f"{name}={value!r}: a positive int or a pair (height, width) of them is accepted.")
+        raise ValueError(f"{name}={value!r}: expected a positive int or a pair (height, width) of positive ints.")
     return pair
 
 
 def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-    """Sizes (h, w) in pixels of the tile in each stage: the map of an image of ``img_size`` is one tile."""
+    """Tile size (h, w) in pixels of each stage: the feature map of an image of ``img_size`` is one tile."""
     strides = [[patch * 2**stage for patch in patch_size] for stage in range(stages)]
     return [tuple(-(-side // step) for side, step in zip(img_size, stride)) for stride in strides]
 
 
 def resolve_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Check which stages to return; negative ones count from the end.
+    """Check and normalize the indices of the stages to return; negative ones count from the end.
 
     Raises:
         ValueError: An index is out of range, given twice, or none is given.
     """
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not given or any(not isinstance(i, int) or not -stages <= i < stages for i in given):
-        raise ValueError(f"out_indices={out_indices!r}: ints from {-stages} to {stages - 1} are accepted.")
+        raise ValueError(f"out_indices={out_indices!r}: expected ints from {-stages} to {stages - 1}.")
     indices = tuple(sorted({i % stages for i in given}))
     if len(indices) < len(given):
         raise ValueError(f"out_indices={out_indices!r} names a stage twice.")

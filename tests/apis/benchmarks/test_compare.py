@@ -13,10 +13,10 @@ def test_rows_of_a_benchmark(training_step, tmp_path):
     benchmark = benchmark_repmlpnet("T", 64, (1, 2), repeats=2, training_step=training_step)
     tasks = ["training step"] if training_step else ["training form", "deploy form"]
     rows = [row for row in benchmark.rows if row.model != "sgemm"]
-    yardsticks = [row for row in benchmark.rows if row.model == "sgemm"]
-    assert [row.task for row in yardsticks] == ["BLAS", "oneDNN"] * 2
-    assert max(row.sgemm_share for row in yardsticks[:2]) == max(row.sgemm_share for row in yardsticks[2:]) == 1
-    assert all(row.gflops == pytest.approx(2 * 2048**3 / 1e6 / row.milliseconds) for row in yardsticks)
+    references = [row for row in benchmark.rows if row.model == "sgemm"]
+    assert [row.task for row in references] == ["BLAS", "oneDNN"] * 2
+    assert max(row.sgemm_share for row in references[:2]) == max(row.sgemm_share for row in references[2:]) == 1
+    assert all(row.gflops == pytest.approx(2 * 2048**3 / 1e6 / row.milliseconds) for row in references)
     assert [(row.model, row.task, row.batch) for row in rows] == [
         (model, task, batch) for batch in (1, 2) for model in ("mmpretrain", "mmrepmlp") for task in tasks
     ]

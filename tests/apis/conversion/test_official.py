@@ -90,7 +90,7 @@ def test_refusals_write_nothing(tiny_training_state, source, tmp_path):
     with pytest.raises(ValueError, match=r"missing: stages\.0\.0\.norm1\.bias, head\.fc\.bias\."):
         official_to_mmrepmlp(source, out)
     save_checkpoint({"layer1.weight": torch.ones(1)}, source)
-    with pytest.raises(ValueError, match="no RepMLPNet, or not a whole one: channels, .* cannot be told"):
+    with pytest.raises(ValueError, match="no RepMLPNet, or an incomplete one: channels, .* cannot be inferred"):
         official_to_mmrepmlp(source, out)
     deployed = RepMLPNet(TINY, img_size=64, deploy=True).state_dict()
     save_checkpoint({f"backbone.{name}": value for name, value in deployed.items()}, source)

@@ -57,6 +57,6 @@ def test_a_report_serves_both_of_its_checkpoints_and_no_other(report, trained, t
     assert metrics == {"accuracy/top1": round(report.metrics["accuracy/top1"][0], 4)}
     other = trained.checkpoint.with_name("epoch_1.pth")
     assert unwrap(load_from_local(other))
-    with pytest.raises(ValueError, match=r"is of epoch_2\.pth and deploy-.*, not of epoch_1\.pth"):
+    with pytest.raises(ValueError, match=r"belongs to epoch_2\.pth and deploy-.*, not to epoch_1\.pth"):
         publish_checkpoint(CONFIG, other, tmp_path / "other.pth", report=json)
     assert not list(tmp_path.glob("other*"))

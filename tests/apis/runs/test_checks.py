@@ -47,7 +47,7 @@ def test_a_missing_folder_is_named_with_its_setting(tmp_path):
     leaf = dict(type="BaseSegDataset", data_root=str(tmp_path), data_prefix=dict(img_path="img", seg_map_path="ann"))
     wrapped = ConfigDict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[leaf]))
     with pytest.raises(
-        FileNotFoundError, match=r"ann is not there; train\.dataset\.datasets\.data_prefix\.seg_map_path"
+        FileNotFoundError, match=r"ann does not exist; it is set by train\.dataset\.datasets\.data_prefix\.seg_map_path"
     ):
         check_files(wrapped, "train")
     (tmp_path / "ann").mkdir()
@@ -57,7 +57,9 @@ def test_a_missing_folder_is_named_with_its_setting(tmp_path):
 
 def test_mistakes_end_before_anything_is_built(tmp_path):
     missing = {"train_dataloader.dataset.data_root": str(tmp_path / "nowhere")}
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not there; train_dataloader\.dataset\.data_root names it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere does not exist; it is set by train_dataloader\.dataset\.data_root"
+    ):
         train(CONFIG, str(tmp_path / "run"), cfg_options=missing)
     with pytest.raises(ValueError, match=r"model\.head\.in_channels=100"):
         evaluate(CONFIG, "none.pth", str(tmp_path / "run"), cfg_options={"model.head.in_channels": 100})

@@ -31,7 +31,7 @@ def test_every_launcher_says_which_process_this_is(monkeypatch, launcher, given)
 
 def test_a_process_without_a_gpu_among_gpus_is_refused():
     check_gpu(1, 2)
-    with pytest.raises(ValueError, match="process 2 on this machine.* 2 can be seen. Start at most 2 a machine"):
+    with pytest.raises(ValueError, match="process 2 on this machine.* 2 are visible. Start at most 2 per machine"):
         check_gpu(2, 2)
 
 

@@ -157,5 +157,5 @@ def test_a_model_inside_a_distributed_wrapper_is_converted_there():
 def test_shards_are_not_converted(alone):
     runner = type("Runner", (), {})()
     runner.model = torch.distributed.fsdp.FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="FSDP spreads the weights.*tools/test.py --deploy"):
+    with pytest.raises(RuntimeError, match="FSDP shards the weights.*tools/test.py --deploy"):
         SwitchToDeployHook(val=True).before_val_epoch(runner)
