@@ -43,7 +43,7 @@ def test_multiples_of_a_step_for_each_output_lose_nothing(tmp_path):
     np.testing.assert_array_equal(product(path), expected)
     tensors = {tensor.name: to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
     assert "weight" not in tensors and tensors["weight_int8"].dtype == np.int8
-    np.testing.assert_array_equal(tensors["weight_steps"], STEPS[:, 0])
+    np.testing.assert_array_equal(tensors["weight_scales"], STEPS[:, 0])
 
 
 def test_products_of_what_is_not_rounded_stay_float(tmp_path):
@@ -55,6 +55,6 @@ def test_products_of_what_is_not_rounded_stay_float(tmp_path):
 def test_a_weight_that_is_no_multiple_is_refused(tmp_path):
     path = write_graph(tmp_path / "graph.onnx", WEIGHT + np.float32([[0, 0.1, 0], [0, 0, 0]]))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="weight is no multiple of 127 steps for each output"):
+    with pytest.raises(ValueError, match="weight is not a multiple of one int8 scale per output"):
         store_weights_as_int8(path)
     assert path.read_bytes() == before

@@ -62,8 +62,12 @@ def test_training_form_on_request(backbone, tmp_path):
     "dynamic, shapes",
     [
         ((), [(2, 3, 72, 88)]),
-        (("batch",), [(1, 3, 72, 88), (5, 3, 72, 88)]),
-        (("batch", "height", "width"), [(1, 3, 64, 64), (2, 3, 72, 88), (1, 3, 150, 70), (3, 3, 20, 33), (1, 3, 5, 9)]),
+        pytest.param(("batch",), [(1, 3, 72, 88), (5, 3, 72, 88)], marks=pytest.mark.slow),
+        pytest.param(
+            ("batch", "height", "width"),
+            [(1, 3, 64, 64), (2, 3, 72, 88), (1, 3, 150, 70), (3, 3, 20, 33), (1, 3, 5, 9)],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_graph_computes_what_the_network_does(backbone, tmp_path, dynamic, shapes):

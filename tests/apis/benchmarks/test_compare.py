@@ -7,6 +7,7 @@ from mmrepmlp.apis import benchmark_repmlpnet
 from tests.helpers import render, saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training_step", [False, True])
 def test_rows_of_a_benchmark(training_step, tmp_path):
     benchmark = benchmark_repmlpnet("T", 64, (1, 2), repeats=2, training_step=training_step)

@@ -28,5 +28,5 @@ def test_a_checkpoint_that_cannot_be_read_is_said(tmp_path, options):
     (tmp_path / "empty.pth").touch()
     with pytest.raises(CheckpointError, match="empty"):
         evaluate(CONFIG, tmp_path / "empty.pth", str(tmp_path), cfg_options=options)
-    with pytest.raises(ValueError, match="No checkpoint is given, and .* names none in load_from"):
+    with pytest.raises(ValueError, match="No checkpoint is given, and .* has none in load_from"):
         evaluate(CONFIG, work_dir=str(tmp_path), cfg_options=options)
