@@ -145,7 +145,7 @@ def test_what_exists_stays(call, tool, tmp_path):
 
 def test_mixed_precision_without_a_gpu(call, config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert_one_line(call("train.py", "--amp", config=config), "--amp .* needs a GPU, and there is none")
+    assert_one_line(call("train.py", "--amp", config=config), "--amp .* needs a GPU")
 
 
 @pytest.mark.parametrize("tool", ["train.py", "test.py"])
