@@ -118,7 +118,7 @@ def trained_by_two(tmp_path_factory, short) -> Path:
     folder = tmp_path_factory.mktemp("two")
     config = write_config(folder / "config.py", short, **{"model.backbone.norm_cfg": dict(type="SyncBN")})
     output = succeed("tools/dist_train.sh", config, 2, "--work-dir", folder / "run")
-    assert output.count("SyncBN needs a GPU and there is none: 40 of its layers are replaced by BN.") == 1
+    assert output.count("SyncBN needs a GPU and none is available: 40 SyncBN layers are replaced by BN.") == 1
     return folder / "run"
 
 
