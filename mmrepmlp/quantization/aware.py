@@ -91,6 +91,8 @@ class QuantizedRepMLPNet(RepMLPNet):
         shapes = dict(self.deploy_skeleton().named_parameters())
         quantizable = quantizable_layers(self).keys()
         for name, (weight, bias) in self.get_equivalent_layers().items():
+            if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
+                weight, bias = weight.detach(), bias.detach()
             weight = weight.view(shapes[f"{name}.weight"].shape).to(dtype)
             tensors[f"{name}.weight"] = round_weight(weight) if name in quantizable else weight
             tensors[f"{name}.bias"] = bias.to(dtype)
