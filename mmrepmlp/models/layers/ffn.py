@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import Reparameterizable, set_weight_and_bias
+from mmrepmlp.reparam import Reparameterizable
 
-from .conv import ConvBN, with_preceding_norm
+from .conv import ConvBN
 
 
 class ConvFFN(nn.Module, Reparameterizable):
@@ -35,8 +35,3 @@ class ConvFFN(nn.Module, Reparameterizable):
         """Fold both batch norms into their convolutions, in place."""
         self.ffn_fc1.switch_to_deploy()
         self.ffn_fc2.switch_to_deploy()
-
-    def absorb(self, norm: nn.Module) -> None:
-        """Fold a batch norm in front into the first convolution, in place; the deploy form only."""
-        conv = self.ffn_fc1.conv
-        set_weight_and_bias(conv, *with_preceding_norm(norm, conv.weight, conv.bias), [norm])

@@ -4,7 +4,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import Reparameterizable, scale_and_shift
+from mmrepmlp.reparam import Reparameterizable, scale_and_shift, set_weight_and_bias
 
 from .block import RepMLPBlock
 from .conv import Layer, with_preceding_norm
@@ -99,6 +99,10 @@ class RepMLPNetUnit(BaseModule, Reparameterizable):
             return
         self.repmlp_block.gp.absorb(self.norm1)
         self.norm1 = ScaleShift.from_batch_norm(self.norm1)
+        # Both norms at once, so that the weight is rounded to its dtype once.
+        first = self.ffn_block.ffn_fc1
+        merged = with_preceding_norm(self.norm2, *first.get_equivalent_conv())
+        set_weight_and_bias(first.conv, *merged, [first.bn, self.norm2])
+        first.bn = nn.Identity().train(first.bn.training)
         self.ffn_block.switch_to_deploy()
-        self.ffn_block.absorb(self.norm2)
         self.norm2 = nn.Identity().train(self.norm2.training)
