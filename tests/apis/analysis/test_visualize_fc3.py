@@ -59,7 +59,7 @@ def test_picture_of_a_trained_network(trained, tmp_path):
     picture = tmp_path / "fc3.png"
     shares = visualize_fc3(CONFIG, trained.checkpoint, picture, channel_set=100, pixel=(3, 5))
     assert len(shares) == 4 and all(0 < share < 0.1 for share in shares)  # fc3_norm_init=0.1
-    assert mmcv.imread(str(picture)).shape == (792, 1320, 3)
+    assert mmcv.imread(str(picture)).shape == (836, 1320, 3)
     with pytest.raises(ValueError, match=r"pixel=\(16, 0\) is outside the tile of 16 by 16"):
         visualize_fc3(CONFIG, trained.checkpoint, picture, pixel=(16, 0))
     report = reparameterize_checkpoint(CONFIG, trained.checkpoint, tmp_path / "deploy.pth")
