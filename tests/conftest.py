@@ -2,6 +2,7 @@
 import json
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 @pytest.fixture(autouse=True)
 def isolated():
-    """Seed every test alike, and take back the default scope that a Runner leaves behind."""
+    """Seed every test alike; take back the environment variables and the default scope that a Runner leaves behind."""
     torch.manual_seed(0)
     np.random.seed(0)
-    yield
+    with patch.dict(os.environ):
+        yield
     DefaultScope._instance_dict.clear()
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import mmengine
 import torch
-from mmengine.dist import barrier
+from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 
@@ -97,7 +97,8 @@ def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | Non
     """
     folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
     path = folder / Path(urlparse(filename).path).name
-    if not path.exists() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    another_process_downloads = is_distributed() and int(os.environ.get("LOCAL_RANK", 0)) > 0
+    if not path.exists() and not another_process_downloads:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(filename, str(path))

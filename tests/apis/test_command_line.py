@@ -30,7 +30,6 @@ def test_the_local_rank_becomes_a_variable(monkeypatch, spelling):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     call(monkeypatch, lambda config: None, "config.py", f"{spelling}=3")
     assert os.environ["LOCAL_RANK"] == "3"
-    monkeypatch.delenv("LOCAL_RANK")
 
 
 def raise_(error):

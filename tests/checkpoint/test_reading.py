@@ -129,6 +129,7 @@ def served(tmp_path):
 
 def test_addresses_are_downloaded_once_and_run_no_code(served, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOCAL_RANK", "1")  # left by a launcher; without a process group nobody else downloads
     folder, address = served
     weights, proof = {"state_dict": {"weight": torch.arange(3.0)}}, tmp_path / "proof"
     torch.save(weights, folder / "good.pth")
