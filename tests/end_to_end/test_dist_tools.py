@@ -93,7 +93,7 @@ def write_config(path: Path, options: dict, **changes) -> Path:
     cfg.merge_from_dict({**options, **changes})
     # What the validation predicts is kept beside what it measures.
     cfg.val_evaluator = [cfg.val_evaluator, dict(type="DumpResults", out_file_path=str(path.with_suffix(".pkl")))]
-    # Nothing random but the order of the images, which goes by epoch: a resumed run is the uninterrupted one.
+    # Nothing random but the order of the images, which depends on the epoch: a resumed run is the uninterrupted one.
     cfg.train_dataloader.dataset.pipeline = cfg.val_dataloader.dataset.pipeline
     cfg.dump(path)
     return path
