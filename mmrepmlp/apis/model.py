@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build models of configs with weights, run them on images, and derive the config of the deploy form."""
+"""Build models of configs with weights, and derive the config of the deploy form."""
 
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.checkpoint import check_values, raise_faults
 
@@ -74,43 +72,3 @@ def deploy_config(cfg: Config) -> Config:
                 parameters = inspect.signature(kind).parameters
                 part.update({name: True for name in DEPLOY_ARGUMENTS if name in parameters})
     return cfg
-
-
-def random_images(model: nn.Module, number: int) -> Tensor:
-    """Random images of the size that a model was built for, float64, the same in every call."""
-    mean = getattr(getattr(model, "data_preprocessor", None), "mean", None)
-    side = getattr(model.backbone, "img_size", (224, 224))
-    side = (side, side) if isinstance(side, int) else side
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, 3 if mean is None else len(mean), *side, generator=generator, dtype=torch.float64)
-
-
-def run_model(model: nn.Module, images: Tensor) -> object:
-    """All outputs of a model before post-processing, for a two-stage detector on fixed boxes.
-
-    Its own proposals are sorted and suppressed, so that a rounding error could swap two of them.
-    """
-    if not hasattr(model, "roi_head"):
-        return model(images, mode="tensor")
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
-
-    height, width = images.shape[-2:]
-    corners = [(0.0, 0.0, 1.0, 1.0), (0.1, 0.2, 0.5, 0.9), (0.4, 0.3, 0.6, 0.5), (0.7, 0.0, 1.0, 0.2)]
-    boxes = images.new_tensor(corners) * images.new_tensor([width, height, width, height])
-    features = model.extract_feat(images)
-    proposals = [InstanceData(bboxes=boxes) for _ in images]
-    samples = [DetDataSample(metainfo=dict(img_shape=(height, width), flip=False)) for _ in images]
-    return {
-        "features": features,
-        "rpn": model.rpn_head(features) if model.with_rpn else (),
-        "roi": model.roi_head.forward(features, proposals, samples),
-    }
-
-
-@torch.no_grad()
-def count_macs(model: nn.Module) -> int:
-    """Multiply-accumulate operations of convolutions and matrix products on one image."""
-    with FlopCounterMode(display=False) as counter:
-        run_model(model, random_images(model, 1).float())
-    return counter.get_total_flops() // 2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
 from .switch import Reparameterizable, set_weight_and_bias, switch_to_deploy
-from .verify import TOLERANCE, Difference, compare_outputs, named_tensors, verify_conversion
+from .verify import TOLERANCE, Difference, compare_outputs, named_tensors
 
 __all__ = [
     "TOLERANCE",
@@ -15,5 +15,4 @@ __all__ = [
     "scale_and_shift",
     "set_weight_and_bias",
     "switch_to_deploy",
-    "verify_conversion",
 ]

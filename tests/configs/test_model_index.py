@@ -11,7 +11,8 @@ from mmengine.registry import MODELS, DefaultScope, root
 from mmengine.registry import Registry as MMEngineRegistry
 from modelindex.load_model_index import load
 
-from mmrepmlp.apis.model import count_macs, deploy_config
+from mmrepmlp.apis.forward import count_macs
+from mmrepmlp.apis.model import deploy_config
 from mmrepmlp.apis.model import iter_dicts as dicts_in
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import mmengine
 from mmengine.config import Config
 
 from mmrepmlp.apis.config import read_config
-from mmrepmlp.apis.model import build_model, count_macs
+from mmrepmlp.apis.forward import count_macs
+from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, save_hashed, unwrap
 from mmrepmlp.version import __version__
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.conversion.report import ConversionReport, name_of
-from mmrepmlp.apis.model import build_model, count_macs, deploy_config, random_images, run_model
+from mmrepmlp.apis.conversion.verification import compare_models, heads_error, verify_in_float64
+from mmrepmlp.apis.forward import count_macs
+from mmrepmlp.apis.model import build_model, deploy_config
 from mmrepmlp.apis.runs.evaluate import evaluate
 from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, save_checkpoint, save_hashed, unwrap
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.reparam import TOLERANCE, compare_outputs, switch_to_deploy, verify_conversion
+from mmrepmlp.reparam import TOLERANCE, switch_to_deploy
 from mmrepmlp.version import __version__
 
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
@@ -86,20 +88,17 @@ def reparameterize_checkpoint(
     model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
     precision = getattr(torch, dtype) if dtype else written_precision(state)
-    exact = {torch.float64: TOLERANCE[torch.float64]}
     report = ConversionReport(
         source=Path(checkpoint),
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
-        differences=verify_conversion(model, random_images(model, 2), switch_to_deploy, run_model, exact),
+        differences=verify_in_float64(model, switch_to_deploy),
+        heads_error=heads_error(model),
     )
 
     def prove(file: Path, _: Path) -> None:
         written = build_deploy_form(config, target, file)
-        images, allowed = random_images(model, 2).float(), tolerance or FILE_TOLERANCE[precision]
-        with torch.no_grad():
-            outputs = [run_model(m, images) for m in (model, written)]
-        report.differences += compare_outputs(*outputs, precision, allowed)
+        report.differences += compare_models(model, written, precision, tolerance or FILE_TOLERANCE[precision])
         if verify_on == "test" and not report.failures():
             report.metrics = evaluate_forms((cfg, target), (model, written))
         raise_failures(report)

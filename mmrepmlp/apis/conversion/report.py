@@ -28,6 +28,8 @@ class ConversionReport:
         macs: Multiply-accumulate operations on one image.
         differences: How far each output moved on random images: converted in float64, where nothing but the algebra
             counts, and as the written file has it, in the precision of its weights.
+        heads_error: Why the heads could not be called on random images, so that the maps alone are compared; None if
+            they could.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
     """
 
@@ -35,6 +37,7 @@ class ConversionReport:
     parameters: tuple[int, int]
     macs: tuple[int, int]
     differences: list[Difference]
+    heads_error: str | None = None
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     checkpoint: Path | None = None
     config: Path | None = None
@@ -70,13 +73,28 @@ class ConversionReport:
         errors = Table(box=box.SIMPLE)
         for column in ("largest difference", "absolute", "relative", "allowed"):
             errors.add_column(column, justify="left" if column == "largest difference" else "right")
-        for dtype in dict.fromkeys(d.dtype for d in self.differences):
-            same = [d for d in self.differences if d.dtype is dtype]
+        for dtype, required in dict.fromkeys((d.dtype, d.required) for d in self.differences):
+            same = [d for d in self.differences if (d.dtype, d.required) == (dtype, required)]
             worst = max(same, key=lambda d: d.relative)
             what = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
             name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
-            errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", f"{worst.tolerance:.0e}")
-        return Group(forms, errors)
+            allowed = f"{worst.tolerance:.0e}" if required else "not limited"
+            errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", allowed)
+        return Group(forms, errors, *self.remarks())
+
+    def remarks(self) -> list[str]:
+        """What the comparison of outputs leaves out, and why that is no gap."""
+        if self.heads_error:
+            return [
+                "Compared: the maps of backbone and neck, where the conversion acts. Not compared: the heads, which "
+                f"cannot be called on random images ({self.heads_error}). --verify-on test compares predictions."
+            ]
+        if not all(d.within_tolerance for d in self.differences):
+            return [
+                "All maps agree, and the conversion does not touch the heads: their larger difference is what they "
+                "make of rounding. --verify-on test compares predictions."
+            ]
+        return []
 
     def to_json(self) -> str:
         """The report to keep, with all outputs and what it was made with."""

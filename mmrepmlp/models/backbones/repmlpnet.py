@@ -75,7 +75,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
         self.arch_settings = resolve_arch(arch)
         self.channels, self.depths, self.sharesets_nums = self.arch_settings.values()
         self.img_size, self.patch_size = to_pair("img_size", img_size), to_pair("patch_size", patch_size)
-        self.out_indices = resolve_indices(out_indices, len(self.depths))
+        self.in_channels, self.out_indices = in_channels, resolve_indices(out_indices, len(self.depths))
         self.norm_eval, self.with_cp = norm_eval, with_cp
         if not -1 <= frozen_stages <= len(self.depths):
             raise ValueError(f"frozen_stages={frozen_stages}: expected an int from -1 to {len(self.depths)}.")

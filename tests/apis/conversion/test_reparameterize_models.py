@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
-from mmrepmlp.apis.model import build_model, count_macs, random_images, run_model
+from mmrepmlp.apis.forward import count_macs, random_images, run_model
+from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import named_tensors
@@ -78,11 +79,13 @@ def assert_converts(config, tmp_path, outputs):
     """Convert a random model of a config; compare what is built from the files with it, output by output."""
     model = save_random(config, tmp_path / "trained.pth")
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
-    assert len(report.differences) == 2 * outputs and all(d.accepted for d in report.differences)
+    heads = [d for d in report.differences if d.output.startswith("head") and "pixels" not in d.output]
+    assert len(heads) == 2 * outputs and all(d.within_tolerance for d in report.differences)
+    assert report.heads_error is None
     deployed = build_model(Config.fromfile(report.config), load_from_local(report.checkpoint)["state_dict"])
     images = random_images(model, 1).float()
     with torch.no_grad():
-        before, after = run_model(model, images), run_model(deployed, images)
+        before, after = run_model(model, images).parts(), run_model(deployed, images).parts()
     pairs = zip(named_tensors(after), named_tensors(before), strict=True)
     assert all(relative_error(a, b) < 1e-5 for (_, a), (_, b) in pairs)
     assert sum(isinstance(m, _BatchNorm) for m in deployed.backbone.modules()) < sum(
@@ -104,7 +107,7 @@ def test_other_networks_of_mmpretrain(name, tmp_path):
         reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
 
 
-@pytest.mark.parametrize("name, outputs", zip(BORROWED, (1, 10, 18, 21)))
+@pytest.mark.parametrize("name, outputs", zip(BORROWED, (2, 10, 13, 16)))
 def test_segmentors_and_detectors(name, outputs, tmp_path):
     base, settings = BORROWED[name]
     text = f"_base_ = [{base!r}]\nmodel = {dict(settings, backbone=BACKBONE)!r}"

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run models of any framework on random images, part by part and up to their raw outputs."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+PARTS = ("backbone", "neck")
+# Boxes for the second stage of a detector, as shares of the image: x1, y1, x2, y2.
+BOXES = ((0.0, 0.0, 1.0, 1.0), (0.1, 0.2, 0.5, 0.9), (0.4, 0.3, 0.6, 0.5), (0.7, 0.0, 1.0, 0.2))
+
+
+@dataclass
+class ModelOutputs:
+    """What a model computes before any post-processing.
+
+    Attributes:
+        maps: Outputs of ``backbone`` and ``neck``, by these names.
+        head: Raw outputs of the heads; None where they could not be called.
+        error: Why they could not; None where they were.
+    """
+
+    maps: dict[str, object] = field(default_factory=dict)
+    head: object = None
+    error: str | None = None
+
+    def parts(self) -> dict[str, object]:
+        """All outputs by the name of the part that computes them."""
+        return {**self.maps, **({} if self.error else {"head": self.head})}
+
+
+def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
+    """Random images, float64, the same in every call.
+
+    Args:
+        model: Its backbone tells the number of channels and the size; 224 pixels if it does not.
+        number: How many.
+        scale: Factor on the size. Default: 1.
+
+    Returns:
+        Shape (number, channels, height, width).
+    """
+    backbone = getattr(model, "backbone", model)
+    side = getattr(backbone, "img_size", 224)
+    height, width = (int(scale * s) for s in ((side, side) if isinstance(side, int) else side))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(number, input_channels(backbone), height, width, generator=generator, dtype=torch.float64)
+
+
+def input_channels(backbone: nn.Module) -> int:
+    """Number of image channels that a backbone was built for, of its first convolution; 3 if it has none."""
+    channels = getattr(backbone, "in_channels", None)
+    if isinstance(channels, int):
+        return channels
+    return next((m.in_channels for m in backbone.modules() if isinstance(m, _ConvNd)), 3)
+
+
+def run_model(model: nn.Module, images: Tensor) -> ModelOutputs:
+    """Compute the maps and the raw outputs of a model.
+
+    The maps are computed in any case. The outputs of the heads are computed where the model can be called without
+    annotations of its own data set. Random numbers that a model draws are the same in every call.
+
+    Args:
+        model: A classifier, segmentor or detector, or a bare backbone.
+        images: Shape (N, C, H, W), normalized.
+    """
+    outputs = ModelOutputs()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(0)
+        for name in PARTS:
+            part = getattr(model, name, None)
+            if isinstance(part, nn.Module):
+                stack.callback(part.register_forward_hook(keep_output(outputs.maps, name)).remove)
+        try:
+            outputs.head = call_whole(model, images)
+        except Exception as error:  # of whatever the model needs besides images
+            outputs.error = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:200]
+            run_maps(model, images)
+    return outputs
+
+
+def run_maps(model: nn.Module, images: Tensor) -> None:
+    """Call backbone and neck alone."""
+    maps = model.backbone(images)
+    if isinstance(getattr(model, "neck", None), nn.Module):
+        model.neck(maps)
+
+
+def keep_output(kept: dict[str, object], name: str) -> Callable:
+    """A forward hook that stores a module's first output; tensors are copied, since what follows may change them."""
+
+    def hook(module: nn.Module, args: tuple, output: object) -> None:
+        kept.setdefault(name, tree_map_only(Tensor, Tensor.clone, output))
+
+    return hook
+
+
+def call_whole(model: nn.Module, images: Tensor) -> object:
+    """Raw outputs of a model's heads; of a bare backbone, its maps."""
+    if not hasattr(model, "backbone"):
+        return model(images)
+    samples = make_samples(model, images)
+    if hasattr(model, "roi_head"):
+        return call_two_stages(model, images, samples)
+    if hasattr(model, "decode_head"):
+        return call_decode_heads(model, images, samples)
+    given = () if samples is None else (samples,)
+    return model(images, *given, mode="tensor")
+
+
+def call_decode_heads(model: nn.Module, images: Tensor, samples: list) -> object:
+    """Raw outputs of a segmentor's heads: decode heads, each with what the one before gives, and auxiliary ones."""
+    features, outputs = model.extract_feat(images), []
+    heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
+    for head in heads:
+        try:
+            outputs.append(head(features, *outputs[-1:]))
+        except TypeError:  # a head that classifies masks takes the samples as well
+            outputs.append(head(features, samples))
+    auxiliary = getattr(model, "auxiliary_head", None) or ()
+    auxiliary = auxiliary if isinstance(auxiliary, nn.ModuleList) else [auxiliary] if auxiliary else []
+    return [*outputs, *(head(features) for head in auxiliary)] if auxiliary or len(outputs) > 1 else outputs[0]
+
+
+def call_two_stages(model: nn.Module, images: Tensor, samples: list) -> object:
+    """Raw outputs of a two-stage detector on fixed boxes.
+
+    Its own proposals are sorted and suppressed, so that a rounding error could swap two of them.
+    """
+    features = model.extract_feat(images)
+    try:
+        first = model.rpn_head(features) if model.with_rpn else ()
+        boxes = [InstanceData(bboxes=sample.gt_instances.bboxes) for sample in samples]
+        semantic = [model.semantic_head(features)] if getattr(model, "with_semantic_head", False) else []
+        return {"rpn": first, "roi": model.roi_head.forward(features, boxes, samples), "semantic": semantic}
+    except (KeyError, AttributeError, NotImplementedError, TypeError):  # proposals are learned
+        return model(images, samples, mode="tensor")
+
+
+def make_samples(model: nn.Module, images: Tensor) -> list[BaseDataElement] | None:
+    """Samples as the model's framework makes them, with the same boxes in every image; None if it needs none."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    size = tuple(images.shape[-2:])
+    meta = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
+    meta.update(scale_factor=(1.0, 1.0), flip=False, flip_direction=None, border=np.array([0, size[0], 0, size[1]]))
+    if "mmseg" in packages:
+        from mmseg.structures import SegDataSample
+
+        return [SegDataSample(metainfo=dict(meta, img_id=i)) for i in range(len(images))]
+    if "mmdet" in packages:
+        from mmdet.structures import DetDataSample
+
+        samples = [DetDataSample(metainfo=dict(meta, img_id=i)) for i in range(len(images))]
+        for sample in samples:
+            sample.gt_instances = make_instances(images)
+        return samples
+    return None
+
+
+def make_instances(images: Tensor) -> InstanceData:
+    """Boxes with masks of one class."""
+    from mmdet.structures.mask import BitmapMasks
+
+    height, width = images.shape[-2:]
+    boxes = images.new_tensor(BOXES) * images.new_tensor([width, height, width, height])
+    masks = np.zeros((len(BOXES), height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+        mask[y1:y2, x1:x2] = 1
+    labels = torch.zeros(len(BOXES), dtype=torch.long, device=images.device)
+    return InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, height, width))
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module) -> int:
+    """Multiply-accumulate operations of convolutions and matrix products on one image; without heads that cannot be
+    called."""
+    images = random_images(model, 1).float()
+    with FlopCounterMode(display=False) as counter:
+        error = run_model(model, images).error
+    if error:
+        with FlopCounterMode(display=False) as counter:
+            run_maps(model, images)
+    return counter.get_total_flops() // 2
