@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading of configs, from files and from installed packages."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
+from mmengine.registry import Registry
 
 
 def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
@@ -64,3 +66,12 @@ def load_config(
                 defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
                 cfg[name] = ConfigDict({**defaults, "collate_fn": dict(type="default_collate"), **cfg[name]})
     return cfg
+
+
+def resolve_type(part: Mapping, registry: Registry) -> object:
+    """The class or function that a part's ``type`` names, in the current default scope; None if it is unknown."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)

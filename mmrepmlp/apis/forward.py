@@ -75,7 +75,7 @@ def run_model(model: nn.Module, images: Tensor) -> ModelOutputs:
     """
     outputs = ModelOutputs()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
         torch.manual_seed(0)
         for name in PARTS:
             part = getattr(model, name, None)

@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmrepmlp.apis.config import resolve_type
 from mmrepmlp.checkpoint import check_values, raise_faults
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
@@ -21,12 +22,7 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         ValueError: The state dict does not fit the model.
     """
-    settings = copy.deepcopy(cfg.model)
-    drop_pretrained(settings)
-    if "data_preprocessor" in cfg:  # as the runner does
-        settings.setdefault("data_preprocessor", cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        model = MODELS.build(settings)
+    model = build_untrained(cfg)
     check_values(model.state_dict(), state)
     try:
         result = model.load_state_dict(state, strict=False)
@@ -35,6 +31,16 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
         raise_faults({"of another shape": [line.strip().rstrip(".") for line in lines]})
     raise_faults({"missing": result.missing_keys, "unexpected": result.unexpected_keys})
     return model.eval()
+
+
+def build_untrained(cfg: Config) -> nn.Module:
+    """Build a config's model without loading any weights."""
+    settings = copy.deepcopy(cfg.model)
+    drop_pretrained(settings)
+    if "data_preprocessor" in cfg:  # as the runner does
+        settings.setdefault("data_preprocessor", cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        return MODELS.build(settings)
 
 
 def iter_dicts(settings: object) -> Iterator[ConfigDict]:
@@ -61,13 +67,9 @@ def deploy_config(cfg: Config) -> Config:
     """A copy of a config whose model is built in deploy form and loads no pre-trained weights."""
     cfg = copy.deepcopy(cfg)
     drop_pretrained(cfg.model)
-    with (
-        DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")),
-        MODELS.switch_scope_and_registry(None) as registry,
-    ):
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         for part in iter_dicts(cfg.model):
-            kind = part.get("type")
-            kind = registry.get(kind) if isinstance(kind, str) else kind
+            kind = resolve_type(part, MODELS)
             if hasattr(kind, "switch_to_deploy"):
                 parameters = inspect.signature(kind).parameters
                 part.update({name: True for name in DEPLOY_ARGUMENTS if name in parameters})

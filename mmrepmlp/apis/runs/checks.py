@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a config before anything is built."""
+"""Checks of a config before a run: that its data are there, and that the parts of its model fit together."""
 
+import inspect
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
 
-from mmrepmlp.engine.hooks.check_annotations_hook import HEADS
-from mmrepmlp.models.backbones.arch import resolve_arch, resolve_indices
+from mmrepmlp.apis.config import resolve_type
+
+from .fit import check_fit
+
+# Packages whose data sets are known to read what data_root, data_prefix and ann_file name.
+PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmrepmlp")
+IMAGES = ("img", "img_path")
+CLASS_MAPS = "seg_map_path"
 
 
 def check_config(cfg: Config, *splits: str) -> None:
     """Check that the parts of a model fit together and that the data sets exist.
+
+    ``check_model=False`` in the config turns the first check off.
 
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
@@ -22,48 +32,13 @@ def check_config(cfg: Config, *splits: str) -> None:
         ValueError: A neck or head does not fit the feature maps of a RepMLPNet backbone.
         FileNotFoundError: A folder or an annotation file of a data set does not exist.
     """
-    check_channels(cfg.model)
-    for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader and "dataset" in loader:
-            check_files(loader.dataset, f"{split}_dataloader.dataset")
-
-
-def check_channels(model: ConfigDict) -> None:
-    """Check that the neck or heads after a RepMLPNet backbone match its feature maps.
-
-    Raises:
-        ValueError: The number of maps or channels differs; the message says what to set.
-    """
-    backbone = model.get("backbone", {})
-    if backbone.get("type") != "mmrepmlp.RepMLPNet":
-        return
-    channels = resolve_arch(backbone.arch)["channels"]
-    maps = [channels[i] for i in resolve_indices(backbone.get("out_indices", (-1,)), len(channels))]
-    neck = as_list(model.get("neck"))
-    if neck and "in_channels" in neck[0]:
-        check_inputs("model.neck", neck[0], maps, range(len(as_list(neck[0].in_channels))))
-        return
-    for name in HEADS:
-        for head in as_list(model.get(name)):
-            if "in_channels" in head:
-                check_inputs(f"model.{name}", head, maps, as_list(head.get("in_index", -1)))
-
-
-def check_inputs(name: str, part: ConfigDict, maps: list[int], indices: list[int] | range) -> None:
-    """Compare the ``in_channels`` of a neck or head with the backbone's maps at ``indices``."""
-    if any(not -len(maps) <= index < len(maps) for index in indices):
-        raise ValueError(
-            f"{name} takes map {max(indices)}, counted from 0, but the backbone gives only {len(maps)}. Set "
-            "model.backbone.out_indices, e.g. to (0, 1, 2, 3)."
-        )
-    expected = [maps[index] for index in indices]
-    if as_list(part.in_channels) != expected:
-        correct = expected if isinstance(part.in_channels, (list, tuple)) else expected[0]
-        raise ValueError(
-            f"{name}.in_channels={part.in_channels} does not fit the backbone, whose maps have {maps} channels. Set "
-            f"{name}.in_channels={correct}."
-        )
+    if cfg.get("check_model", True):
+        check_fit(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        for split in splits:
+            loader = cfg.get(f"{split}_dataloader")
+            if loader and "dataset" in loader:
+                check_files(loader.dataset, f"{split}_dataloader.dataset")
 
 
 def check_files(dataset: ConfigDict, name: str) -> None:
@@ -74,8 +49,9 @@ def check_files(dataset: ConfigDict, name: str) -> None:
     """
     for inner in ("dataset", "datasets"):
         for part in as_list(dataset.get(inner)):
-            check_files(part, f"{name}.{inner}")
-    for setting, path in local_paths(dataset):
+            if isinstance(part, Mapping):
+                check_files(part, f"{name}.{inner}")
+    for setting, path in local_paths(dataset) if reads_local_files(dataset) else ():
         if not Path(path).exists():
             raise FileNotFoundError(
                 f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change "
@@ -83,17 +59,38 @@ def check_files(dataset: ConfigDict, name: str) -> None:
             )
 
 
+def reads_local_files(dataset: ConfigDict) -> bool:
+    """Whether a data set is known to need its files where its config says, and does not download them."""
+    kind = resolve_type(dataset, DATASETS)
+    if not inspect.isclass(kind) or kind.__module__.partition(".")[0] not in PACKAGES:
+        return False
+    backend = (dataset.get("backend_args") or {}).get("backend", "local")
+    downloads = any("download" in inspect.signature(base.__init__).parameters for base in inspect.getmro(kind)[:-1])
+    return backend in ("local", "disk") and not (downloads and dataset.get("download", True))
+
+
 def local_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     """Iterate over the settings of a data set that are local paths, with the paths, the root first."""
     root = dataset.get("data_root") or ""
     prefix = dataset.get("data_prefix") or {}
-    prefixes = (
-        {"data_prefix": prefix} if isinstance(prefix, str) else {f"data_prefix.{k}": v for k, v in prefix.items()}
-    )
+    prefixes = {"data_prefix": prefix} if isinstance(prefix, str) else {}
+    if isinstance(prefix, Mapping):
+        read = (*IMAGES, CLASS_MAPS) if loads_annotations(dataset) else IMAGES
+        prefixes = {f"data_prefix.{key}": prefix[key] for key in read if key in prefix}
     for setting, path in {"data_root": "", **prefixes, "ann_file": dataset.get("ann_file") or ""}.items():
+        if not isinstance(path or "", str) or not isinstance(root, str):
+            continue
         path = osp.join(root, path or "").rstrip("/")
         if path and "://" not in path:
             yield setting, path
+
+
+def loads_annotations(dataset: ConfigDict) -> bool:
+    """Whether a data set's pipeline loads annotations; a test set may have none."""
+    return any(
+        isinstance(transform, Mapping) and "LoadAnnotations" in str(transform.get("type"))
+        for transform in as_list(dataset.get("pipeline"))
+    )
 
 
 def as_list(value: object) -> list:

@@ -13,9 +13,12 @@ from .checks import check_config
 from .resume import check_resumable, latest_checkpoint, make_resumable
 from .runner import build_runner
 
-# Hooks added to those of the config in every training, with the reason.
+# Hooks added to those of the config, with the reason.
+CHECKS = {
+    "CheckAnnotationsHook": "annotations of classes that the model does not have are rejected before training; "
+    "check_annotations=False in the config turns it off.",
+}
 HOOKS = {
-    "CheckAnnotationsHook": "annotations of classes that the model does not have are rejected before training.",
     "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
 }
 
@@ -70,7 +73,8 @@ def train(
         cfg.resume = bool(cfg.load_from)
         check_resumable(cfg.load_from)
     runner = build_runner(cfg)
-    for hook, reason in HOOKS.items():
+    checks = CHECKS if cfg.get("check_annotations", True) else {}
+    for hook, reason in {**checks, **HOOKS}.items():
         runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
         changes.append(f"{hook} is added: {reason}")
     for change in changes:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import logging
 from types import SimpleNamespace
 
 import cv2
@@ -7,23 +8,56 @@ import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
-from mmengine.dataset import RepeatDataset
+from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
-from mmpretrain.datasets import CustomDataset
+from mmpretrain.datasets import CustomDataset, MultiLabelDataset
+from mmpretrain.registry import MODELS
 from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrepmlp.engine import CheckAnnotationsHook
+from mmrepmlp.engine.annotations import AnnotationError
+
+CROSS_ENTROPY, SIGMOID = dict(type="CrossEntropyLoss"), dict(type="CrossEntropyLoss", use_sigmoid=True)
 
 
-def run(dataset, num_classes: int, head: str = "decode_head", **settings) -> CheckAnnotationsHook:
-    """Run the hook's check before training."""
+def build(scope: str, **settings) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(settings)
+
+
+def classifier(num_classes: int, head: str = "LinearClsHead") -> nn.Module:
+    head = dict(type=head, num_classes=num_classes, in_channels=4)
+    return build("mmpretrain", type="ImageClassifier", backbone=dict(type="LeNet5"), head=head)
+
+
+def segmentor(num_classes: int, loss: dict = CROSS_ENTROPY, **settings) -> nn.Module:
+    head = dict(
+        type="FCNHead", num_classes=num_classes, in_channels=4, channels=4, num_convs=1, loss_decode=loss, **settings
+    )
     model = nn.Module()
-    setattr(model, head, nn.Identity())
-    getattr(model, head).num_classes = num_classes
+    model.decode_head = build("mmseg", **head)
+    return model
+
+
+def detector(num_classes: int) -> nn.Module:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        head = MODELS.build(
+            dict(type="FCOSHead", num_classes=num_classes, in_channels=4, feat_channels=4, norm_cfg=None)
+        )
+    model = nn.Module()
+    model.bbox_head = head
+    return model
+
+
+def run(dataset, model: nn.Module, **settings) -> CheckAnnotationsHook:
+    """Run the hook's check before training."""
     hook = CheckAnnotationsHook(**settings)
-    hook.before_train(SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=dataset)))
+    loader = SimpleNamespace(dataset=dataset)
+    hook.before_train(SimpleNamespace(model=model, train_dataloader=loader, logger=logging.getLogger("hook")))
     return hook
 
 
@@ -49,31 +83,68 @@ def segmentation(tmp_path):
 
 
 def test_class_maps_are_read_before_training(segmentation):
-    with pytest.raises(ValueError, match=r"ann/3\.png has 1 pixels of class 7, .* classes 0 to 1.* 255 .*Correct"):
-        run(segmentation, 2)
-    with pytest.raises(ValueError, match="class 7"):
-        run(RepeatDataset(segmentation, 2), 2)
-    run(segmentation, 8)
-    run(segmentation, 2, samples=2)  # the first and the last
+    with pytest.raises(AnnotationError, match=r"ann/3\.png has 1 pixels of class 7, .* classes 0 to 1 and .* 255\. "):
+        run(segmentation, segmentor(2))
+    with pytest.raises(AnnotationError, match="class 7.*check_annotations=False"):
+        run(RepeatDataset(segmentation, 2), segmentor(2))
+    run(segmentation, segmentor(8))
+    run(segmentation, segmentor(2), samples=2)  # the first and the last
+
+
+def batch(values: torch.Tensor) -> dict:
+    sample = SegDataSample(metainfo=dict(seg_map_path="some.png"))
+    sample.gt_sem_seg = PixelData(data=values)
+    return dict(inputs=[], data_samples=[sample])
 
 
 def test_other_class_maps_are_checked_as_they_come(segmentation):
-    hook = run(segmentation, 2, samples=2)
-
-    def batch(value: int) -> dict:
-        sample = SegDataSample(metainfo=dict(seg_map_path="some.png"))
-        sample.gt_sem_seg = PixelData(data=torch.full((1, 4, 6), value))
-        return dict(inputs=[], data_samples=[sample])
-
+    hook = run(segmentation, segmentor(2), samples=2)
     for value in (0, 1, 255):
-        hook.before_train_iter(None, 0, batch(value))
-    with pytest.raises(ValueError, match=r"some\.png has 24 pixels of class 2"):
-        hook.before_train_iter(None, 0, batch(2))
+        hook.before_train_iter(None, 0, batch(torch.full((1, 4, 6), value)))
+    with pytest.raises(AnnotationError, match=r"some\.png has 24 pixels of class 2"):
+        hook.before_train_iter(None, 0, batch(torch.full((1, 4, 6), 2)))
 
 
-def test_a_head_with_fewer_classes_than_the_data_set(segmentation):
-    with pytest.raises(ValueError, match="BaseSegDataset has 2 classes, the model 1. Set num_classes=2"):
-        run(segmentation, 1)
+# What the loss does on labels 0 and 1 and one more is what the check has to say.
+@pytest.mark.parametrize("num_classes, loss", [(1, SIGMOID), (2, CROSS_ENTROPY), (3, SIGMOID), (4, CROSS_ENTROPY)])
+@pytest.mark.parametrize("ignore_index", [254, 255])
+@pytest.mark.parametrize("value", [1, 2, 3, 254, 255])
+def test_the_check_agrees_with_the_loss(segmentation, num_classes, loss, ignore_index, value):
+    model = segmentor(num_classes, loss, ignore_index=ignore_index)
+    hook = run(segmentation, model, samples=0)
+    data = batch(torch.tensor([0, 1, value]).view(1, 1, 3))
+    trains = refused = True
+    try:
+        model.decode_head.loss_by_feat(torch.zeros(1, num_classes, 1, 3), data["data_samples"])
+    except (AssertionError, IndexError, RuntimeError):
+        trains = False
+    try:
+        hook.before_train_iter(None, 0, data)
+        refused = False
+    except AnnotationError:
+        pass
+    assert refused != trains
+
+
+def test_losses_that_take_any_label_are_not_checked(segmentation):
+    run(segmentation, segmentor(2, dict(type="DiceLoss")))
+
+
+class OwnAnnotations(LoadAnnotations):
+    """A loader of somebody else."""
+
+    def transform(self, results):
+        raise RuntimeError("not before training")
+
+
+def test_pipelines_of_others_are_left_to_themselves(segmentation):
+    load = segmentation.pipeline.transforms[1]
+    segmentation.pipeline.transforms[1] = OwnAnnotations()
+    run(segmentation, segmentor(2))
+    segmentation.pipeline.transforms[1:] = [load, lambda results: results]  # may give the labels another meaning
+    run(segmentation, segmentor(2))
+    del segmentation.pipeline.transforms[1:]
+    run(segmentation, segmentor(2))
 
 
 def test_labels_of_a_classification_data_set(tmp_path):
@@ -81,24 +152,62 @@ def test_labels_of_a_classification_data_set(tmp_path):
         (tmp_path / name).mkdir()
         cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((4, 4, 3), np.uint8))
     named = CustomDataset(data_root=str(tmp_path))
-    with pytest.raises(ValueError, match="CustomDataset has 3 classes, the model 2"):
-        run(named, 2, head="head")
-    run(named, 3, head="head")
+    with pytest.raises(AnnotationError, match=r"c/0\.png is of class 2, but model\.head has classes 0 to 1\. Set"):
+        run(named, classifier(2))
+    run(named, classifier(3))
     (tmp_path / "list.txt").write_text("a/0.png 0\nb/0.png 4\n")
     listed = CustomDataset(data_root=str(tmp_path), ann_file="list.txt")
-    with pytest.raises(ValueError, match=r"b/0\.png is of class 4, .* 0 to 2\. Set model\.head\.num_classes=5"):
-        run(listed, 3, head="head")
+    with pytest.raises(AnnotationError, match=r"b/0\.png is of class 4, .* 0 to 2\. Set model\.head\.num_classes=5"):
+        run(listed, classifier(3))
+    run(CustomDataset(data_root=str(tmp_path), with_label=False), classifier(2))
 
 
-def test_categories_that_are_not_declared(tmp_path):
-    boxes = [dict(id=9, image_id=0, category_id=11, bbox=[0, 0, 2, 2], area=4, iscrowd=0)]
+def test_labels_of_several_classes(tmp_path):
+    images = [dict(img_path=f"{i}.png", gt_label=labels) for i, labels in enumerate([[0], [1, 2], [], [2, 0, 1]])]
+    (tmp_path / "list.json").write_text(json.dumps(dict(metainfo=dict(classes="abc"), data_list=images)))
+    dataset = MultiLabelDataset(ann_file=str(tmp_path / "list.json"))
+    run(dataset, classifier(3, "MultiLabelLinearClsHead"))
+    with pytest.raises(AnnotationError, match=r"1\.png is of class 2, .* 0 to 1\. Set model\.head\.num_classes=3"):
+        run(dataset, classifier(2, "MultiLabelLinearClsHead"))
+
+
+class Odd(BaseDataset):
+    """A data set whose samples are of no known kind."""
+
+    def load_data_list(self):
+        return [dict(gt_label=label) for label in (None, 0.5, "seven", dict(task=9), [[1], [2, 3]], object)]
+
+
+@pytest.mark.parametrize("model", [classifier(1), segmentor(2), detector(1), nn.Linear(1, 1)])
+def test_what_is_not_understood_passes(model):
+    run(Odd(serialize_data=False), model)
+    run([1, 2, 3], model)
+    run(None, model)
+
+
+@pytest.fixture
+def detection(tmp_path):
+    boxes = [dict(id=i, image_id=0, category_id=c, bbox=[0, 0, 2, 2], area=4, iscrowd=0) for i, c in ((8, 1), (9, 2))]
     images = [dict(id=0, file_name="0.png", height=4, width=4)]
-    coco = dict(images=images, annotations=boxes, categories=[dict(id=1, name="a")])
+    coco = dict(images=images, annotations=boxes, categories=[dict(id=1, name="a"), dict(id=2, name="b")])
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    settings = dict(data_root=str(tmp_path), metainfo=dict(classes=("a",)), pipeline=[])
-    dataset = CocoDataset(ann_file="coco.json", data_prefix=dict(img=""), **settings)
-    with pytest.raises(ValueError, match=r"coco\.json: annotation 9 is of category 11, which its 'categories' \(1\)"):
-        run(dataset, 1, head="bbox_head")
-    boxes[0]["category_id"] = 1
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    run(CocoDataset(ann_file="coco.json", data_prefix=dict(img=""), **settings), 1, head="bbox_head")
+    return CocoDataset(
+        ann_file="coco.json",
+        data_root=str(tmp_path),
+        data_prefix=dict(img=""),
+        metainfo=dict(classes=("a", "b")),
+        pipeline=[],
+    )
+
+
+def test_labels_of_boxes(detection):
+    run(detection, detector(2))
+    with pytest.raises(AnnotationError, match=r"0\.png has boxes of class 1, 'b', .*model\.bbox_head\.num_classes=2"):
+        run(detection, detector(1))
+
+
+def test_proposals_have_no_class(detection):
+    class RPN(nn.Module):
+        bbox_head = detector(1).bbox_head
+
+    run(detection, RPN())

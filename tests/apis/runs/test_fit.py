@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmdet.models import FPN
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmrepmlp.apis.model import build_untrained
+from mmrepmlp.apis.runs.fit import FitError, check_fit
+from mmrepmlp.models import RepMLPNet
+from tests.conftest import TINY
+
+MAPS = [8, 16, 32, 64]
+BACKBONE = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))
+BN = dict(type="BN")
+UPER = dict(type="UPerHead", channels=8, num_classes=3, norm_cfg=BN, in_channels=MAPS, in_index=[0, 1, 2, 3])
+FCN = dict(type="FCNHead", channels=8, num_classes=3, norm_cfg=BN, in_channels=32, in_index=2)
+SEGMENTOR = dict(type="mmseg.EncoderDecoder", backbone=BACKBONE, decode_head=UPER, auxiliary_head=[FCN])
+CASCADE = dict(
+    type="mmseg.CascadeEncoderDecoder",
+    num_stages=2,
+    backbone=BACKBONE,
+    decode_head=[
+        {**FCN, "in_channels": 64, "in_index": 3},
+        dict(type="OCRHead", in_channels=64, in_index=3, channels=8, ocr_channels=8, num_classes=3, norm_cfg=BN),
+    ],
+)
+DETECTOR = dict(
+    type="mmdet.RetinaNet",
+    backbone=BACKBONE,
+    neck=dict(type="FPN", in_channels=MAPS, out_channels=16, num_outs=5),
+    bbox_head=dict(
+        type="RetinaHead",
+        in_channels=16,
+        feat_channels=8,
+        num_classes=3,
+        anchor_generator=dict(
+            type="AnchorGenerator", scales=[8], ratios=[1.0], octave_base_scale=None, strides=[4, 8, 16, 32, 64]
+        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
+    ),
+)
+CLASSIFIER = dict(
+    type="mmpretrain.ImageClassifier",
+    backbone={**BACKBONE, "out_indices": (3,)},
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(type="LinearClsHead", in_channels=64, num_classes=3),
+)
+TWO_NECKS = [dict(type="GlobalAveragePooling"), dict(type="LinearNeck", in_channels=64, out_channels=12)]
+
+
+class Own(nn.Module):
+    """A part of somebody else, which takes what it gets."""
+
+    in_channels = (1, 2, 3)
+
+    def forward(self, *args, **kwargs):
+        raise RuntimeError("not without my labels")
+
+
+def config(model: dict, **changes) -> Config:
+    scope = model["type"].partition(".")[0]
+    cfg = Config(dict(model=model, default_scope=scope))
+    for name, value in changes.items():
+        cfg.merge_from_dict({f"model.{name}": value})
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "model, changes",
+    [
+        (SEGMENTOR, {}),
+        (CASCADE, {}),
+        (DETECTOR, {}),
+        (CLASSIFIER, {}),
+        (CLASSIFIER, {"neck": TWO_NECKS, "head.in_channels": 12}),
+        (CLASSIFIER, {"backbone.type": RepMLPNet, "neck": None, "head": None}),
+        (DETECTOR, {"neck": dict(type=Own), "bbox_head.in_channels": 99}),
+        (SEGMENTOR, {"decode_head.in_index": [0, 1, 2, -1]}),
+        ({**DETECTOR, "backbone": dict(type="ResNet", depth=18)}, {}),
+        ({**DETECTOR, "backbone": dict(type="NobodyKnows")}, {}),
+    ],
+)
+def test_what_fits_and_what_is_not_understood_passes(model, changes):
+    check_fit(config(model, **changes))
+
+
+@pytest.mark.parametrize(
+    "model, changes, message",
+    [
+        (CLASSIFIER, {"head.in_channels": 51}, r"model\.head\.in_channels=51 .* \[64\] .* Set .*=64\."),
+        (CLASSIFIER, {"neck": TWO_NECKS}, r"model\.head\.in_channels=64 .*gets 12\. Set .*=12\."),
+        (
+            CLASSIFIER,
+            {"neck": TWO_NECKS, "neck.1.in_channels": 99, "head.in_channels": 12},
+            r"neck\.1\.in_channels=99.*=64\.",
+        ),
+        (SEGMENTOR, {"decode_head.in_channels": [9, 19, 38, 76]}, r"decode_head.*Set .*=\[8, 16, 32, 64\]"),
+        (SEGMENTOR, {"auxiliary_head.0.in_channels": 38}, r"auxiliary_head\.0\.in_channels=38.*=32"),
+        (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"decode_head takes map 3, .* only 2\. Set .*out_indices"),
+        (CASCADE, {"decode_head.1.in_channels": 63}, r"decode_head\.1\.in_channels=63.*=64"),
+        (DETECTOR, {"neck.in_channels": [25, 51, 102, 204]}, r"model\.neck\.in_channels=.*=\[8, 16, 32, 64\]"),
+        (DETECTOR, {"neck.in_channels": [8, 16, 32]}, r"takes 3 maps, but the backbone gives 4, .*\[8, 16, 32, 64\]"),
+        (DETECTOR, {"backbone.out_indices": (3,)}, r"neck.* takes 4 maps, but .* gives 1, .*\(0, 1, 2, 3\)"),
+        (DETECTOR, {"neck.type": FPN, "neck.in_channels": [8, 16, 32, 65]}, r"model\.neck\.in_channels=.*65\] .* 64\]"),
+        (DETECTOR, {"bbox_head.in_channels": 256}, r"model\.bbox_head\.in_channels=256 .*=16\. check_model=False"),
+    ],
+)
+def test_a_head_or_neck_that_does_not_fit_is_told_what_to_change(model, changes, message):
+    cfg = config(model, **changes)
+    with pytest.raises(FitError, match=message) as caught:
+        check_fit(cfg)
+    built = build_untrained(cfg).eval()
+    with torch.no_grad(), pytest.raises((RuntimeError, AssertionError, IndexError)):  # as the framework does
+        features = built.extract_feat(torch.randn(1, 3, 64, 64))
+        for name in ("head", "bbox_head", "decode_head", "auxiliary_head"):
+            head = getattr(built, name, None)
+            outputs = ()
+            for part in head if isinstance(head, nn.ModuleList) else [head] if head else []:
+                outputs = (part(features, *(outputs if name == "decode_head" else ())),)
+    if caught.value.options:
+        cfg.merge_from_dict(caught.value.options)
+        check_fit(cfg)
+
+
+def test_the_check_draws_no_random_numbers():
+    state = torch.random.get_rng_state()
+    check_fit(config(DETECTOR))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert MODELS.get("mmrepmlp.RepMLPNet") is RepMLPNet
