@@ -3,7 +3,6 @@
 
 import io
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import mmengine
 import torch
 from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from mmrepmlp.errors import MMRepMLPError
+
+from .plain_data import to_plain, trust_plain_data
 
 
 class CheckpointError(MMRepMLPError):
@@ -50,12 +51,13 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
     try:
         if is_safetensors(path):
             return read_safetensors(path, map_location)
-        return torch.load(path, map_location=map_location, weights_only=not allow_unsafe)
+        with trust_plain_data():
+            return to_plain(torch.load(path, map_location=map_location, weights_only=not allow_unsafe))
     except PermissionError:
         raise
     except (ModuleNotFoundError, AttributeError) as error:
         raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # of whatever the bytes made the readers do
         raise CheckpointError(explain_failure(path, error)) from error
 
 
@@ -114,7 +116,12 @@ def explain_failure(path: Path, error: Exception) -> str:
     """Explain why a file could not be loaded, naming the objects besides tensors if they are the reason."""
     text = str(error)
     # torch reports an object of a disallowed type as GLOBAL; "refused" is the word of our own history_statistic.
-    held = re.search(r"GLOBAL (\S+)", text) or re.search(r"\w+\(.*\)(?= is refused)", text)
+    held = (
+        re.search(r"GLOBAL (\S+)", text)
+        or re.search(r"\w+\(.*\)(?= is refused)", text)
+        or re.search(r"but got <class '(.+?)'>", text)
+        or re.search(r"numpy's .+(?= is not read)", text)
+    )
     if held:
         return (
             f"{path} holds more than tensors: {held[held.lastindex or 0]}. Loading it may run code, so it is refused. "
@@ -123,6 +130,6 @@ def explain_failure(path: Path, error: Exception) -> str:
             "all your permissions, and what they write loads everywhere."
         )
     # torch's message surrounds the reason with advice.
-    reason = re.search(r"WeightsUnpickler error: (.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
+    reason = re.search(r"WeightsUnpickler error:\s+(.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
     reason = reason[1].strip().rstrip(".")
     return f"{path} ({path.stat().st_size} bytes) is damaged or not a checkpoint: {reason}. Copy or download it again."

@@ -55,7 +55,7 @@ def test_the_stand_in_for_getattr_gives_out_history_statistics_alone(tmp_path):
     torch.save({"method": np.ndarray.tofile}, tmp_path / "checkpoint.pth")
     with pytest.raises(
         CheckpointError,
-        match=r"getattr\(<class 'numpy.ndarray'>, 'tofile'\)\. Loading it may run code, so it is refused",
+        match=r"getattr\(<class '.*Array'>, 'tofile'\)\. Loading it may run code, so it is refused",
     ):
         load_from_local(tmp_path / "checkpoint.pth")
 

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+import argparse
+import collections
+import datetime
+import decimal
+import fractions
+import io
+import pathlib
+import pickle
+import types
+import uuid
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint.plain_data import RECONSTRUCT, SCALAR
+
+NOW = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+VALUES = [
+    np.array(["cat", "dog"])[0],
+    np.array(["cat", "dog"], dtype=object),
+    np.array([{"a": np.array([1])}, None, ["x"]], dtype=object),
+    np.bool_(True),
+    np.complex64(1j),
+    np.bytes_(b"ab"),
+    np.datetime64("2024-02-29T12"),
+    np.timedelta64(3, "D"),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.array([], dtype="U1"),
+    NOW,
+    NOW.date(),
+    NOW.timetz(),
+    NOW.tzinfo,
+    datetime.timedelta(days=1, microseconds=2),
+    pathlib.Path("a/b"),
+    pathlib.PurePosixPath("a"),
+    pathlib.PureWindowsPath("c:\\a"),
+    {1, "a"},
+    frozenset({1}),
+    collections.OrderedDict(b=1, a=2),
+    collections.Counter("aab"),
+    ConfigDict(a=dict(b=[1, 2])),
+    range(1, 9, 2),
+    slice(1, None),
+    ...,
+    decimal.Decimal("1.50"),
+    fractions.Fraction(1, 3),
+    uuid.UUID(int=7),
+    argparse.Namespace(lr=0.1),
+    types.SimpleNamespace(lr=0.1),
+    torch.Size([1, 2]),
+    torch.float16,
+    torch.device("cpu"),
+]
+
+
+def assert_same(actual, expected):
+    assert type(actual) is type(expected)
+    if isinstance(expected, np.ndarray):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        for a, e in zip(actual.ravel(), expected.ravel()):
+            assert_same(a, e)
+    else:
+        assert actual == expected
+
+
+def load_back(value, path, zipped=True):
+    torch.save({"state_dict": {}, "meta": {"value": value}}, path, _use_new_zipfile_serialization=zipped)
+    return load_from_local(path)["meta"]["value"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_plain_data_come_back_as_they_were(tmp_path, value, zipped):
+    assert_same(load_back(value, tmp_path / "x.pth", zipped), value)
+    assert_same(load_back([value, (value, {"key": value})], tmp_path / "x.pth", zipped)[1][1]["key"], value)
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))["meta"]
+
+
+@given(hnp.arrays(st.sampled_from(["U3", "S2", "M8[s]", "m8[D]", "f2", "c16", "?", ">i8", "u1"]), hnp.array_shapes()))
+def test_arrays_of_any_kind_come_back(tmp_path_factory, value):
+    loaded = load_back(value, tmp_path_factory.mktemp("arrays") / "x.pth")
+    value = pickle.loads(pickle.dumps(value, 2))  # makes the order of bytes the machine's
+    assert type(loaded) is np.ndarray and loaded.dtype == value.dtype and loaded.tobytes() == value.tobytes()
+
+
+def test_containers_with_defaults_come_back_as_ordinary_ones(tmp_path):
+    assert load_back(collections.defaultdict(list, {1: [2]}), tmp_path / "x.pth") == {1: [2]}
+    assert load_back(collections.deque([1, 2], maxlen=3), tmp_path / "x.pth") == [1, 2]
+
+
+def test_arrays_inside_of_objects_and_cycles(tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    loop = {"history": history, "array": np.arange(3)}
+    loop["self"] = loop
+    loaded = load_back(loop, tmp_path / "x.pth")
+    assert loaded["self"] is loaded and type(loaded["array"]) is np.ndarray
+    assert type(loaded["history"].data[0]) is np.ndarray and loaded["history"].mean() == 1.5
+
+
+def test_the_list_of_torch_is_left_as_it_was(tmp_path):
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    load_back(NOW, tmp_path / "x.pth")
+    assert set(map(str, torch.serialization.get_safe_globals())) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "x.pth", weights_only=True)
+
+
+class Crafted:
+    """Pickles as a call with arguments, and the state of what it returns."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+# What numpy itself would write, but with flags that say that bytes are no pointers (0), or that numbers are (63).
+OBJECT = Crafted(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+NUMBER = Crafted(np.dtype, ("i8", False, True), (3, "<", None, None, None, -1, -1, 63))
+STRUCTURED = np.dtype([("a", "i4")])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), OBJECT, False, b"\x08" * 8)),
+        Crafted(SCALAR, (OBJECT, b"\x08" * 8)),
+        Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), NUMBER, False, [7])),
+        np.zeros(2, STRUCTURED),
+        np.zeros(2, STRUCTURED)[0],
+        np.ma.array([1], mask=[True]),
+        CheckpointError("an object of a class"),
+        print,
+    ],
+)
+def test_what_is_not_plainly_data_is_refused(tmp_path, value):
+    with pytest.raises(CheckpointError):
+        load_back(value, tmp_path / "x.pth")
+
+
+def test_refusals_name_what_they_refuse(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds more than tensors: numpy\.dtypes\.VoidDType.*--allow-unsafe"):
+        load_back(np.zeros(2, STRUCTURED), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth holds more than tensors: .*print.*--allow-unsafe"):
+        load_back(print, tmp_path / "x.pth")
+
+
+def test_paths_of_another_system_and_python(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02cpathlib._local\nWindowsPath\nX\x03\x00\x00\x00c:a\x85R.")
+        file.writestr("archive/version", "3")
+    (tmp_path / "x.pth").write_bytes(buffer.getvalue())
+    assert load_from_local(tmp_path / "x.pth") == pathlib.PureWindowsPath("c:a")
