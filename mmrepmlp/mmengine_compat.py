@@ -11,7 +11,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from .checkpoint import load_from_local, load_from_url
+from .checkpoint import load_for_mmengine, load_from_url
 
 HISTORY_STATISTICS = ("min", "max", "current", "mean")
 
@@ -42,7 +42,7 @@ def history_statistic(owner: type, name: str) -> object:
 
 
 def read_files_safely() -> None:
-    CheckpointLoader.register_scheme("", load_from_local, force=True)
+    CheckpointLoader.register_scheme("", load_for_mmengine, force=True)
 
 
 def read_urls_safely() -> None:

@@ -7,7 +7,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp import mmengine_compat
-from mmrepmlp.checkpoint import load_from_local, load_from_url
+from mmrepmlp.checkpoint import load_for_mmengine, load_from_url
 
 
 def changed() -> tuple:
@@ -17,7 +17,7 @@ def changed() -> tuple:
 def test_importing_applies_every_effect_and_again_changes_nothing():
     before = changed()
     schemes, trusted, packages = before
-    assert schemes[""] is load_from_local
+    assert schemes[""] is load_for_mmengine
     assert schemes["http://"] is schemes["https://"] is load_from_url
     assert any("HistoryBuffer" in name for name in trusted) and any("builtins.getattr" in name for name in trusted)
     assert packages["mmrepmlp"] == "mmrepmlp.registry"

@@ -7,8 +7,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint.names import abbreviate, architecture_of, backbone_part, form_of, to_native_names, unwrap
+from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names
 from mmrepmlp.checkpoint.tiles import resample_tiles
+from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
 
 

@@ -17,46 +17,8 @@ SYNONYMS = {
     "gp.fc1": "gp.conv1.conv",
     "gp.fc2": "gp.conv2.conv",
 }
-WRAPPERS = ("state_dict", "model")
-AVERAGES = ("ema", "model_ema", "state_dict_ema")
+STEM = re.compile(r"^((?:.+\.)?)(?:patch_embed\.projection|conv_embedding\.conv|stages\.0\.0\.repmlp_block)\.")
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
-
-
-def unwrap(checkpoint: Mapping, ema: bool = False) -> dict[str, Tensor]:
-    """Find the state dict inside a checkpoint, without ``module.``.
-
-    Searched under ``state_dict``, ``model`` and the usual names of averaged weights; otherwise the checkpoint itself is
-    the state dict.
-
-    Args:
-        checkpoint: Content of a file.
-        ema: Whether to return the weights averaged over the training. Default: False.
-
-    Raises:
-        ValueError: ``ema`` is set and there are no averaged weights.
-    """
-    if ema and "ema_state_dict" in checkpoint:
-        # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
-        return unwrap(checkpoint["state_dict"])
-    keys = AVERAGES if ema else WRAPPERS + AVERAGES
-    for key in keys:
-        if isinstance(checkpoint.get(key), Mapping):
-            return unwrap(checkpoint[key])
-    if ema:
-        raise ValueError(
-            f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
-            f"{', '.join(AVERAGES)} or ema_state_dict. Load it without ema (--ema)."
-        )
-    if checkpoint and all(str(name).startswith("module.") for name in checkpoint):
-        return unwrap({name.removeprefix("module."): value for name, value in checkpoint.items()})
-    return dict(checkpoint)
-
-
-def abbreviate(names: Iterable, limit: int = 10) -> str:
-    """List at most ``limit`` names and the number of the remaining ones."""
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def to_native_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,9 +44,10 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
 
 def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Select the backbone's tensors from a whole model's state dict, under the backbone's own names."""
-    if any(name.startswith("backbone.") for name in state):
-        return {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
-    return {name: value for name, value in state.items() if not name.startswith("head.")}
+    prefixes = {match[1] for match in map(STEM.match, state) if match}
+    prefix = min(prefixes, key=len) if prefixes else ""
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return own if prefix else {name: value for name, value in own.items() if not name.startswith("head.")}
 
 
 def form_of(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 """Read checkpoint files of torch.save or safetensors without executing code that they may contain."""
 
 import io
+import logging
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from mmrepmlp.errors import MMRepMLPError
 
 from .plain_data import to_plain, trust_plain_data
+from .unwrap import unwrap
 
 
 class CheckpointError(MMRepMLPError):
@@ -25,9 +27,6 @@ class CheckpointError(MMRepMLPError):
 
 def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allow_unsafe: bool = False) -> dict:
     """Read a checkpoint without executing code that it may contain.
-
-    Once this package is imported, MMEngine reads local files with this function, for ``load_from``, ``--resume`` and
-    ``init_cfg=dict(type='Pretrained')`` alike.
 
     Args:
         filename: Path of a file written by ``torch.save``, or of a ``.safetensors`` file.
@@ -52,13 +51,37 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         if is_safetensors(path):
             return read_safetensors(path, map_location)
         with trust_plain_data():
-            return to_plain(torch.load(path, map_location=map_location, weights_only=not allow_unsafe))
+            content = to_plain(torch.load(path, map_location=map_location, weights_only=not allow_unsafe))
     except PermissionError:
         raise
     except (ModuleNotFoundError, AttributeError) as error:
         raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
     except Exception as error:  # of whatever the bytes made the readers do
         raise CheckpointError(explain_failure(path, error)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name.")
+    return content
+
+
+def load_for_mmengine(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
+    """Read a checkpoint as :func:`load_from_local` does, and give its weights the name under which MMEngine looks.
+
+    Once this package is imported, MMEngine reads local files with this function, for ``load_from``, ``--resume`` and
+    ``init_cfg=dict(type='Pretrained')`` alike.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file cannot be read, or contains code.
+    """
+    content = load_from_local(filename, map_location)
+    try:
+        state = unwrap(content)
+    except ValueError as error:  # perhaps its reader knows what it is
+        print_log(f"{filename}: {error}", "current", logging.WARNING)
+        return content
+    if state.keys() != content.get("state_dict", content).keys():
+        content["state_dict"] = state
+    return content
 
 
 def is_safetensors(path: Path) -> bool:
@@ -109,7 +132,7 @@ def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | Non
                 f"{filename} cannot be downloaded: {error}. Download it elsewhere and give its path instead."
             ) from error
     barrier()
-    return load_from_local(path, map_location)
+    return load_for_mmengine(path, map_location)
 
 
 def explain_failure(path: Path, error: Exception) -> str:

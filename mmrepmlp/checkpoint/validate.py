@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .names import abbreviate
+from .unwrap import abbreviate
 
 # The range of a torch observer is empty before its first input: from infinity to minus infinity.
 OBSERVED = (".min_val", ".max_val")

@@ -159,7 +159,9 @@ def test_refusals_name_what_they_refuse(tmp_path):
 def test_paths_of_another_system_and_python(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("archive/data.pkl", b"\x80\x02cpathlib._local\nWindowsPath\nX\x03\x00\x00\x00c:a\x85R.")
+        file.writestr(
+            "archive/data.pkl", b"\x80\x02}X\x01\x00\x00\x00pcpathlib._local\nWindowsPath\nX\x03\x00\x00\x00c:a\x85Rs."
+        )
         file.writestr("archive/version", "3")
     (tmp_path / "x.pth").write_bytes(buffer.getvalue())
-    assert load_from_local(tmp_path / "x.pth") == pathlib.PureWindowsPath("c:a")
+    assert load_from_local(tmp_path / "x.pth")["p"] == pathlib.PureWindowsPath("c:a")

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.forward import count_macs
 from mmrepmlp.apis.model import build_model
-from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, save_hashed, unwrap
+from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, meta_of, save_hashed, unwrap
 from mmrepmlp.version import __version__
 
 TASKS = dict(mmpretrain="Image Classification", mmseg="Semantic Segmentation", mmdet="Object Detection")
@@ -65,7 +65,7 @@ def publish_checkpoint(
     source = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
     state = unwrap(source, ema)
     model = build_model(cfg, state)
-    meta = {"mmrepmlp_version": __version__, **source.get("meta", {})}
+    meta = {"mmrepmlp_version": __version__, **meta_of(source)}
     entry = {
         "Name": out.stem,
         "In Collection": "RepMLPNet",

@@ -18,7 +18,15 @@ from mmrepmlp.apis.conversion.verification import compare_models, heads_error, v
 from mmrepmlp.apis.forward import count_macs
 from mmrepmlp.apis.model import build_model, deploy_config
 from mmrepmlp.apis.runs.evaluate import evaluate
-from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, save_checkpoint, save_hashed, unwrap
+from mmrepmlp.checkpoint import (
+    atomic_write,
+    check_overwrite,
+    load_from_local,
+    meta_of,
+    save_checkpoint,
+    save_hashed,
+    unwrap,
+)
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, switch_to_deploy
 from mmrepmlp.version import __version__
@@ -104,7 +112,7 @@ def reparameterize_checkpoint(
         raise_failures(report)
 
     kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
-    meta = {**source.get("meta", {}), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
+    meta = {**meta_of(source), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
     content = {"meta": meta, "state_dict": cast(converted.state_dict(), precision), **kept}
     if check:
         with TemporaryDirectory() as folder:

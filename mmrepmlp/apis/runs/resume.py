@@ -18,21 +18,34 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
         work_dir: Folder of the run.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one; None if there is none.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one; None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
+            them.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
     named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
     others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
+    faults = {}
     for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.is_dir() and path.name:  # a sharded checkpoint is a folder
+        if not path.name:  # of an empty pointer
+            continue
+        if path.is_dir():  # a sharded checkpoint
             return str(path)
         try:
             load_from_local(path)
         except (CheckpointError, FileNotFoundError) as error:
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
+            faults[path] = str(error)
         else:
             return str(path)
+    if faults:
+        raise CheckpointError(
+            f"Nothing to resume from in {work_dir}: none of {len(faults)} checkpoints can be read. "
+            f"{' '.join(faults.values())} To train from the start, use another --work-dir or move these files away."
+        )
     return None
 
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the state dict inside the content of a checkpoint file, whoever wrote it."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+# Names of entries with the weights, the usual ones first, and with averaged weights.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "module")
+AVERAGES = ("ema", "model_ema", "state_dict_ema", "params_ema", "ema_model", "teacher")
+# Around a whole model: of distributed wrappers, of Lightning, of torch.compile, of averaged models.
+WRAPPERS_ONLY = ("module.", "_orig_mod.")
+PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "net.", "network.")
+MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.")
+
+
+def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
+    """Find the state dict inside a checkpoint, without prefixes such as ``module.``.
+
+    Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
+    included, if it is the only one that holds parameters by name; otherwise the checkpoint itself is the state dict.
+
+    Args:
+        checkpoint: Content of a file.
+        ema: Whether to return the weights averaged over the training. Default: False.
+
+    Raises:
+        ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
+            weights.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"The checkpoint is a {type(checkpoint).__name__}: expected a dict of tensors by name.")
+    if ema and "ema_state_dict" in checkpoint:
+        # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
+        return unwrap(checkpoint["state_dict"])
+    found = {key: value for key, value in checkpoint.items() if holds_state(key, value)}
+    for key in AVERAGES if ema else WRAPPERS:
+        if key in found:
+            return unwrap(found[key])
+    if ema:
+        raise ValueError(
+            f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
+            f"{', '.join(AVERAGES)} or ema_state_dict. Load it without ema (--ema)."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"The checkpoint holds weights under {abbreviate(found)}, and these names do not tell which to load. Save "
+            "those to load in a file of their own."
+        )
+    if found:
+        return unwrap(*found.values())
+    if checkpoint and not any(isinstance(value, Tensor) for value in checkpoint.values()):
+        raise ValueError(f"The checkpoint holds no weights: its entries are {abbreviate(checkpoint)}.")
+    return strip_prefixes(dict(checkpoint))
+
+
+def holds_state(key: object, value: object) -> bool:
+    """Whether an entry of a checkpoint has parameters by name, at any depth; what optimizers keep of them is none."""
+    if not isinstance(value, Mapping) or str(key).startswith("optim") or str(key).endswith("_extra_state"):
+        return False
+    return any(
+        (isinstance(part, Tensor) and ("." in name or name in ("weight", "bias"))) or holds_state(name, part)
+        for name, part in value.items()
+        if isinstance(name, str)
+    )
+
+
+def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what wrappers put in front of a model's names, and the tensors outside of the wrapped model.
+
+    A prefix that a model may have by itself is removed only where a model of OpenMMLab or a RepMLPNet is behind it.
+    """
+    for prefix in PREFIXES:
+        inside = {str(n).removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)}
+        is_whole = len(inside) == len(state) and prefix in WRAPPERS_ONLY
+        if inside and (is_whole or (has_model(inside) and not has_model(state))):
+            return strip_prefixes(inside)
+    return state
+
+
+def has_model(names: Iterable[str]) -> bool:
+    """Whether the names are those of a whole model of OpenMMLab or of a RepMLPNet."""
+    return any(str(name).startswith(MODEL) for name in names)
+
+
+def abbreviate(names: Iterable, limit: int = 10) -> str:
+    """List at most ``limit`` names and the number of the remaining ones."""
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def meta_of(checkpoint: Mapping) -> dict:
+    """The ``meta`` of a checkpoint of MMEngine; empty where there is none, or something else of this name."""
+    meta = checkpoint.get("meta")
+    return dict(meta) if isinstance(meta, Mapping) else {}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmpretrain.registry import MODELS
+
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.models import RepMLPNet
+from tests.conftest import TINY
+
+CLASSIFIER = dict(
+    type="mmpretrain.ImageClassifier",
+    backbone=dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64),
+    neck=dict(type="mmpretrain.GlobalAveragePooling"),
+    head=dict(type="mmpretrain.LinearClsHead", num_classes=5, in_channels=64),
+)
+BOOKKEEPING = dict(
+    epoch=3,
+    arch="RepMLPNet",
+    args=dict(lr=0.1),
+    best=torch.tensor(0.5),
+    optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[{"params": [0]}]),
+    optim_by_name={"patch_embed.projection.weight": torch.ones(1)},
+    scaler=dict(scale=torch.tensor(2.0)),
+    rng=dict(cpu=torch.zeros(3, dtype=torch.uint8)),
+)
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(1)
+    return MODELS.build(CLASSIFIER).state_dict()
+
+
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+LAYOUTS = {
+    "bare": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, **BOOKKEEPING},
+    "model": lambda s: {"model": s, "model_ema": {k: v + 1 for k, v in s.items()}, **BOOKKEEPING},
+    "params": lambda s: {"params": s, "params_ema": {k: v + 1 for k, v in s.items()}},
+    "only averages": lambda s: {"model_ema": s, **BOOKKEEPING},
+    "params_ema": lambda s: {"params_ema": s, **BOOKKEEPING},
+    "nested ema": lambda s: {"ema": {"decay": 0.9, "state_dict": s}, **BOOKKEEPING},
+    "teacher": lambda s: {"teacher": prefixed(s, "module."), **BOOKKEEPING},
+    "unheard-of": lambda s: {"weights_of_monday": s, **BOOKKEEPING},
+    "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "loss_fn.weight": torch.ones(5)}, **BOOKKEEPING},
+    "compiled": lambda s: prefixed(s, "_orig_mod."),
+    "compiled and distributed": lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    "inside of a larger model": lambda s: {"state_dict": prefixed(s, "detector.encoder.")},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_weights_are_found_by_their_content(name, state, tmp_path):
+    save_checkpoint(LAYOUTS[name](state), tmp_path / "x.pth")
+    backbone = RepMLPNet(TINY, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth")))
+    backbone.init_weights()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, state[f"backbone.{key}"])
+    if name == "inside of a larger model":
+        return
+    whole = MODELS.build(CLASSIFIER)
+    load_checkpoint(whole, str(tmp_path / "x.pth"), strict=True)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, state[key])
+    assert unwrap(load_from_local(tmp_path / "x.pth")).keys() == state.keys()
+
+
+def test_several_candidates_are_listed(state, tmp_path):
+    content = {"student": state, "teacher": state, **BOOKKEEPING}
+    with pytest.raises(ValueError, match="holds weights under student, teacher, and these names do not tell"):
+        unwrap(content)
+    assert unwrap(content, ema=True).keys() == state.keys()
+    save_checkpoint(content, tmp_path / "x.pth")
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth")).keys() == content.keys()
+    backbone = RepMLPNet(TINY, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth")))
+    with pytest.raises(ValueError, match="student, teacher"):
+        backbone.init_weights()
+
+
+def test_no_weights_list_what_there_is():
+    with pytest.raises(ValueError, match="holds no weights: its entries are epoch, args"):
+        unwrap({"epoch": 3, "args": {"lr": 1}})
+    with pytest.raises(ValueError, match=r"no averaged weights: its entries are model.*\(--ema\)"):
+        unwrap({"model": {"weight": torch.ones(1)}}, ema=True)
+
+
+@pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), 3, "text", None, {1, 2}, (1, 2)])
+def test_files_of_anything_else_say_what_they_hold(content, tmp_path):
+    torch.save(content, tmp_path / "x.pth")
+    for load in (load_from_local, CheckpointLoader.load_checkpoint):
+        with pytest.raises(CheckpointError, match=f"holds a {type(content).__name__}: expected a dict"):
+            load(str(tmp_path / "x.pth"))
+    with pytest.raises(ValueError, match=f"is a {type(content).__name__}: expected a dict"):
+        unwrap(content)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {1: 2}, {"meta": 3}, {"state_dict": 5}, {"state_dict": {}}, {"model": [1]}, {"a": {"b": "c"}}]
+)
+def test_odd_contents_end_in_a_sentence(content, tmp_path):
+    """Of unwrap, or of the model that does not find its tensors."""
+    torch.save(content, tmp_path / "x.pth")
+    CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    cfg = Config(dict(model=CLASSIFIER, default_scope="mmpretrain"))
+    with pytest.raises(ValueError, match=r"holds no weights|does not fit"):
+        build_model(cfg, unwrap(load_from_local(tmp_path / "x.pth")))
+
+
+def test_names_that_belong_to_the_model_stay():
+    state = {"model.conv1.weight": torch.ones(1), "model.fc.bias": torch.ones(1)}
+    assert unwrap({"state_dict": state}) == state
+    assert unwrap(prefixed(state, "module.")).keys() == state.keys()
