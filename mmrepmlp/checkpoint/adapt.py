@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names
+from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
@@ -18,8 +19,8 @@ def adapt_state_dict(
 ) -> None:
     """Adapt the part of a state dict that belongs to a RepMLPNet to the model.
 
-    Tensors are renamed; ``fc3`` is resampled if the tile sizes differ, which is logged; a training form is folded if
-    the model is in deploy form.
+    Tensors are renamed; ``fc3`` is resampled if the tile sizes differ, and the stem adapted to other image channels or
+    patches, which is logged; a training form is folded if the model is in deploy form.
 
     Args:
         model: The RepMLPNet that is about to load.
@@ -44,6 +45,9 @@ def adapt_state_dict(
     if changes:
         print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
     expected = model.state_dict() if expected is None else expected
+    state, changes = adapt_stem(state, expected[STEM].shape)
+    if changes:
+        print_log(f"The stem is adapted: {', '.join(changes)}.", "current")
     form = form_of(state)
     if form != form_of(expected):
         if form_of(expected) != "deploy":

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate, train
 from mmrepmlp.apis.runs.resume import latest_checkpoint, make_resumable
-from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.fixtures import CONFIG
 
 
@@ -81,3 +81,15 @@ def test_the_latest_checkpoint_is_the_newest_that_is_whole(tmp_path):
     for broken in ("epoch_1.pth", "epoch_3.pth"):
         (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:100])
     assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
+
+
+def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
+    for name in ("epoch_1.pth", "iter_20.pth"):
+        (tmp_path / name).write_bytes(b"PK")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "gone.pth"))
+    with pytest.raises(CheckpointError, match=r"none of 3 .*gone\.pth.*epoch_1\.pth.*damaged.*--work-dir") as error:
+        latest_checkpoint(tmp_path)
+    assert "iter_20.pth" in str(error.value)
+    with pytest.raises(CheckpointError, match="none of 3"):
+        train(CONFIG, str(tmp_path), resume="auto", cfg_options={"train_dataloader": None, "val_dataloader": None})
+    assert (tmp_path / "epoch_1.pth").read_bytes() == b"PK"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapt the stem of a state dict to other numbers of image channels and other patches."""
+
+import torch
+from torch import Tensor
+
+from .tiles import resize_matrix
+
+STEM = "patch_embed.projection.weight"
+
+
+def adapt_stem(state: dict[str, Tensor], expected: torch.Size) -> tuple[dict[str, Tensor], list[str]]:
+    """Adapt the stem's convolution to the model's image channels and patch size.
+
+    Args:
+        state: A backbone's state dict with our names, in any form.
+        expected: Shape (O, I, height, width) of the model's convolution.
+
+    Returns:
+        The state dict, and a description of each change.
+    """
+    weight, changes = state.get(STEM), []
+    if weight is None or weight.dim() != 4 or weight.size(0) != expected[0]:
+        return state, changes
+    if weight.size(1) != expected[1]:
+        changes.append(f"{weight.size(1)} -> {expected[1]} image channels")
+        weight = adapt_channels(weight, expected[1])
+    if weight.shape[2:] != expected[2:]:
+        old, new = ("x".join(map(str, sides)) for sides in (weight.shape[2:], expected[2:]))
+        changes.append(f"patches {old} -> {new}")
+        weight = resize_patch(weight, tuple(expected[2:]))
+    return ({**state, STEM: weight} if changes else state), changes
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """Adapt a convolution to another number of input channels; the response to equal channels stays the same.
+
+    More channels repeat the given ones, each divided by how often it occurs; fewer are the sums of those that a
+    repetition would put there. A single one is the sum of all. For 3 channels and multiples of 3 that is what timm
+    does.
+
+    Args:
+        weight: Shape (O, I, height, width).
+        channels: The number of channels I'.
+
+    Returns:
+        Shape (O, I', height, width).
+    """
+    given = weight.size(1)
+    place = torch.arange(max(given, channels), device=weight.device)
+    matrix = torch.zeros(channels, given, dtype=torch.float64, device=weight.device)
+    matrix[place % channels, place % given] = 1
+    matrix /= matrix.sum(0, keepdim=True)
+    return torch.einsum("oihw,ji->ojhw", weight.double(), matrix).to(weight)
+
+
+def resize_patch(weight: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Resize the patch of a convolution: the larger one computes on an enlarged image what the smaller one does.
+
+    Args:
+        weight: Shape (O, I, height, width).
+        patch: The new height and width in pixels.
+
+    Returns:
+        Shape (O, I, *patch). The response to a constant image stays the same.
+    """
+    resize = resize_matrix(patch, tuple(weight.shape[2:])).to(weight.device)
+    return (weight.double().flatten(2) @ resize).unflatten(2, patch).to(weight)
