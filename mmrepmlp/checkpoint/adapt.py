@@ -41,6 +41,7 @@ def adapt_state_dict(
             f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Expected the names of mmpretrain's "
             "RepMLPNet, with or without 'backbone.', or the authors' names."
         )
+    state = drop_unbuilt(state, len(model.stages), len(model.depths))
     state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
     if changes:
         print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
@@ -61,6 +62,14 @@ def adapt_state_dict(
     for name in list(own):
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in state.items()})
+
+
+def drop_unbuilt(state: dict[str, Tensor], built: int, stages: int) -> dict[str, Tensor]:
+    """Leave out what belongs to stages that the model, with its ``out_indices``, does not have."""
+    if built == stages:
+        return state
+    unbuilt = [prefix for i in range(built, stages) for prefix in (f"stages.{i}.", f"downsample_layers.{i - 1}.")]
+    return {name: value for name, value in state.items() if not name.startswith((*unbuilt, "final_norm."))}
 
 
 def first_blocks(model: nn.Module) -> list[nn.Module]:

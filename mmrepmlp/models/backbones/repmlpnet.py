@@ -29,7 +29,9 @@ class RepMLPNet(BaseModule, Reparameterizable):
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         in_channels: Number of image channels. Default: 3.
         patch_size: Height and width in pixels of the patches of the stem. Default: 4.
-        out_indices: Stages whose maps to return; negative ones count from the end. Default: (3, ).
+        out_indices: Stages whose maps to return; negative ones count from the end. Stages behind the last of them are
+            not built, since no gradient would reach them, and their tensors in a state dict are ignored.
+            Default: (3, ).
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
         globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
@@ -101,7 +103,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
         self.downsample_layers = ModuleList()
         drop_rates = iter(torch.linspace(0, drop_path_rate, sum(self.depths), device="cpu").tolist())
         tiles = resolve_tiles(self.img_size, self.patch_size, len(self.depths))
-        for i, (channels, depth, (h, w)) in enumerate(zip(self.channels, self.depths, tiles)):
+        num_built = self.out_indices[-1] + 1
+        for i, (channels, depth, (h, w)) in enumerate(zip(self.channels, self.depths[:num_built], tiles)):
             if i:
                 self.downsample_layers.append(ConvBN(self.channels[i - 1], channels, 2, norm_cfg, True, deploy))
             units = [
@@ -122,7 +125,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
                 for _ in range(depth)
             ]
             self.stages.append(Sequential(*units))
-        if not final_norm:
+        if not final_norm or num_built < len(self.depths):
             self.final_norm = nn.Identity()
         elif deploy:
             self.final_norm = ScaleShift(self.channels[-1])
@@ -153,9 +156,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
                 x = self.downsample_layers[i - 1](x)
             x = stage(x)
             if i in self.out_indices:
-                outs.append(self.final_norm(x) if i == len(self.stages) - 1 else x)
-            if i == self.out_indices[-1]:
-                return tuple(outs)
+                outs.append(self.final_norm(x) if i == len(self.depths) - 1 else x)
+        return tuple(outs)
 
     def get_equivalent_layers(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight and bias of every layer of the deploy form, by name, as differentiable functions of this form's."""
@@ -215,14 +217,15 @@ class RepMLPNet(BaseModule, Reparameterizable):
         Returns:
             The parameter's layer, from 0, and the number of layers.
         """
-        num_layers = sum(self.depths) + 2
+        depths = [len(stage) for stage in self.stages]
+        num_layers = sum(depths) + 2
         name = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
         if name[0] == "patch_embed":
             return 0, num_layers
         if name[0] == "stages":
-            return sum(self.depths[: int(name[1])]) + int(name[2]) + 1, num_layers
+            return sum(depths[: int(name[1])]) + int(name[2]) + 1, num_layers
         if name[0] == "downsample_layers":
-            return sum(self.depths[: int(name[1]) + 1]) + 1, num_layers
+            return sum(depths[: int(name[1]) + 1]) + 1, num_layers
         return num_layers - 1, num_layers
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:

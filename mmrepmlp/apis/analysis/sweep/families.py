@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config families of the installed frameworks, and the documented way to swap the backbone of a config."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.runs.fit import FitError, check_fit
+
+PACKAGES = ("mmpretrain", "mmseg", "mmdet")
+# Tiles of an image of 64 pixels; the smallest set-sharing that the channels allow to differ from stage to stage.
+ARCH = dict(channels=[16, 32, 64, 128], depths=[1, 1, 1, 1], sharesets_nums=[1, 2, 4, 8])
+STRIDES = (4, 8, 16, 32)
+
+
+def find_families(package: str) -> dict[str, list[str]]:
+    """Config families of an installed package: the folders of its configs, and ``package::path`` of each config.
+
+    Configs of a ResNet-50 come first, and short names before long ones, which name variants.
+    """
+    spec = find_spec(package)
+    root = Path(spec.origin).parent / ".mim" / "configs" if spec and spec.origin else Path()
+    families = {}
+    for folder in sorted(path for path in root.glob("*") if path.is_dir() and path.name != "_base_"):
+        files = sorted(folder.rglob("*.py"), key=lambda file: ("r50" not in file.name, len(file.name), file.name))
+        names = [f"{package}::{file.relative_to(root)}" for file in files if "_base_" not in file.parts]
+        if names:
+            families[folder.name] = names
+    return families
+
+
+def read_family(names: Sequence[str]) -> tuple[str, Config]:
+    """The first config of a family whose model has a backbone.
+
+    Raises:
+        ValueError: None has.
+    """
+    for name in names:
+        cfg = read_config(name)
+        if isinstance(cfg.model.get("backbone"), dict):
+            return name, cfg
+    raise ValueError("no config of this family has a model with a backbone of its own")
+
+
+def swap_backbone(cfg: Config, maps: Sequence[Tensor]) -> None:
+    """Put a small RepMLPNet into a config, and follow the advice of the check of channels until all parts fit.
+
+    Args:
+        cfg: The config. Changed in place.
+        maps: What the config's own backbone computes of an image of 128 pixels.
+
+    Raises:
+        FitError: A part does not fit, and no setting is known that would make it.
+    """
+    cfg.model.backbone = dict(type="mmrepmlp.RepMLPNet", arch=ARCH, img_size=64, out_indices=choose_stages(maps))
+    tried: set[str] = set()
+    while True:
+        try:
+            return check_fit(cfg)
+        except FitError as error:
+            if not error.options or str(error) in tried:
+                raise
+            tried.add(str(error))
+            cfg.merge_from_dict(error.options)
+
+
+def choose_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
+    """The stages that give as many maps as another backbone does, at its strides where those are ours.
+
+    Raises:
+        ValueError: There are more maps than stages.
+    """
+    if len(maps) > len(STRIDES):
+        raise ValueError(f"the heads take {len(maps)} maps, a RepMLPNet has {len(STRIDES)}")
+    strides = [round(128 / x.size(-1)) if isinstance(x, Tensor) and x.dim() == 4 else 0 for x in maps]
+    if len(set(strides)) == len(strides) and set(strides) <= set(STRIDES):
+        return tuple(STRIDES.index(stride) for stride in strides)
+    return tuple(range(len(STRIDES)))[-len(maps) :]
+
+
+def test_images(number: int, channels: int = 3) -> Tensor:
+    """Images of 128 pixels: four tiles of :data:`ARCH`."""
+    return torch.randn(number, channels, 128, 128, generator=torch.Generator().manual_seed(0))

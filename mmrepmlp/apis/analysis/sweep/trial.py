@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One config with the backbone swapped: does it train, convert and export as the config's own backbone does."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor, nn
+
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.conversion.reparameterize import reparameterize_checkpoint
+from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
+from mmrepmlp.apis.forward import input_channels, make_samples
+from mmrepmlp.apis.model import build_model, build_untrained
+from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
+
+from .families import read_family, swap_backbone, test_images
+
+STEPS = ("control", "train", "convert", "export")
+
+
+@dataclass
+class Trial:
+    """What became of one family of configs.
+
+    Attributes:
+        package: Package of the config.
+        family: Its folder.
+        config: The config, ``package::path``.
+        control: Whether the config's own backbone builds and predicts on a random image.
+        train: Whether the swapped one gives a loss and gradients.
+        convert: Whether the conversion proves exact, and the written config and checkpoint predict the same.
+        export: Whether the ONNX graph computes the same: of a whole classifier or segmentor, of a detector's backbone.
+        error: Largest relative difference of the maps in the written file.
+        reason: Why the first step that did not pass did not.
+    """
+
+    package: str
+    family: str
+    config: str = ""
+    control: str = "-"
+    train: str = "-"
+    convert: str = "-"
+    export: str = "-"
+    error: str = ""
+    reason: str = ""
+
+
+def run_trial(package: str, family: str, names: Sequence[str], folder: Path) -> Trial:
+    """Try a family; what fails is noted and ends the trial."""
+    trial = Trial(package, family)
+    step = STEPS[0]
+    try:
+        trial.config, cfg = read_family(names)
+        maps = run_control(cfg)
+        trial.control, step = "pass", "train"
+        swap_backbone(cfg, maps)
+        cfg.dump(str(folder / "config.py"))
+        model = run_training_step(cfg)
+        trial.train, step = "pass", "convert"
+        save_checkpoint({"state_dict": model.state_dict()}, folder / "trained.pth")
+        trial.error = f"{run_conversion(folder, model):.1e}"
+        trial.convert, step = "pass", "export"
+        run_export(folder, model)
+        trial.export = "pass"
+    except Exception as error:
+        setattr(trial, step, "fail")
+        trial.reason = f"{step}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return trial
+
+
+def run_control(cfg: Config) -> list[Tensor]:
+    """Build a config's model and predict; return the maps of its backbone."""
+    model = build_untrained(cfg).eval()
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, output: object) -> None:
+        maps[:] = output if isinstance(output, (list, tuple)) else [output]
+
+    model.backbone.register_forward_hook(keep)
+    predict(model)
+    return maps
+
+
+@torch.no_grad()
+def predict(model: nn.Module) -> object:
+    """Predictions on a random image, as nested dicts of tensors."""
+    images = test_images(1, input_channels(model.backbone)).to(next(model.parameters()))
+    torch.manual_seed(0)
+    return to_dicts(model(images, make_samples(model, images), mode="predict"))
+
+
+def to_dicts(value: object) -> object:
+    """Samples as nested dicts and lists."""
+    if isinstance(value, BaseDataElement):
+        return {key: to_dicts(part) for key, part in value.items() if not key.startswith("gt_")}
+    if isinstance(value, Mapping):
+        return {key: to_dicts(part) for key, part in value.items()}
+    return [to_dicts(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def run_training_step(cfg: Config) -> nn.Module:
+    """Loss and gradients on two random images; return the model in eval mode.
+
+    Raises:
+        RuntimeError: The loss is not finite, or no gradient reaches the backbone.
+    """
+    torch.manual_seed(0)
+    model = build_untrained(cfg)
+    model.init_weights()
+    model.train()
+    images, samples = make_batch(model)
+    loss, _ = model.parse_losses(model(images, samples, mode="loss"))
+    loss.backward()
+    if not loss.isfinite() or all(p.grad is None or not p.grad.any() for p in model.backbone.parameters()):
+        raise RuntimeError(f"loss {loss.item()}, without gradients in the backbone or not finite")
+    return model.eval()
+
+
+def make_batch(model: nn.Module) -> tuple[Tensor, list[BaseDataElement]]:
+    """Two random images with annotations, as the model's framework makes them."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    images = test_images(2, input_channels(model.backbone))
+    if "mmdet" in packages:
+        from mmdet.testing import demo_mm_inputs
+
+        shape = tuple(images.shape[1:])
+        data = demo_mm_inputs(2, shape, num_items=[4, 4], num_classes=2, with_mask=True, with_semantic=True)
+        data = model.data_preprocessor(data, True)
+        return data["inputs"], data["data_samples"]
+    if "mmseg" in packages:
+        samples = make_samples(model, images)
+        for sample in samples:
+            labels = torch.randint(0, 2, (1, *images.shape[2:]))
+            sample.gt_sem_seg = PixelData(data=labels)
+            sample.gt_edge_map = PixelData(data=labels)
+        return images, samples
+    from mmpretrain.structures import DataSample
+
+    return images, [DataSample(metainfo=dict(num_classes=1000)).set_gt_label([label]) for label in range(2)]
+
+
+def run_conversion(folder: Path, model: nn.Module) -> float:
+    """Convert the checkpoint; compare predictions of what is built from the files; return the largest difference.
+
+    Raises:
+        RuntimeError: The predictions differ.
+    """
+    report = reparameterize_checkpoint(folder / "config.py", folder / "trained.pth", folder / "deploy.pth")
+    deployed = build_model(read_config(report.config), load_from_local(report.checkpoint)["state_dict"])
+    worst = compare_predictions(model, deployed, 1e-3)
+    if worst and not worst.accepted:  # where rounding decides, of two equal scores for example
+        exact = copy.deepcopy(model).double()
+        worst = compare_predictions(exact, switch_to_deploy(copy.deepcopy(exact)), 1e-6)
+    if worst and not worst.accepted:
+        raise RuntimeError(f"predictions differ by {worst.relative:.1e} relative in {worst.output}")
+    return max(d.relative for d in report.differences if d.required and d.dtype is torch.float32)
+
+
+def compare_predictions(before: nn.Module, after: nn.Module, tolerance: float) -> Difference | None:
+    """The largest difference of predictions; None if there are none."""
+    differences = compare_outputs(predict(before), predict(after), torch.float32, tolerance)
+    return max(differences, key=lambda d: d.relative, default=None)
+
+
+def run_export(folder: Path, model: nn.Module) -> None:
+    """Export the checkpoint: a classifier or segmentor as a whole, of other models the backbone."""
+    whole = any(cls.__name__ in ("ImageClassifier", "EncoderDecoder") for cls in type(model).__mro__)
+    export_checkpoint(folder / "config.py", folder / "trained.pth", folder / "model.onnx", backbone_only=not whole)
+
