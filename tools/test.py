@@ -9,6 +9,7 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", help="checkpoint file (default: the config's load_from)")
     parser.add_argument("--out", help="pickle file to write the predictions to")
     parser.add_argument("--deploy", action="store_true", help="convert the model to deploy form first")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation, by the config's or by flips")
     run_tool(parser, "evaluate")
 
 

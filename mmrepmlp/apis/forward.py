@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
+
+from mmrepmlp.models import image_channels
 
 PARTS = ("backbone", "neck")
 # Boxes for the second stage of a detector, as shares of the image: x1, y1, x2, y2.
@@ -52,15 +53,7 @@ def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
     side = getattr(backbone, "img_size", 224)
     height, width = (int(scale * s) for s in ((side, side) if isinstance(side, int) else side))
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, input_channels(backbone), height, width, generator=generator, dtype=torch.float64)
-
-
-def input_channels(backbone: nn.Module) -> int:
-    """Number of image channels that a backbone was built for, of its first convolution; 3 if it has none."""
-    channels = getattr(backbone, "in_channels", None)
-    if isinstance(channels, int):
-        return channels
-    return next((m.in_channels for m in backbone.modules() if isinstance(m, _ConvNd)), 3)
+    return torch.randn(number, image_channels(model), height, width, generator=generator, dtype=torch.float64)
 
 
 def run_model(model: nn.Module, images: Tensor) -> ModelOutputs:

@@ -3,6 +3,7 @@
 
 import copy
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_write, check_overwrite
 from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import image_channels
 from mmrepmlp.quantization.exportable import make_quantizers_exportable
 from mmrepmlp.reparam import named_tensors, switch_to_deploy
 
@@ -24,7 +26,10 @@ from .pooling import make_pooling_exportable
 from .session import OnnxNetwork
 
 DYNAMIC_AXES = {"batch": 0, "height": 2, "width": 3}
-OPSET = 20  # the first with GELU
+OPSET = 20  # the first with GELU as an operator
+OLDEST_OPSET = 13  # the first that quantizes per channel
+DYNAMO_OPSET = 18  # the first of torch's current exporter; its older one serves the rest
+PARTS = ("backbone", "neck")
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05
 
 
@@ -39,6 +44,7 @@ class OnnxReport:
     Attributes:
         path: The ONNX file.
         opset: Version of ONNX's operators.
+        part: What was exported: ``"backbone"``, ``"neck"``, or None for the whole model.
         operators: How often each occurs in the graph.
         errors: For each shape (N, C, H, W) of random images, the largest difference of an output from PyTorch's, over
             that output's largest value.
@@ -47,6 +53,7 @@ class OnnxReport:
 
     path: Path
     opset: int
+    part: str | None
     operators: dict[str, int]
     errors: dict[tuple[int, ...], float]
     megabytes: float
@@ -55,6 +62,9 @@ class OnnxReport:
         """To print."""
         table = Table(title=f"{self.path}", title_justify="left", box=box.SIMPLE, show_header=False)
         table.add_row("opset", str(self.opset))
+        if self.part:
+            maps = "backbone and neck" if self.part == "neck" else "backbone"
+            table.add_row("part", f"{maps}; what follows stays in PyTorch")
         table.add_row("size", f"{self.megabytes:.1f} MB")
         table.add_row("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))
         for shape, error in self.errors.items():
@@ -67,17 +77,38 @@ class NamedOutputs(nn.Module):
 
     Args:
         model: A classifier, segmentor or detector, run up to its logits, or a backbone.
+        part: ``"backbone"`` for its maps alone, ``"neck"`` for the maps of the neck. Default: None, the whole model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, part: str | None = None) -> None:
         super().__init__()
         self.model = model
-        self.is_whole = hasattr(model, "backbone")
+        self.part = part or ("whole" if hasattr(model, "backbone") else "bare")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map (N, C, H, W) to the model's outputs."""
-        outputs = self.model(images, mode="tensor") if self.is_whole else self.model(images)
+        if self.part in PARTS:
+            outputs = self.model.backbone(images)
+            outputs = self.model.neck(outputs) if self.part == "neck" else outputs
+        else:
+            outputs = self.model(images, mode="tensor") if self.part == "whole" else self.model(images)
         return tuple(tensor for _, tensor in named_tensors(outputs))
+
+    def run(self, images: Tensor) -> object:
+        """Call the network, as the exporter will.
+
+        Raises:
+            ExportError: It takes more than images.
+        """
+        try:
+            return self(images)
+        except Exception as error:
+            if self.part != "whole":
+                raise
+            raise ExportError(
+                f"{type(self.model).__name__} takes more than images ({type(error).__name__}: {error}): no graph of it "
+                "all can be made. Export its maps, with part='neck' or part='backbone' (--part)."
+            ) from error
 
 
 def export_onnx(
@@ -87,6 +118,7 @@ def export_onnx(
     batch: int = 1,
     dynamic: Sequence[str] = ("batch",),
     opset: int = OPSET,
+    part: str | None = None,
     deploy: bool = True,
     tolerance: float | None = None,
     overwrite: bool = False,
@@ -104,7 +136,9 @@ def export_onnx(
         size: Height and width of the images in pixels. Default: (224, 224).
         batch: Number of images, where it is not dynamic. Default: 1.
         dynamic: The symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ("batch",).
-        opset: Version of ONNX's operators, from 20. Default: 20.
+        opset: Version of ONNX's operators, from 13; symbolic height and width need 18. Default: 20.
+        part: ``"backbone"`` to export its maps alone, ``"neck"`` for the maps of the neck, which serves any detector.
+            Default: None, the whole model.
         deploy: Whether to convert to deploy form first. Default: True.
         tolerance: Largest allowed difference, relative to an output's largest value, in float32. Default: 1e-4; 0.05
             for a graph that rounds, where a value halfway between two levels may become either.
@@ -123,15 +157,14 @@ def export_onnx(
     unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
     if unknown:
         raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
-    if opset < OPSET:
-        raise ValueError(f"opset={opset}: expected {OPSET} or higher; {OPSET} is the first that has GELU.")
+    check_opset(opset, dynamic)
+    if part not in (None, *PARTS) or (part and not isinstance(getattr(model, part, None), nn.Module)):
+        raise ValueError(f"part={part!r}: expected None, or a part of the model, {' or '.join(PARTS)}.")
     model = copy.deepcopy(model).float().eval()
-    network = NamedOutputs(switch_to_deploy(model) if deploy else model).eval()
-    channels = next(parameter for parameter in network.parameters() if parameter.dim() == 4).size(1)
-    shape = (max(batch, 2) if "batch" in dynamic else batch, channels, *size)
-    program = trace(network, shape, dynamic, opset)
+    network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()
+    shape = (max(batch, 2) if "batch" in dynamic else batch, image_channels(model), *size)
     with atomic_write(out) as temporary:
-        program.save(str(temporary), external_data=False)
+        record(network, temporary, shape, dynamic, opset)
         rounds = store_weights_as_int8(temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
         errors = compare(network, OnnxNetwork(temporary), shape, dynamic)
@@ -143,37 +176,81 @@ def export_onnx(
                 f"{worst}, allowed {allowed:.0e}. Nothing was written."
             )
     operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
-    return OnnxReport(out, opset, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
+    return OnnxReport(out, opset, part, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
 
 
-def trace(network: NamedOutputs, shape: tuple[int, ...], dynamic: Sequence[str], opset: int) -> torch.onnx.ONNXProgram:
-    """Record a network as an ONNX program.
+def check_opset(opset: int, dynamic: Sequence[str]) -> None:
+    """Check that a version of ONNX's operators can express the network.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if opset < OLDEST_OPSET:
+        raise ValueError(f"opset={opset}: expected {OLDEST_OPSET} or higher.")
+    if opset < DYNAMO_OPSET and {"height", "width"} & set(dynamic):
+        raise ValueError(
+            f"opset={opset}: expected {DYNAMO_OPSET} or higher where height or width is dynamic, or a fixed size."
+        )
+
+
+def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: Sequence[str], opset: int) -> None:
+    """Record a network as an ONNX graph.
 
     Raises:
         ExportError: The exporter cannot.
     """
     images = torch.randn(shape)
-    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
-    names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network(images))]
+    names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network.run(images))]
     names = [f"output_{name}" for name in names] if len(names) > 1 else ["output"]
+    export = export_by_dynamo if opset >= DYNAMO_OPSET else export_by_tracing
     try:
-        with make_pooling_exportable(network), make_quantizers_exportable(network):
-            program = torch.onnx.export(
-                network,
-                (images,),
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=(axes,) if axes else None,
-                input_names=["images"],
-                output_names=names,
-                verbose=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        with torch.no_grad(), make_pooling_exportable(network), make_quantizers_exportable(network):
+            export(network, images, file, names, dynamic, opset)
+    except Exception as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"torch's exporter cannot record the model: {reason}. Nothing was written.") from error
+    written = {entry.domain: entry.version for entry in onnx.load(str(file)).opset_import}[""]
+    if written != opset:  # the exporter logs that it could not convert the graph, and goes on
+        raise ExportError(f"opset={opset}: torch's exporter offers {written} here. Nothing was written.")
+
+
+def export_by_dynamo(
+    network: NamedOutputs, images: Tensor, file: Path, names: list[str], dynamic: Sequence[str], opset: int
+) -> None:
+    """Export with torch's current exporter."""
+    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
+    program = torch.onnx.export(
+        network,
+        (images,),
+        dynamo=True,
+        opset_version=opset,
+        dynamic_shapes=(axes,) if axes else None,
+        input_names=["images"],
+        output_names=names,
+        verbose=False,
+    )
     for node in program.model.graph:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
-    return program
+    program.save(str(file), external_data=False)
+
+
+def export_by_tracing(
+    network: NamedOutputs, images: Tensor, file: Path, names: list[str], dynamic: Sequence[str], opset: int
+) -> None:
+    """Export with torch's older exporter."""
+    axes = {DYNAMIC_AXES[name]: name for name in dynamic}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecation, and of tracing sizes, which are fixed
+        torch.onnx.export(
+            network,
+            (images,),
+            str(file),
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes=dict.fromkeys(["images", *names], axes) if axes else None,
+            input_names=["images"],
+            output_names=names,
+        )
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ def main() -> None:
         choices=["batch", "height", "width"],
         help="symbolic dimensions of the graph (default: batch)",
     )
-    parser.add_argument("--opset", type=int, help="ONNX opset version (default: 20)")
-    parser.add_argument("--backbone-only", action="store_true", help="export without the head")
+    parser.add_argument("--opset", type=int, help="ONNX opset version, from 13 (default: 20)")
+    parser.add_argument("--part", choices=["backbone", "neck"], help="export the maps alone (default: the whole model)")
+    parser.add_argument("--backbone-only", dest="part", action="store_const", const="backbone", help="--part backbone")
     parser.add_argument(
         "--no-deploy", dest="deploy", action="store_false", help="export without converting to deploy form"
     )

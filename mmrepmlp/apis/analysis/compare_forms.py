@@ -13,6 +13,7 @@ from rich.table import Table
 from mmrepmlp.apis.analysis.predictions import Agreement, compare_predictions
 from mmrepmlp.apis.benchmarks.measure import interleave
 from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.metrics import metrics_agree
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, unwrap
@@ -86,7 +87,7 @@ def compare_forms(
 @torch.inference_mode()
 def forward_times(models: list[torch.nn.Module], batch: int, repeats: int) -> tuple[float, float]:
     """Median times in milliseconds of both models on random images of one tile, interleaved."""
-    images = torch.randn(batch, 3, *models[0].backbone.img_size)
-    calls = {name: lambda model=model: model(images, mode="tensor") for name, model in zip(("before", "after"), models)}
+    images = random_images(models[0], batch).float()
+    calls = {name: lambda model=model: run_model(model, images) for name, model in zip(("before", "after"), models)}
     seconds = interleave(calls, repeats, f"forward passes, batch {batch}")
     return tuple(1e3 * statistics.median(times) for times in seconds.values())

@@ -44,9 +44,12 @@ def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Conf
     if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
         raise ValueError("The predictions belong to different images. Test both forms on the same test set.")
     if "pred_score" in before[0]:
-        return compare_classes(before, after)
+        several = any("gt_score" in sample or sample["gt_label"].numel() != 1 for sample in before)
+        return (compare_label_sets if several else compare_classes)(before, after)
     if "pred_sem_seg" in before[0]:
         return compare_class_maps(before, after)
+    if "pred_panoptic_seg" in before[0]:
+        return compare_segments(before, after)
     if "pred_instances" in before[0]:
         return compare_detections(before, after, cfg.test_evaluator.ann_file)
     raise ValueError(
@@ -60,6 +63,34 @@ def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
     guesses = [torch.stack([sample["pred_score"] for sample in samples]).argmax(1) for samples in (before, after)]
     accuracy = tuple(100 * (guess == truth).double().mean().item() for guess in guesses)
     return Agreement({"top-1 accuracy": accuracy}, int((guesses[0] == guesses[1]).sum()), len(truth), "images")
+
+
+def compare_label_sets(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
+    """Compare images with several labels each by mean average precision; equal are scores on the same side of 0.5."""
+    from mmpretrain.evaluation import AveragePrecision
+
+    scores = [torch.stack([sample["pred_score"] for sample in samples]) for samples in (before, after)]
+    truth = torch.stack([label_vector(sample, scores[0].size(1)) for sample in before])
+    precisions = tuple(float(AveragePrecision.calculate(score, truth)) for score in scores)
+    same = int(((scores[0] >= 0.5) == (scores[1] >= 0.5)).sum())
+    return Agreement({"mAP": precisions}, same, truth.numel(), "labels")
+
+
+def label_vector(sample: dict, classes: int) -> torch.Tensor:
+    """The labels of a sample as a vector of zeros and ones; negative scores mark labels that are not known."""
+    if "gt_score" in sample:
+        return sample["gt_score"]
+    return torch.zeros(classes).index_fill(0, sample["gt_label"].long(), 1)
+
+
+def compare_segments(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
+    """Compare panoptic segmentations pixel by pixel; their quality needs the annotations of the data set."""
+    maps = [
+        np.concatenate([np.asarray(sample["pred_panoptic_seg"]["sem_seg"]).ravel() for sample in samples])
+        for samples in (before, after)
+    ]
+    same = int((maps[0] == maps[1]).sum())
+    return Agreement({}, same, maps[0].size, "pixels")
 
 
 def compare_class_maps(before: Sequence[dict], after: Sequence[dict], ignore: int = 255) -> Agreement:

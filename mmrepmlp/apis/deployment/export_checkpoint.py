@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.forward import random_images
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.export import OnnxReport, export_onnx
@@ -12,21 +13,19 @@ def export_checkpoint(
     checkpoint: str | Path,
     out: str | Path,
     size: tuple[int, int] | None = None,
-    backbone_only: bool = False,
     ema: bool = False,
     **options,
 ) -> OnnxReport:
     """Export a checkpoint to ONNX, verified with ONNX Runtime.
 
     Args:
-        config: Config of the model: a classifier or segmentor.
+        config: Config of the model: a classifier or segmentor; of any other model, ``part`` exports the maps.
         checkpoint: Checkpoint of the model. Both may be in training form or in deploy form.
         out: The file to write.
         size: Height and width of the images in pixels. Default: the backbone's ``img_size``.
-        backbone_only: Whether to export the backbone without the head. Default: False.
         ema: Whether to use the weights averaged over the training. Default: False.
         **options: Further arguments of :func:`mmrepmlp.export.export_onnx`: ``batch``, ``dynamic``, ``opset``,
-            ``deploy``, ``tolerance``, ``overwrite``.
+            ``part``, ``deploy``, ``tolerance``, ``overwrite``.
 
     Returns:
         Report of the export.
@@ -38,6 +37,5 @@ def export_checkpoint(
         ExportError: The export failed, or the graph's outputs differ from the model's.
     """
     model = build_model(read_config(config), unwrap(load_from_local(checkpoint), ema))
-    size = tuple(size or model.backbone.img_size)
-    network = model.backbone if backbone_only else model
-    return export_onnx(network, out, size, **options)
+    size = tuple(size or random_images(model, 1).shape[2:])
+    return export_onnx(model, out, size, **options)

@@ -11,6 +11,7 @@ from mmrepmlp.apis.config import load_config
 from .checks import check_config
 from .distributed import disable_fsdp
 from .runner import build_runner
+from .tta import apply_tta
 
 
 class DumpPredictions(DumpResults):
@@ -27,6 +28,7 @@ def evaluate(
     work_dir: str | None = None,
     out: str | None = None,
     deploy: bool = False,
+    tta: bool = False,
     cfg_options: dict | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
@@ -38,6 +40,8 @@ def evaluate(
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         out: Pickle file for the predictions. Default: None.
         deploy: Whether to convert the model to deploy form first. Default: False.
+        tta: Whether to merge the predictions of augmented images, by the config's ``tta_model`` and ``tta_pipeline``,
+            or of each image and its mirror image. Default: False.
         cfg_options: Settings to override, by dotted names. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
 
@@ -54,6 +58,8 @@ def evaluate(
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from = str(checkpoint or cfg.load_from)
     disable_fsdp(cfg)
+    if tta:
+        apply_tta(cfg)
     if deploy:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
     runner = build_runner(cfg)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.conversion.reparameterize import reparameterize_checkpoint
 from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
-from mmrepmlp.apis.forward import input_channels, make_samples
+from mmrepmlp.apis.forward import make_samples
 from mmrepmlp.apis.model import build_model, build_untrained
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 
 from .families import read_family, swap_backbone, test_images
@@ -90,7 +91,7 @@ def run_control(cfg: Config) -> list[Tensor]:
 @torch.no_grad()
 def predict(model: nn.Module) -> object:
     """Predictions on a random image, as nested dicts of tensors."""
-    images = test_images(1, input_channels(model.backbone)).to(next(model.parameters()))
+    images = test_images(1, image_channels(model)).to(next(model.parameters()))
     torch.manual_seed(0)
     return to_dicts(model(images, make_samples(model, images), mode="predict"))
 
@@ -125,7 +126,7 @@ def run_training_step(cfg: Config) -> nn.Module:
 def make_batch(model: nn.Module) -> tuple[Tensor, list[BaseDataElement]]:
     """Two random images with annotations, as the model's framework makes them."""
     packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
-    images = test_images(2, input_channels(model.backbone))
+    images = test_images(2, image_channels(model))
     if "mmdet" in packages:
         from mmdet.testing import demo_mm_inputs
 
@@ -171,5 +172,6 @@ def compare_predictions(before: nn.Module, after: nn.Module, tolerance: float) -
 def run_export(folder: Path, model: nn.Module) -> None:
     """Export the checkpoint: a classifier or segmentor as a whole, of other models the backbone."""
     whole = any(cls.__name__ in ("ImageClassifier", "EncoderDecoder") for cls in type(model).__mro__)
-    export_checkpoint(folder / "config.py", folder / "trained.pth", folder / "model.onnx", backbone_only=not whole)
-
+    export_checkpoint(
+        folder / "config.py", folder / "trained.pth", folder / "model.onnx", part=None if whole else "backbone"
+    )

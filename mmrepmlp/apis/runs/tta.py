@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test-time augmentation, as the tools of the three frameworks apply it."""
+
+import copy
+
+from mmengine.config import Config, ConfigDict
+
+from mmrepmlp.errors import MMRepMLPError
+
+# What merges the predictions where a config has no tta_model.
+MODELS = {
+    "mmpretrain": dict(type="AverageClsScoreTTA"),
+    "mmseg": dict(type="SegTTAModel"),
+    "mmdet": dict(type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)),
+}
+FLIP_KEYS = ("flip", "flip_direction")
+
+
+def apply_tta(cfg: Config) -> None:
+    """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips.
+
+    Raises:
+        MMRepMLPError: The config has no ``tta_model``, and its framework no usual one.
+    """
+    scope = cfg.get("default_scope")
+    model = cfg.get("tta_model") or MODELS.get(scope)
+    if model is None:
+        raise MMRepMLPError(
+            f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
+            "tta_model and tta_pipeline in the config, or omit --tta."
+        )
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    cfg.model = ConfigDict(**model, module=cfg.model)
+    dataset.pipeline = cfg.get("tta_pipeline") or flip_pipeline(dataset.pipeline)
+
+
+def flip_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """A test pipeline whose images come twice, as they are and flipped; annotations stay as they are."""
+    pipeline = copy.deepcopy(pipeline)
+    names = [str(step.type).rpartition(".")[2] for step in pipeline]
+    first = next(i for i, name in enumerate(names) if name.startswith(("LoadAnnotations", "Pack")))
+    last = pipeline[-1]
+    if "meta_keys" in last:
+        last.meta_keys = (*last.meta_keys, *(key for key in FLIP_KEYS if key not in last.meta_keys))
+    flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
+    augment = dict(type="TestTimeAug", transforms=[flips, *([step] for step in pipeline[first:])])
+    return [*pipeline[:first], ConfigDict(augment)]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+import mmengine
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
+
+from mmrepmlp.apis import evaluate
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.apis.runs.tta import apply_tta
+from mmrepmlp.checkpoint import load_from_local, unwrap
+from mmrepmlp.errors import MMRepMLPError
+from tests.fixtures import CONFIG
+
+
+def test_annotations_are_not_flipped():
+    steps = [dict(type="LoadImageFromFile"), dict(type="Resize"), dict(type="mmdet.LoadAnnotations")]
+    pack = dict(type="PackDetInputs", meta_keys=("img_id", "flip"))
+    dataset = dict(type="RepeatDataset", dataset=dict(pipeline=[*steps, pack]))
+    cfg = Config(dict(default_scope="mmdet", model=dict(type="FCOS"), test_dataloader=dict(dataset=dataset)))
+    apply_tta(cfg)
+    *before, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    assert [step.type for step in before] == ["LoadImageFromFile", "Resize"]
+    assert [[step.type for step in steps] for steps in augment.transforms] == [
+        ["RandomFlip", "RandomFlip"],
+        ["mmdet.LoadAnnotations"],
+        ["PackDetInputs"],
+    ]
+    assert augment.transforms[2][0].meta_keys == ("img_id", "flip", "flip_direction")
+    assert (cfg.model.type, cfg.model.module.type) == ("DetTTAModel", "FCOS")
+
+
+def test_a_config_may_bring_its_own():
+    own = dict(tta_model=dict(type="Own"), tta_pipeline=[dict(type="Mine")])
+    cfg = Config(dict(model=dict(type="X"), test_dataloader=dict(dataset=dict(pipeline=[])), **own))
+    apply_tta(cfg)
+    assert cfg.model.type == "Own" and cfg.test_dataloader.dataset.pipeline[0].type == "Mine"
+    del cfg._cfg_dict["tta_model"]
+    with pytest.raises(MMRepMLPError, match="default_scope=None has no usual model.*tta_model and tta_pipeline"):
+        apply_tta(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deploy", [False, True])
+def test_scores_are_the_means_of_image_and_mirror_image(trained, tmp_path, deploy):
+    out = tmp_path / "predictions.pkl"
+    evaluate(CONFIG, trained.checkpoint, str(tmp_path), str(out), deploy, tta=True, cfg_options=trained.options)
+    cfg = Config.fromfile(CONFIG)
+    model = build_model(cfg, unwrap(load_from_local(trained.checkpoint)))
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+    for sample in mmengine.load(out)[:8]:
+        data = pipeline(dict(img_path=sample["img_path"], gt_label=0))
+        images = model.data_preprocessor(dict(inputs=torch.stack([data["inputs"], data["inputs"].flip(2)])))["inputs"]
+        with torch.no_grad():
+            scores = model(images).softmax(1)
+        torch.testing.assert_close(sample["pred_score"], scores.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_segmentors_and_detectors(short_run, tmp_path):
+    metrics = evaluate(short_run.config, short_run.checkpoint, str(tmp_path), tta=True)
+    plain = evaluate(short_run.config, short_run.checkpoint, str(tmp_path / "plain"))
+    assert metrics.keys() == plain.keys()
