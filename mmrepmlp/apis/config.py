@@ -58,6 +58,7 @@ def load_config(
         ValueError: ``package::path`` names no config, or the config has no model.
     """
     cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
+    add_import(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     if cfg.get("default_scope") == "mmpretrain":
         # The defaults of mmpretrain's own tools, on which its configs rely.
@@ -66,6 +67,14 @@ def load_config(
                 defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
                 cfg[name] = ConfigDict({**defaults, "collate_fn": dict(type="default_collate"), **cfg[name]})
     return cfg
+
+
+def add_import(cfg: Config) -> None:
+    """Make a config import this package where it is read, as inferencers do before they read a checkpoint."""
+    imports = (cfg.get("custom_imports") or {}).get("imports") or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if "mmrepmlp" not in imports:
+        cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": [*imports, "mmrepmlp"]}
 
 
 def resolve_type(part: Mapping, registry: Registry) -> object:

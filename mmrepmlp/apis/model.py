@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmrepmlp.apis.config import resolve_type
-from mmrepmlp.checkpoint import check_values, raise_faults
+from mmrepmlp.apis.config import add_import, resolve_type
+from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
 DEPLOY_ARGUMENTS = ("deploy", "small_kernel_merged")
@@ -29,7 +30,12 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     except RuntimeError as error:  # torch's list of shape mismatches, one per line
         _, *lines = str(error).splitlines()
         raise_faults({"of another shape": [line.strip().rstrip(".") for line in lines]})
-    raise_faults({"missing": result.missing_keys, "unexpected": result.unexpected_keys})
+    unexpected = result.unexpected_keys
+    raise_faults(
+        {"missing": result.missing_keys, "unexpected": [name for name in unexpected if name.startswith("backbone.")]}
+    )
+    if unexpected:  # of heads that only trained, which MMEngine ignores as well
+        print_log(f"Ignored, since the model has no such tensors: {abbreviate(unexpected)}.", "current")
     return model.eval()
 
 
@@ -66,6 +72,7 @@ def drop_pretrained(settings: ConfigDict) -> None:
 def deploy_config(cfg: Config) -> Config:
     """A copy of a config whose model is built in deploy form and loads no pre-trained weights."""
     cfg = copy.deepcopy(cfg)
+    add_import(cfg)
     drop_pretrained(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         for part in iter_dicts(cfg.model):

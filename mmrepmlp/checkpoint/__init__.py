@@ -2,12 +2,13 @@
 from .adapt import adapt_state_dict, build_form
 from .names import architecture_of, backbone_part, form_of, to_native_names, to_official_names
 from .reading import CheckpointError, load_for_mmengine, load_from_local, load_from_url
-from .unwrap import meta_of, unwrap
+from .unwrap import abbreviate, meta_of, unwrap
 from .validate import check_state_dict, check_values, raise_faults
 from .writing import atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
 
 __all__ = [
     "CheckpointError",
+    "abbreviate",
     "adapt_state_dict",
     "architecture_of",
     "atomic_write",

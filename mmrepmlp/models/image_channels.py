@@ -1,16 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 
+class FirstConv(Exception):
+    """Ends a forward pass at its first convolution."""
+
+
+@torch.no_grad()
 def image_channels(model: nn.Module) -> int:
-    """Number of image channels that a model's backbone was built for: of its first convolution, or 3 if it has none.
+    """Number of image channels that a model's backbone was built for: of the convolution that it calls first.
 
     Args:
-        model: A classifier, segmentor or detector, or a bare backbone.
+        model: A classifier, segmentor or detector, or a bare backbone; 3 is assumed if it calls no convolution.
     """
     backbone = getattr(model, "backbone", model)
-    channels = getattr(backbone, "in_channels", None)
-    if isinstance(channels, int):
-        return channels
-    return next((module.in_channels for module in backbone.modules() if isinstance(module, _ConvNd)), 3)
+    found: list[int] = []
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        found.append(module.in_channels)
+        raise FirstConv
+
+    handles = [m.register_forward_pre_hook(stop) for m in backbone.modules() if isinstance(m, _ConvNd)]
+    like = next(backbone.parameters(), torch.zeros(1))
+    try:
+        backbone(torch.zeros(1, 3, 64, 64, dtype=like.dtype, device=like.device))
+    except Exception:  # an image of these channels or this size may not do
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else 3

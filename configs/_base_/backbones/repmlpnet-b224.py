@@ -2,6 +2,7 @@
 # A backbone for any config of mmsegmentation or mmdetection: list this file under _base_, then set
 # backbone=_base_.repmlpnet, and in_channels=_base_.channels in the neck or head.
 # The weights are the authors', as published by mmpretrain; a path or URL with either's tensor names works as well.
+custom_imports = dict(imports=["mmrepmlp"])
 channels = [96, 192, 384, 768]
 repmlpnet = dict(
     _delete_=True,

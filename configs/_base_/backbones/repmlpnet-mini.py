@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The backbone of repmlpnet-mini_1xb64_digits-64px.py with its trained weights in the default work dir.
+custom_imports = dict(imports=["mmrepmlp"])
 channels = [24, 48, 96, 192]
 repmlpnet = dict(
     _delete_=True,

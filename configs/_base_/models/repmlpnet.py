@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # A classifier with RepMLPNet-T; configs of other archs set backbone.arch and the channels of the last stage.
+custom_imports = dict(imports=["mmrepmlp"])
 model = dict(
     _scope_="mmpretrain",
     type="ImageClassifier",

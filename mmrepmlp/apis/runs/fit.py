@@ -39,11 +39,12 @@ class ChannelsDiffer(Exception):
         layer: Name of the layer in the model.
         built_for: Number of channels that it was built for.
         given: Number that it gets.
+        is_map: Whether a fully connected layer gets a map (N, C, H, W) instead of vectors.
     """
 
-    def __init__(self, layer: str, built_for: int, given: int) -> None:
+    def __init__(self, layer: str, built_for: int, given: int, is_map: bool = False) -> None:
         super().__init__(f"{layer} was built for {built_for} channels and gets {given}")
-        self.layer, self.built_for, self.given = layer, built_for, given
+        self.layer, self.built_for, self.given, self.is_map = layer, built_for, given, is_map
 
 
 def check_fit(cfg: Config) -> None:
@@ -166,7 +167,7 @@ def make_hook(name: str, expected: int, axis: int) -> Callable[[nn.Module, tuple
         x = args[0] if args else None
         dims = module.weight.dim() if isinstance(module, _ConvNd) else 2
         if isinstance(x, Tensor) and x.dim() >= dims and x.size(axis) != expected:
-            raise ChannelsDiffer(name, expected, x.size(axis))
+            raise ChannelsDiffer(name, expected, x.size(axis), isinstance(module, nn.Linear) and x.dim() == 4)
 
     return hook
 
@@ -176,6 +177,13 @@ def advise(
 ) -> FitError:
     """Explain what to set: the ``in_channels`` of the outermost part around the layer that has them."""
     path = error.layer.split(".")
+    if error.is_map and path[0] == "head" and not settings.get("neck"):
+        replace = {"_delete_": True} if "neck" in settings else {}
+        return FitError(
+            f"model.{error.layer} takes vectors, the backbone gives maps of {channels_of(maps)} channels, and there is "
+            f"no neck. Set model.neck=dict(type='GlobalAveragePooling'). {SWITCH}",
+            {"model.neck": dict(type="GlobalAveragePooling", **replace)},
+        )
     names = [".".join(path[: i + 1]) for i in range(len(path) - 1)] or path
     found = f"the backbone, whose maps have {channels_of(maps)} channels: {error}"
     owner, given, indices = next(iter_inputs(settings, model, names), (None, None, None))

@@ -9,7 +9,6 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.runs.fit import FitError, check_fit
 
 PACKAGES = ("mmpretrain", "mmseg", "mmdet")
@@ -18,46 +17,50 @@ ARCH = dict(channels=[16, 32, 64, 128], depths=[1, 1, 1, 1], sharesets_nums=[1, 
 STRIDES = (4, 8, 16, 32)
 
 
-def find_families(package: str) -> dict[str, list[str]]:
-    """Config families of an installed package: the folders of its configs, and ``package::path`` of each config.
+def config_root(package: str) -> Path:
+    """Folder of the configs of an installed package."""
+    spec = find_spec(package)
+    return Path(spec.origin).parent / ".mim" / "configs" if spec and spec.origin else Path("no package")
+
+
+def find_families(package: str) -> dict[str, list[Path]]:
+    """Config families of an installed package: the folders of its configs, and the configs of each.
 
     Configs of a ResNet-50 come first, and short names before long ones, which name variants.
     """
-    spec = find_spec(package)
-    root = Path(spec.origin).parent / ".mim" / "configs" if spec and spec.origin else Path()
-    families = {}
+    root, families = config_root(package), {}
     for folder in sorted(path for path in root.glob("*") if path.is_dir() and path.name != "_base_"):
         files = sorted(folder.rglob("*.py"), key=lambda file: ("r50" not in file.name, len(file.name), file.name))
-        names = [f"{package}::{file.relative_to(root)}" for file in files if "_base_" not in file.parts]
-        if names:
-            families[folder.name] = names
+        if files:
+            families[folder.name] = files
     return families
 
 
-def read_family(names: Sequence[str]) -> tuple[str, Config]:
+def read_family(files: Sequence[Path]) -> tuple[Path, Config]:
     """The first config of a family whose model has a backbone.
 
     Raises:
         ValueError: None has.
     """
-    for name in names:
-        cfg = read_config(name)
-        if isinstance(cfg.model.get("backbone"), dict):
-            return name, cfg
+    for file in files:
+        cfg = Config.fromfile(file)
+        if isinstance(cfg.get("model"), dict) and isinstance(cfg.model.get("backbone"), dict):
+            return file, cfg
     raise ValueError("no config of this family has a model with a backbone of its own")
 
 
-def swap_backbone(cfg: Config, maps: Sequence[Tensor]) -> None:
+def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> None:
     """Put a small RepMLPNet into a config, and follow the advice of the check of channels until all parts fit.
 
     Args:
         cfg: The config. Changed in place.
-        maps: What the config's own backbone computes of an image of 128 pixels.
+        maps: What the config's own backbone computes of an image.
+        side: Side of that image in pixels.
 
     Raises:
         FitError: A part does not fit, and no setting is known that would make it.
     """
-    cfg.model.backbone = dict(type="mmrepmlp.RepMLPNet", arch=ARCH, img_size=64, out_indices=choose_stages(maps))
+    cfg.model.backbone = dict(type="mmrepmlp.RepMLPNet", arch=ARCH, img_size=64, out_indices=choose_stages(maps, side))
     tried: set[str] = set()
     while True:
         try:
@@ -69,20 +72,24 @@ def swap_backbone(cfg: Config, maps: Sequence[Tensor]) -> None:
             cfg.merge_from_dict(error.options)
 
 
-def choose_stages(maps: Sequence[Tensor]) -> tuple[int, ...]:
+def choose_stages(maps: Sequence[Tensor], side: int) -> tuple[int, ...]:
     """The stages that give as many maps as another backbone does, at its strides where those are ours.
+
+    Of stacked networks, which give maps of one stride and number of channels, one map stands for all.
 
     Raises:
         ValueError: There are more maps than stages.
     """
+    if len(maps) > 1 and len({x.shape for x in maps}) == 1:
+        maps = maps[:1]
     if len(maps) > len(STRIDES):
         raise ValueError(f"the heads take {len(maps)} maps, a RepMLPNet has {len(STRIDES)}")
-    strides = [round(128 / x.size(-1)) if isinstance(x, Tensor) and x.dim() == 4 else 0 for x in maps]
+    strides = [round(side / x.size(-1)) if isinstance(x, Tensor) and x.dim() == 4 else 0 for x in maps]
     if len(set(strides)) == len(strides) and set(strides) <= set(STRIDES):
         return tuple(STRIDES.index(stride) for stride in strides)
     return tuple(range(len(STRIDES)))[-len(maps) :]
 
 
-def test_images(number: int, channels: int = 3) -> Tensor:
-    """Images of 128 pixels: four tiles of :data:`ARCH`."""
-    return torch.randn(number, channels, 128, 128, generator=torch.Generator().manual_seed(0))
+def random_squares(number: int, channels: int, side: int) -> Tensor:
+    """Random images, shape (number, channels, side, side), the same in every call."""
+    return torch.randn(number, channels, side, side, generator=torch.Generator().manual_seed(0))

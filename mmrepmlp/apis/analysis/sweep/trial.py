@@ -20,8 +20,9 @@ from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 
-from .families import read_family, swap_backbone, test_images
+from .families import config_root, random_squares, read_family, swap_backbone
 
+SIDES = (128, 256)  # of the images in pixels; the second where a model needs more than the first
 STEPS = ("control", "train", "convert", "export")
 
 
@@ -52,20 +53,21 @@ class Trial:
     reason: str = ""
 
 
-def run_trial(package: str, family: str, names: Sequence[str], folder: Path) -> Trial:
+def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) -> Trial:
     """Try a family; what fails is noted and ends the trial."""
     trial = Trial(package, family)
     step = STEPS[0]
     try:
-        trial.config, cfg = read_family(names)
-        maps = run_control(cfg)
+        file, cfg = read_family(files)
+        trial.config = f"{package}::{file.relative_to(config_root(package))}"
+        maps, side = run_control(cfg)
         trial.control, step = "pass", "train"
-        swap_backbone(cfg, maps)
+        swap_backbone(cfg, maps, side)
         cfg.dump(str(folder / "config.py"))
-        model = run_training_step(cfg)
+        model = run_training_step(cfg, side)
         trial.train, step = "pass", "convert"
         save_checkpoint({"state_dict": model.state_dict()}, folder / "trained.pth")
-        trial.error = f"{run_conversion(folder, model):.1e}"
+        trial.error = f"{run_conversion(folder, model, side):.1e}"
         trial.convert, step = "pass", "export"
         run_export(folder, model)
         trial.export = "pass"
@@ -75,23 +77,28 @@ def run_trial(package: str, family: str, names: Sequence[str], folder: Path) -> 
     return trial
 
 
-def run_control(cfg: Config) -> list[Tensor]:
-    """Build a config's model and predict; return the maps of its backbone."""
+def run_control(cfg: Config) -> tuple[list[Tensor], int]:
+    """Build a config's model and predict; return the maps of its backbone, and the side of the image."""
     model = build_untrained(cfg).eval()
+    model.init_weights()
     maps: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, output: object) -> None:
         maps[:] = output if isinstance(output, (list, tuple)) else [output]
 
     model.backbone.register_forward_hook(keep)
-    predict(model)
-    return maps
+    try:
+        predict(model, SIDES[0])
+        return maps, SIDES[0]
+    except RuntimeError:
+        predict(model, SIDES[1])
+        return maps, SIDES[1]
 
 
 @torch.no_grad()
-def predict(model: nn.Module) -> object:
+def predict(model: nn.Module, side: int) -> object:
     """Predictions on a random image, as nested dicts of tensors."""
-    images = test_images(1, image_channels(model)).to(next(model.parameters()))
+    images = random_squares(1, image_channels(model), side).to(next(model.parameters()))
     torch.manual_seed(0)
     return to_dicts(model(images, make_samples(model, images), mode="predict"))
 
@@ -105,7 +112,7 @@ def to_dicts(value: object) -> object:
     return [to_dicts(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def run_training_step(cfg: Config) -> nn.Module:
+def run_training_step(cfg: Config, side: int) -> nn.Module:
     """Loss and gradients on two random images; return the model in eval mode.
 
     Raises:
@@ -115,7 +122,7 @@ def run_training_step(cfg: Config) -> nn.Module:
     model = build_untrained(cfg)
     model.init_weights()
     model.train()
-    images, samples = make_batch(model)
+    images, samples = make_batch(model, side)
     loss, _ = model.parse_losses(model(images, samples, mode="loss"))
     loss.backward()
     if not loss.isfinite() or all(p.grad is None or not p.grad.any() for p in model.backbone.parameters()):
@@ -123,10 +130,10 @@ def run_training_step(cfg: Config) -> nn.Module:
     return model.eval()
 
 
-def make_batch(model: nn.Module) -> tuple[Tensor, list[BaseDataElement]]:
+def make_batch(model: nn.Module, side: int) -> tuple[Tensor, list[BaseDataElement]]:
     """Two random images with annotations, as the model's framework makes them."""
     packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
-    images = test_images(2, image_channels(model))
+    images = random_squares(2, image_channels(model), side)
     if "mmdet" in packages:
         from mmdet.testing import demo_mm_inputs
 
@@ -146,7 +153,7 @@ def make_batch(model: nn.Module) -> tuple[Tensor, list[BaseDataElement]]:
     return images, [DataSample(metainfo=dict(num_classes=1000)).set_gt_label([label]) for label in range(2)]
 
 
-def run_conversion(folder: Path, model: nn.Module) -> float:
+def run_conversion(folder: Path, model: nn.Module, side: int) -> float:
     """Convert the checkpoint; compare predictions of what is built from the files; return the largest difference.
 
     Raises:
@@ -154,18 +161,20 @@ def run_conversion(folder: Path, model: nn.Module) -> float:
     """
     report = reparameterize_checkpoint(folder / "config.py", folder / "trained.pth", folder / "deploy.pth")
     deployed = build_model(read_config(report.config), load_from_local(report.checkpoint)["state_dict"])
-    worst = compare_predictions(model, deployed, 1e-3)
-    if worst and not worst.accepted:  # where rounding decides, of two equal scores for example
+    heads = [d for d in report.differences if d.output.startswith("head") and d.dtype is torch.float32]
+    same_scores = heads and all(d.within_tolerance for d in heads)
+    worst = compare_predictions(model, deployed, side, 1e-3)
+    if worst and not worst.accepted and not same_scores:  # where rounding decides, of two equal scores for example
         exact = copy.deepcopy(model).double()
-        worst = compare_predictions(exact, switch_to_deploy(copy.deepcopy(exact)), 1e-6)
-    if worst and not worst.accepted:
-        raise RuntimeError(f"predictions differ by {worst.relative:.1e} relative in {worst.output}")
+        worst = compare_predictions(exact, switch_to_deploy(copy.deepcopy(exact)), side, 1e-6)
+        if not worst.accepted:
+            raise RuntimeError(f"predictions differ by {worst.relative:.1e} relative in {worst.output}")
     return max(d.relative for d in report.differences if d.required and d.dtype is torch.float32)
 
 
-def compare_predictions(before: nn.Module, after: nn.Module, tolerance: float) -> Difference | None:
+def compare_predictions(before: nn.Module, after: nn.Module, side: int, tolerance: float) -> Difference | None:
     """The largest difference of predictions; None if there are none."""
-    differences = compare_outputs(predict(before), predict(after), torch.float32, tolerance)
+    differences = compare_outputs(predict(before, side), predict(after, side), torch.float32, tolerance)
     return max(differences, key=lambda d: d.relative, default=None)
 
 
