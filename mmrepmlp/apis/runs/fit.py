@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether neck and heads fit the maps of a RepMLPNet, found out by trying."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -47,6 +49,25 @@ class ChannelsDiffer(Exception):
         self.layer, self.built_for, self.given, self.is_map = layer, built_for, given, is_map
 
 
+@dataclass
+class Trial:
+    """One image through a model, as far as it went.
+
+    Attributes:
+        model: The model.
+        maps: What its backbone gives.
+        features: What its heads get.
+        error: The layer that does not fit, which ended the trial; None where no layer is known to.
+        passed: Names of the layers that fit.
+    """
+
+    model: nn.Module
+    maps: tuple[Tensor, ...]
+    features: object = None
+    error: ChannelsDiffer | None = None
+    passed: set[str] = field(default_factory=set)
+
+
 def check_fit(cfg: Config) -> None:
     """Run one image through a model with a RepMLPNet backbone, and explain which channels do not fit.
 
@@ -61,22 +82,36 @@ def check_fit(cfg: Config) -> None:
     """
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         kind = resolve_type(cfg.model.get("backbone"), MODELS)
-    if not (isinstance(kind, type) and issubclass(kind, RepMLPNet)):
-        return
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    if isinstance(kind, type) and issubclass(kind, RepMLPNet):
         try:
-            model = build_untrained(cfg).float().eval()
-            images = random_images(model, 1).float()
-            maps = model.backbone(images)
+            trial = run_trial(cfg)
+        except FitError:
+            raise
         except Exception:  # the run itself will raise it
             return
-        features = maps
-        with watch_channels(model):
+        if trial.error:
+            raise advise(cfg, trial)
+
+
+def run_trial(cfg: Config) -> Trial:
+    """Build a config's model and run one image through it.
+
+    Raises:
+        FitError: A part takes another number of maps than there is.
+        Exception: Of the framework, if the model or its backbone does not work.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_untrained(cfg).float().eval()
+        images = random_images(model, 1).float()
+        maps = model.backbone(images)
+        trial = Trial(model, maps, features=maps)
+        with watch_channels(model, trial.passed):
             try:
-                features = try_neck(model, maps)
-                try_heads(model, images, features)
+                trial.features = try_neck(model, maps)
+                try_heads(model, images, trial.features)
             except ChannelsDiffer as error:
-                raise advise(cfg.model, model, error, maps, features) from None
+                trial.error = error
+    return trial
 
 
 def try_neck(model: nn.Module, maps: tuple[Tensor, ...]) -> object:
@@ -137,14 +172,19 @@ def read_maps(model: nn.Module) -> Iterator[tuple[str, Sequence[int]]]:
 
 
 @contextmanager
-def watch_channels(model: nn.Module) -> Iterator[None]:
-    """Raise :class:`ChannelsDiffer` where a layer outside of the backbone gets another number of channels."""
+def watch_channels(model: nn.Module, passed: set[str]) -> Iterator[None]:
+    """Raise :class:`ChannelsDiffer` where a layer outside of the backbone gets another number of channels.
+
+    Args:
+        model: The model.
+        passed: Takes up the names of the layers that get what they were built for.
+    """
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if not name.startswith("backbone."):
                 expected, axis = input_channels(module)
                 if expected:
-                    hook = make_hook(name, expected, axis)
+                    hook = make_hook(name, expected, axis, passed)
                     stack.callback(module.register_forward_pre_hook(hook).remove)
         yield
 
@@ -160,7 +200,7 @@ def input_channels(layer: nn.Module) -> tuple[int | None, int]:
     return (layer.in_features, -1) if isinstance(layer, nn.Linear) else (None, 0)
 
 
-def make_hook(name: str, expected: int, axis: int) -> Callable[[nn.Module, tuple], None]:
+def make_hook(name: str, expected: int, axis: int, passed: set[str]) -> Callable[[nn.Module, tuple], None]:
     """A forward pre-hook that compares the channels of a layer's input, where that is a batch of maps or vectors."""
 
     def hook(module: nn.Module, args: tuple) -> None:
@@ -168,49 +208,69 @@ def make_hook(name: str, expected: int, axis: int) -> Callable[[nn.Module, tuple
         dims = module.weight.dim() if isinstance(module, _ConvNd) else 2
         if isinstance(x, Tensor) and x.dim() >= dims and x.size(axis) != expected:
             raise ChannelsDiffer(name, expected, x.size(axis), isinstance(module, nn.Linear) and x.dim() == 4)
+        passed.add(name)
 
     return hook
 
 
-def advise(
-    settings: ConfigDict, model: nn.Module, error: ChannelsDiffer, maps: tuple[Tensor, ...], features: object
-) -> FitError:
-    """Explain what to set: the ``in_channels`` of the outermost part around the layer that has them."""
-    path = error.layer.split(".")
+def advise(cfg: Config, trial: Trial) -> FitError:
+    """Explain what to set: the first of the likely settings with which the layer fits, as a further trial shows."""
+    error = trial.error
+    where = f"the backbone, whose maps have {channels_of(trial.maps)} channels: {error}"
+    for options, given in iter_settings(cfg.model, trial):
+        changed = copy.deepcopy(cfg)
+        try:
+            changed.merge_from_dict(options)
+            fits = error.layer in run_trial(changed).passed
+        except Exception:  # not built, for example
+            continue
+        if fits or "model.neck" in options:  # with a neck, the layer gets the channels instead of a side
+            first = next(iter(options))
+            settings = " and ".join(f"{name}={value}" for name, value in options.items())
+            return FitError(f"{first}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
+    part = error.layer.rpartition(".")[0] or error.layer
+    return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
+
+
+def iter_settings(settings: ConfigDict, trial: Trial) -> Iterator[tuple[dict[str, object], object]]:
+    """Settings that could make a layer fit, the likely ones first, each with the value that the first of them has now.
+
+    These are the ``in_channels`` of the parts around the layer, the outermost first, then their other numbers of
+    channels.
+    """
+    error, path = trial.error, trial.error.layer.split(".")
     if error.is_map and path[0] == "head" and not settings.get("neck"):
         replace = {"_delete_": True} if "neck" in settings else {}
-        return FitError(
-            f"model.{error.layer} takes vectors, the backbone gives maps of {channels_of(maps)} channels, and there is "
-            f"no neck. Set model.neck=dict(type='GlobalAveragePooling'). {SWITCH}",
-            {"model.neck": dict(type="GlobalAveragePooling", **replace)},
-        )
-    names = [".".join(path[: i + 1]) for i in range(len(path) - 1)] or path
-    found = f"the backbone, whose maps have {channels_of(maps)} channels: {error}"
-    owner, given, indices = next(iter_inputs(settings, model, names), (None, None, None))
-    if owner is None:
-        return FitError(f"model.{names[-1]} does not fit {found}. Change its input channels. {SWITCH}")
-    inputs = channels_of(maps if path[0] == "neck" else features)
-    if isinstance(indices, (list, tuple)):
-        right = [inputs[i] for i in indices]
-    elif isinstance(given, (list, tuple)):
-        right = inputs
-    else:  # a layer may see each channel several times, as one behind a flattened map does
-        right = given * error.given // error.built_for
-    setting = f"model.{owner}.in_channels"
-    return FitError(f"{setting}={given} does not fit {found}. Set {setting}={right}. {SWITCH}", {setting: right})
+        yield {"model.neck": dict(type="GlobalAveragePooling", **replace)}, None
+    inputs = channels_of(trial.maps if path[0] == "neck" else trial.features)
+    others = []
+    for name in [".".join(path[: i + 1]) for i in range(len(path) - 1)]:
+        part, module = find_part(settings, name), trial.model.get_submodule(name)
+        setting, given = f"model.{name}.in_channels", part.get("in_channels", getattr(module, "in_channels", None))
+        indices = part.get("in_index", getattr(module, "in_index", None))
+        if isinstance(given, (list, tuple)):
+            read = indices if isinstance(indices, (list, tuple)) else range(len(inputs))
+            yield {setting: type(given)(inputs[i] for i in read)}, given
+        elif given:  # a layer may see each channel several times, as one behind a flattened map does
+            right = given * error.given // error.built_for
+            yield {setting: right}, given
+            if part.get("channels") == given:  # a head without convolutions
+                others.append(({setting: right, f"model.{name}.channels": right}, given))
+        for key, value in part.items():
+            if "channels" in key and key != "in_channels" and value == error.built_for:
+                others.append(({f"model.{name}.{key}": error.given}, value))
+    yield from others
 
 
-def iter_inputs(settings: ConfigDict, model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, object, object]]:
-    """Names of the parts that have ``in_channels``, in the config or by default, with these and ``in_index``."""
-    for name in names:
-        part: object = settings
-        for key in name.split("."):
-            part = part.get(key) if isinstance(part, Mapping) else part[int(key)] if isinstance(part, list) else None
-        part = part if isinstance(part, Mapping) else {}
-        module = model.get_submodule(name)
-        given = part.get("in_channels", getattr(module, "in_channels", None))
-        if given:
-            yield name, given, part.get("in_index", getattr(module, "in_index", None))
+def find_part(settings: ConfigDict, name: str) -> Mapping:
+    """The config of a part by its name in the model; empty if the config has none of this name."""
+    part: object = settings
+    for key in name.split("."):
+        if isinstance(part, Mapping):
+            part = part.get(key)
+        else:
+            part = part[int(key)] if isinstance(part, list) and key.isdigit() and int(key) < len(part) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def channels_of(maps: object) -> list[int]:

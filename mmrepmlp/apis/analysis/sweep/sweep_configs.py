@@ -36,7 +36,7 @@ One config of each family of the installed frameworks, written by `tools/analysi
   and the channels of neck and heads are set as the check before a training advises.
 - **Train**: a loss, and gradients in the backbone.
 - **Convert**: the conversion proves exact, and what is built from the written files predicts the same.
-- **Export**: the ONNX graph computes the same, of a whole classifier or segmentor, of a detector's backbone.
+- **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's maps.
 - **Error**: largest relative difference of the maps in the written file.
 
 """
@@ -58,14 +58,18 @@ class Sweep:
         """Families that work with their own backbone and do not with ours."""
         return [t for t in self.trials if t.control == "pass" and "fail" in (t.train, t.convert, t.export)]
 
+    def count_passed(self, package: str) -> list[int]:
+        """How many families of a package passed each step."""
+        trials = [t for t in self.trials if t.package == package]
+        return [sum(getattr(t, step) not in ("fail", "-") for t in trials) for step in STEPS]
+
     def table(self) -> Group:
         """Numbers of families by package and step, and what failed, to print."""
         counts = Table(title="Families of configs", title_justify="left", box=box.SIMPLE)
         for column in ("package", "families", *STEPS):
             counts.add_column(column, justify="left" if column == "package" else "right")
         for package, number in Counter(t.package for t in self.trials).items():
-            passed = [sum(getattr(t, s) == "pass" for t in self.trials if t.package == package) for s in STEPS]
-            counts.add_row(package, str(number), *map(str, passed))
+            counts.add_row(package, str(number), *map(str, self.count_passed(package)))
         reasons = Table(box=box.SIMPLE)
         for column in ("family", "reason"):
             reasons.add_column(column)
@@ -85,8 +89,7 @@ class Sweep:
         """Versions, numbers and all rows, as a page."""
         lines = ["| package | families | " + " | ".join(STEPS) + " |", "| --- |" + " ---: |" * (1 + len(STEPS))]
         for package, number in Counter(t.package for t in self.trials).items():
-            passed = [sum(getattr(t, s) == "pass" for t in self.trials if t.package == package) for s in STEPS]
-            lines.append(f"| {package} | {number} | " + " | ".join(map(str, passed)) + " |")
+            lines.append(f"| {package} | {number} | " + " | ".join(map(str, self.count_passed(package))) + " |")
         columns = ("config", *STEPS, "error", "reason")
         lines += ["", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
         for trial in self.trials:
