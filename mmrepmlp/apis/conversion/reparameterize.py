@@ -190,6 +190,7 @@ def evaluate_forms(
             cfg = copy.deepcopy(cfg)
             # MMEngine returns the visualizer of an earlier run of the same name and second, with its folder.
             cfg.experiment_name = f"{name}-{Path(folder).name}"
+            cfg.randomness = {"seed": 0, **(cfg.get("randomness") or {})}  # the same for random parts of both
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])
             results.append(evaluate(*paths, work_dir=folder))

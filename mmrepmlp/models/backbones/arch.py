@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The named architectures, and checks of the arguments that describe one."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 ARCHITECTURES = {
     ("t", "tiny"): dict(channels=[64, 128, 256, 512], depths=[2, 2, 6, 2], sharesets_nums=[1, 4, 16, 128]),
@@ -10,6 +12,22 @@ ARCHITECTURES = {
     ("l", "large"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 32, 256]),
 }
 KEYS = ("channels", "depths", "sharesets_nums")
+
+
+def check_arguments(network: type, unknown: Mapping[str, object]) -> None:
+    """Explain arguments that a network does not have.
+
+    Raises:
+        ValueError: There are any; the message names those that are spelled alike.
+    """
+    if not unknown:
+        return
+    known = [name for name in inspect.signature(network).parameters if name != "unknown"]
+    alike = [f"{name} ({', '.join(matches)}?)" for name in unknown if (matches := get_close_matches(name, known))]
+    others = [name for name in unknown if not get_close_matches(name, known)]
+    raise ValueError(
+        f"{network.__name__} has no argument {', '.join(alike + others)}: expected some of {', '.join(known)}."
+    )
 
 
 def resolve_arch(arch: str | dict) -> dict[str, list[int]]:

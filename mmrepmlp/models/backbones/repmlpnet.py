@@ -11,7 +11,7 @@ from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Reparameterizable, scale_and_shift
 
 from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
-from .arch import resolve_arch, resolve_indices, resolve_tiles, to_pair
+from .arch import check_arguments, resolve_arch, resolve_indices, resolve_tiles, to_pair
 
 
 @MODELS.register_module()
@@ -72,7 +72,9 @@ class RepMLPNet(BaseModule, Reparameterizable):
         with_cp: bool = False,
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        **unknown: object,
     ) -> None:
+        check_arguments(type(self), unknown)
         super().__init__(init_cfg=init_cfg)
         self.arch_settings = resolve_arch(arch)
         self.channels, self.depths, self.sharesets_nums = self.arch_settings.values()

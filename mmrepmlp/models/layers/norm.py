@@ -16,11 +16,17 @@ def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _B
         fusible: Whether a plain BN is to offer timm's ``fuse``, for want of a neighbour that absorbs it.
 
     Raises:
-        ValueError: ``norm_cfg`` names another kind of norm, which no convolution can absorb.
+        ValueError: ``norm_cfg`` names no norm, or another kind of norm, which no convolution can absorb.
     """
-    if fusible and norm_cfg["type"] in ("BN", "BN2d"):
-        norm_cfg = {**norm_cfg, "type": FusibleBatchNorm2d}
-    norm = build_norm_layer(norm_cfg, channels)[1]
+    try:
+        if fusible and norm_cfg["type"] in ("BN", "BN2d"):
+            norm_cfg = {**norm_cfg, "type": FusibleBatchNorm2d}
+        norm = build_norm_layer(norm_cfg, channels)[1]
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip("'\"").partition(". ")[0]
+        raise ValueError(
+            f"norm_cfg={norm_cfg} builds no norm: {reason}. Expected e.g. dict(type='BN') or dict(type='SyncBN')."
+        ) from error
     if not isinstance(norm, _BatchNorm):
         raise ValueError(
             f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. RepMLPNet folds its norms into its weights, which "

@@ -24,7 +24,7 @@ from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 
 from .families import config_root, random_squares, read_family, swap_backbone
 
-SIDES = (128, 256)  # of the images in pixels; the second where a model needs more than the first
+SIDES = (128, 224, 512)  # of the images in pixels; the first that the config's own backbone takes
 STEPS = ("control", "train", "convert", "export")
 
 
@@ -89,12 +89,12 @@ def run_control(cfg: Config) -> tuple[list[Tensor], int]:
         maps[:] = output if isinstance(output, (list, tuple)) else [output]
 
     model.backbone.register_forward_hook(keep)
-    try:
-        predict(model, SIDES[0])
-        return maps, SIDES[0]
-    except RuntimeError:
-        predict(model, SIDES[1])
-        return maps, SIDES[1]
+    for side in SIDES[:-1]:
+        with suppress(AssertionError, RuntimeError, ValueError):
+            predict(model, side)
+            return maps, side
+    predict(model, SIDES[-1])
+    return maps, SIDES[-1]
 
 
 @torch.no_grad()
