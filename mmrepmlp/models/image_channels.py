@@ -10,7 +10,9 @@ class FirstConv(Exception):
 
 @torch.no_grad()
 def image_channels(model: nn.Module) -> int:
-    """Number of image channels that a model's backbone was built for: of the convolution that it calls first.
+    """Number of image channels that a model's backbone was built for, found by the convolution that it calls first.
+
+    What comes before that, such as a rearrangement of pixels into channels, may multiply the number.
 
     Args:
         model: A classifier, segmentor or detector, or a bare backbone; 3 is assumed if it calls no convolution.
@@ -19,7 +21,7 @@ def image_channels(model: nn.Module) -> int:
     found: list[int] = []
 
     def stop(module: nn.Module, args: tuple) -> None:
-        found.append(module.in_channels)
+        found.append(3 * module.in_channels // args[0].size(1))
         raise FirstConv
 
     handles = [m.register_forward_pre_hook(stop) for m in backbone.modules() if isinstance(m, _ConvNd)]

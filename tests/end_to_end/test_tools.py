@@ -17,7 +17,7 @@ BENCHMARK = ("--arch", "--img-size", "--threads", "--dtype", "--repeats", "--jso
 CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
 OPTIONS = {
     "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher"),
-    "test.py": ("--work-dir", "--out", "--deploy", "--cfg-options", "--launcher"),
+    "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--cfg-options", "--launcher"),
     "reparameterize.py": (
         *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
         *("--keep-training-state", "--allow-unsafe"),
@@ -26,8 +26,8 @@ OPTIONS = {
     "model_converters/mmrepmlp_to_official.py": CONVERTER,
     "model_converters/publish_model.py": ("config", "checkpoint", "out", "--report", "--ema", "--overwrite"),
     "deployment/export_onnx.py": (
-        *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--backbone-only", "--no-deploy"),
-        *("--ema", "--tolerance", "--overwrite"),
+        *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--part", "--no-deploy"),
+        *("--backbone-only", "--ema", "--tolerance", "--overwrite"),
     ),
     "deployment/quantize.py": ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options"),
     "deployment/test_onnx.py": ("config", "onnx_file", "--work-dir", "--cfg-options"),
@@ -40,6 +40,7 @@ OPTIONS = {
     "analysis_tools/draw_predictions.py": ("config", "checkpoint", "out", "--images", "--score"),
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
     "analysis_tools/compare_graphs.py": ("config", "graphs", "--work-dir", "--cfg-options"),
+    "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
 # How a tool is called that does not take config, checkpoint and out in this order.
 ARGUMENTS = {

@@ -24,4 +24,6 @@ def test_of_others_whose_attributes_say_something_else():
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         assert image_channels(MODELS.build(dict(type="EfficientNet", arch="b0"))) == 3
         assert image_channels(MODELS.build(dict(type="ResNet", depth=18, in_channels=4))) == 4
+    with DefaultScope.overwrite_default_scope("mmdet"):  # pixels become channels first
+        assert image_channels(MODELS.build(dict(type="mmdet.CSPDarknet", deepen_factor=0.33, widen_factor=0.25))) == 3
     assert image_channels(nn.Linear(5, 5)) == 3

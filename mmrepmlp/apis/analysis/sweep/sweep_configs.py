@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,7 +93,8 @@ class Sweep:
         columns = ("config", *STEPS, "error", "reason")
         lines += ["", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
         for trial in self.trials:
-            cells = (str(getattr(trial, column)).replace("|", "\\|") for column in columns)
+            shown = replace(trial, config=trial.config or f"{trial.package}::{trial.family}")
+            cells = (str(getattr(shown, column)).replace("|", "\\|") for column in columns)
             lines.append("| " + " | ".join(cells) + " |")
         return HEADING + f"{', '.join(versions())}.\n\n" + "\n".join(lines) + "\n"
 
@@ -104,7 +105,7 @@ def sweep_configs(
     families: Sequence[str] = (),
     timeout: float = 300.0,
     jobs: int = 2,
-    overwrite: bool = False,
+    restart: bool = False,
 ) -> Sweep:
     """Try the backbone in one config of each family of the installed frameworks.
 
@@ -118,13 +119,13 @@ def sweep_configs(
         families: Names of the families to try. Default: all.
         timeout: Seconds after which a trial counts as failed. Default: 300.
         jobs: Number of trials at a time, each in one thread. Default: 2.
-        overwrite: Whether to try all families again. Default: False.
+        restart: Whether to try all families again. Default: False.
 
     Returns:
         All trials, including those that the file had.
     """
     out = Path(out)
-    known = {} if overwrite or not out.exists() else {(t.package, t.family): t for t in read_trials(out)}
+    known = {} if restart or not out.exists() else {(t.package, t.family): t for t in read_trials(out)}
     found = {(package, name): files for package in packages for name, files in find_families(package).items()}
     todo = [key for key in found if key not in known and (not families or key[1] in families)]
     context = multiprocessing.get_context("forkserver")

@@ -2,6 +2,7 @@
 """One config with the backbone swapped: does it train, convert and export as the config's own backbone does."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) ->
         trial.export = run_export(folder, model)
     except Exception as error:
         setattr(trial, step, "fail")
-        trial.reason = f"{step}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        text = re.sub(r"(?<![\w.])/\S+/", "", " ".join(str(error).split()))  # without folders of this machine
+        trial.reason = f"{step}: {type(error).__name__}: {text}"[:200]
     return trial
 
 
