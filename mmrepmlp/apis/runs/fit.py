@@ -251,6 +251,7 @@ def iter_settings(settings: ConfigDict, trial: Trial) -> Iterator[tuple[dict[str
         if isinstance(given, (list, tuple)):
             read = indices if isinstance(indices, (list, tuple)) else range(len(inputs))
             yield {setting: type(given)(inputs[i] for i in read)}, given
+            others.append(({setting: type(given)(inputs[i] for i in reversed(read))}, given))  # from the last map on
         elif given:  # a layer may see each channel several times, as one behind a flattened map does
             right = given * error.given // error.built_for
             yield {setting: right}, given

@@ -59,6 +59,7 @@ def test_stages_are_chosen_by_strides_and_numbers():
     assert choose_stages(maps(16, 8, 4), 128) == (1, 2, 3)
     assert choose_stages(maps(32, 16, 16, 16), 128) == (0, 1, 2, 3)  # dilated: as many, whatever the strides
     assert choose_stages([torch.zeros(1, 8, 32, 32)] * 2, 128) == (0,)  # stacked
+    assert choose_stages([torch.zeros(1, 8, 8, 8)] * 4, 128) == (0, 1, 2, 3)  # of a transformer
     assert choose_stages([torch.zeros(1, 8)], 128) == (3,)  # pooled
     with pytest.raises(ValueError, match="take 5 maps, a RepMLPNet has 4"):
         choose_stages(maps(64, 32, 16, 8, 4), 128)

@@ -41,6 +41,20 @@ DETECTOR = dict(
         bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
     ),
 )
+# Its neck counts the maps from the last one on.
+YOLO = dict(
+    type="mmdet.YOLOV3",
+    backbone={**BACKBONE, "out_indices": (1, 2, 3)},
+    neck=dict(type="YOLOV3Neck", num_scales=3, in_channels=[64, 32, 16], out_channels=[32, 16, 8]),
+    bbox_head=dict(
+        type="YOLOV3Head",
+        num_classes=3,
+        in_channels=[32, 16, 8],
+        out_channels=[64, 32, 16],
+        anchor_generator=dict(type="YOLOAnchorGenerator", base_sizes=[[(9, 9)]] * 3, strides=[32, 16, 8]),
+        bbox_coder=dict(type="YOLOBBoxCoder"),
+    ),
+)
 CLASSIFIER = dict(
     type="mmpretrain.ImageClassifier",
     backbone={**BACKBONE, "out_indices": (3,)},
@@ -73,6 +87,7 @@ def config(model: dict, **changes) -> Config:
         (SEGMENTOR, {}),
         (CASCADE, {}),
         (DETECTOR, {}),
+        (YOLO, {}),
         (CLASSIFIER, {}),
         (CLASSIFIER, {"neck": TWO_NECKS, "head.in_channels": 12}),
         (CLASSIFIER, {"backbone.type": RepMLPNet, "neck": None, "head": None}),
@@ -102,6 +117,7 @@ def test_what_fits_and_what_is_not_understood_passes(model, changes):
         (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"decode_head takes map 3, .* only 2\. Set .*out_indices"),
         (CASCADE, {"decode_head.1.in_channels": 63}, r"decode_head\.1\.in_channels=63.*=64"),
         (DETECTOR, {"neck.in_channels": [25, 51, 102, 204]}, r"model\.neck\.in_channels=.*=\[8, 16, 32, 64\]"),
+        (YOLO, {"neck.in_channels": [1024, 512, 256]}, r"model\.neck\.in_channels=.* Set .*=\[64, 32, 16\]"),
         (DETECTOR, {"neck.in_channels": [8, 16, 32]}, r"takes 3 maps, but the backbone gives 4, .*\[8, 16, 32, 64\]"),
         (DETECTOR, {"backbone.out_indices": (3,)}, r"neck.* takes 4 maps, but .* gives 1, .*\(0, 1, 2, 3\)"),
         (DETECTOR, {"neck.type": FPN, "neck.in_channels": [8, 16, 32, 65]}, r"model\.neck\.in_channels=.*65\] .* 64\]"),

@@ -75,16 +75,16 @@ def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> None:
 def choose_stages(maps: Sequence[Tensor], side: int) -> tuple[int, ...]:
     """The stages that give as many maps as another backbone does, at its strides where those are ours.
 
-    Of stacked networks, which give maps of one stride and number of channels, one map stands for all.
+    Of stacked hourglasses, which give maps of equal shape at stride 4, one map stands for all.
 
     Raises:
         ValueError: There are more maps than stages.
     """
-    if len(maps) > 1 and len({x.shape for x in maps}) == 1:
-        maps = maps[:1]
     if len(maps) > len(STRIDES):
         raise ValueError(f"the heads take {len(maps)} maps, a RepMLPNet has {len(STRIDES)}")
     strides = [round(side / x.size(-1)) if isinstance(x, Tensor) and x.dim() == 4 else 0 for x in maps]
+    if set(strides) == {STRIDES[0]}:
+        return (0,)
     if len(set(strides)) == len(strides) and set(strides) <= set(STRIDES):
         return tuple(STRIDES.index(stride) for stride in strides)
     return tuple(range(len(STRIDES)))[-len(maps) :]

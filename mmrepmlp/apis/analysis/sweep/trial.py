@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 
@@ -123,6 +124,8 @@ def run_training_step(cfg: Config, side: int) -> nn.Module:
         RuntimeError: The loss is not finite, or no gradient reaches the backbone.
     """
     torch.manual_seed(0)
+    for counter in ("iter", "epoch"):  # which a runner sets, and some models read
+        MessageHub.get_current_instance().update_info(counter, 0)
     model = build_untrained(cfg)
     model.init_weights()
     model.train()
@@ -144,6 +147,8 @@ def make_batch(model: nn.Module, side: int) -> tuple[Tensor, list[BaseDataElemen
         shape = tuple(images.shape[1:])
         data = demo_mm_inputs(2, shape, num_items=[4, 4], num_classes=2, with_mask=True, with_semantic=True)
         data = model.data_preprocessor(data, True)
+        for sample in data["data_samples"]:
+            sample.gt_instances.labels.zero_()  # the class that every head has
         return data["inputs"], data["data_samples"]
     if "mmseg" in packages:
         samples = make_samples(model, images)
