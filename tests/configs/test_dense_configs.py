@@ -20,7 +20,8 @@ from torch import nn
 
 import mmrepmlp
 from mmrepmlp.apis.config import load_config
-from mmrepmlp.apis.runs.checks import check_channels, local_paths
+from mmrepmlp.apis.runs.checks import local_paths
+from mmrepmlp.apis.runs.fit import check_fit
 from tests.helpers import relative_error
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def flatten(predictions: list) -> list[torch.Tensor]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_trains_predicts_and_converts(path):
     cfg = Config.fromfile(path)
-    check_channels(cfg.model)
+    check_fit(cfg)
     if cfg.default_scope == "mmseg":
         cfg.model.data_preprocessor.size = (SIDE, SIDE)
     else:
@@ -153,7 +154,7 @@ SWAP = [
 
 
 def loss_of(cfg: Config) -> torch.Tensor:
-    check_channels(cfg.model)
+    check_fit(cfg)
     losses = run(build(cfg).train(), random_batch(cfg), "loss")
     return sum(sum(v) if isinstance(v, list) else v for k, v in losses.items() if "loss" in k)
 

@@ -37,7 +37,9 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether all metrics agree."""
+        """Whether all metrics agree or, without any, all predictions."""
+        if not self.agreement.metrics:
+            return self.agreement.same == self.agreement.total
         return all(metrics_agree(before, after) for before, after in self.agreement.metrics.values())
 
     def table(self) -> Table:

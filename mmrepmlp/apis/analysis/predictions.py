@@ -18,7 +18,7 @@ class Agreement:
     """Agreement of two sets of predictions; pairs are (before, after).
 
     Attributes:
-        metrics: Their metrics in percent, by name.
+        metrics: Their metrics in percent, by name; none where the data set has no annotations.
         same: Number of equal predictions.
         total: Number of all predictions.
         unit: What is counted: images, pixels or detections.
@@ -44,25 +44,28 @@ def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Conf
     if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
         raise ValueError("The predictions belong to different images. Test both forms on the same test set.")
     if "pred_score" in before[0]:
-        several = any("gt_score" in sample or sample["gt_label"].numel() != 1 for sample in before)
+        several = any("gt_score" in s or ("gt_label" in s and s["gt_label"].numel() != 1) for s in before)
         return (compare_label_sets if several else compare_classes)(before, after)
     if "pred_sem_seg" in before[0]:
         return compare_class_maps(before, after)
     if "pred_panoptic_seg" in before[0]:
         return compare_segments(before, after)
     if "pred_instances" in before[0]:
-        return compare_detections(before, after, cfg.test_evaluator.ann_file)
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        return compare_detections(before, after, next((e.ann_file for e in evaluators if e.get("ann_file")), None))
     raise ValueError(
         f"The predictions hold {', '.join(before[0])}: expected those of a classifier, segmentor or detector."
     )
 
 
 def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
-    """Compare classified images by top-1 accuracy."""
-    truth = torch.cat([sample["gt_label"] for sample in before])
+    """Compare classified images, by top-1 accuracy if there are labels."""
     guesses = [torch.stack([sample["pred_score"] for sample in samples]).argmax(1) for samples in (before, after)]
-    accuracy = tuple(100 * (guess == truth).double().mean().item() for guess in guesses)
-    return Agreement({"top-1 accuracy": accuracy}, int((guesses[0] == guesses[1]).sum()), len(truth), "images")
+    metrics = {}
+    if all("gt_label" in sample for sample in before):
+        truth = torch.cat([sample["gt_label"] for sample in before])
+        metrics["top-1 accuracy"] = tuple(100 * (guess == truth).double().mean().item() for guess in guesses)
+    return Agreement(metrics, int((guesses[0] == guesses[1]).sum()), len(guesses[0]), "images")
 
 
 def compare_label_sets(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
@@ -94,15 +97,17 @@ def compare_segments(before: Sequence[dict], after: Sequence[dict]) -> Agreement
 
 
 def compare_class_maps(before: Sequence[dict], after: Sequence[dict], ignore: int = 255) -> Agreement:
-    """Compare segmented images by mean intersection over union."""
-    truth = np.concatenate([sample["gt_sem_seg"]["data"].numpy().ravel() for sample in before])
+    """Compare segmented images, by mean intersection over union if there are annotations."""
     maps = [
         np.concatenate([sample["pred_sem_seg"]["data"].numpy().ravel() for sample in samples])
         for samples in (before, after)
     ]
-    valid = truth != ignore
-    ious = tuple(100 * mean_iou(truth[valid], guess[valid]) for guess in maps)
-    return Agreement({"mIoU": ious}, int((maps[0] == maps[1]).sum()), maps[0].size, "pixels")
+    metrics = {}
+    if all("gt_sem_seg" in sample for sample in before):
+        truth = np.concatenate([sample["gt_sem_seg"]["data"].numpy().ravel() for sample in before])
+        valid = truth != ignore
+        metrics["mIoU"] = tuple(100 * mean_iou(truth[valid], guess[valid]) for guess in maps)
+    return Agreement(metrics, int((maps[0] == maps[1]).sum()), maps[0].size, "pixels")
 
 
 def mean_iou(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -113,9 +118,9 @@ def mean_iou(truth: np.ndarray, guess: np.ndarray) -> float:
     return float((hits[union > 0] / union[union > 0]).mean())
 
 
-def compare_detections(before: Sequence[dict], after: Sequence[dict], ann_file: str) -> Agreement:
-    """Compare detected boxes by COCO's average precision."""
-    precisions = [average_precision(samples, ann_file) for samples in (before, after)]
+def compare_detections(before: Sequence[dict], after: Sequence[dict], ann_file: str | None) -> Agreement:
+    """Compare detected boxes, by COCO's average precision if there are annotations."""
+    precisions = [average_precision(samples, ann_file) if ann_file else {} for samples in (before, after)]
     pairs = [(a["pred_instances"], b["pred_instances"]) for a, b in zip(before, after)]
     same = sum(count_same_boxes(a, b) for a, b in pairs)
     metrics = {name: (precisions[0][name], precisions[1][name]) for name in precisions[0]}

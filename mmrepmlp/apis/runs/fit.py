@@ -3,7 +3,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -214,22 +214,31 @@ def make_hook(name: str, expected: int, axis: int, passed: set[str]) -> Callable
 
 
 def advise(cfg: Config, trial: Trial) -> FitError:
-    """Explain what to set: the first of the likely settings with which the layer fits, as a further trial shows."""
-    error = trial.error
-    where = f"the backbone, whose maps have {channels_of(trial.maps)} channels: {error}"
+    """Explain what does not fit, and what to set if that is known."""
+    where = f"the backbone, whose maps have {channels_of(trial.maps)} channels: {trial.error}"
+    try:
+        options, given = find_settings(cfg, trial)
+    except Exception:  # no such settings, or a config of a kind that is not understood
+        part = trial.error.layer.rpartition(".")[0] or trial.error.layer
+        return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
+    settings = " and ".join(f"{name}={value}" for name, value in options.items())
+    return FitError(f"{next(iter(options))}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
+
+
+def find_settings(cfg: Config, trial: Trial) -> tuple[dict[str, object], object]:
+    """The first of the likely settings with which the layer fits, as a further trial shows, and its present value.
+
+    Raises:
+        LookupError: With none of them.
+    """
     for options, given in iter_settings(cfg.model, trial):
         changed = copy.deepcopy(cfg)
-        try:
-            changed.merge_from_dict(options)
-            fits = error.layer in run_trial(changed).passed
-        except Exception:  # not built, for example
-            continue
-        if fits or "model.neck" in options:  # with a neck, the layer gets the channels instead of a side
-            first = next(iter(options))
-            settings = " and ".join(f"{name}={value}" for name, value in options.items())
-            return FitError(f"{first}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
-    part = error.layer.rpartition(".")[0] or error.layer
-    return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
+        with suppress(Exception):  # of a model that cannot be built so
+            changed.merge_from_dict(copy.deepcopy(options))
+            # With a neck, the layer gets the channels instead of a side of the map: another number, to set next.
+            if "model.neck" in options or trial.error.layer in run_trial(changed).passed:
+                return options, given
+    raise LookupError(trial.error.layer)
 
 
 def iter_settings(settings: ConfigDict, trial: Trial) -> Iterator[tuple[dict[str, object], object]]:

@@ -39,3 +39,16 @@ def test_panoptic_segmentations():
     changed = np.where(first == 7, 1000, first)
     agreement = compare_predictions(samples(first, second), samples(changed, second), Config())
     assert (agreement.same, agreement.total, agreement.unit) == (15, 16, "pixels") and agreement.metrics == {}
+
+
+def test_data_sets_without_annotations_have_no_metrics():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    classes = [[dict(img_path=str(i), pred_score=s) for i, s in enumerate(v)] for v in (scores, scores.flip(0))]
+    agreement = compare_predictions(*classes, Config())
+    assert (agreement.metrics, agreement.same, agreement.total) == ({}, 0, 2)
+    maps = [[dict(img_path="a", pred_sem_seg=dict(data=torch.full((1, 2, 3), v)))] for v in (1, 1)]
+    assert compare_predictions(*maps, Config()).metrics == {}
+    boxes = dict(labels=torch.tensor([1]), scores=torch.tensor([0.5]), bboxes=torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    found = [dict(img_path="a", pred_instances=boxes)]
+    agreement = compare_predictions(found, found, Config(dict(test_evaluator=[dict(type="DumpResults")])))
+    assert (agreement.metrics, agreement.same, agreement.total) == ({}, 1, 1)

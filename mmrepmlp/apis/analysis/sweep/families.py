@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The config families of the installed frameworks, and the documented way to swap the backbone of a config."""
 
+import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_family(files: Sequence[Path]) -> tuple[Path, Config]:
     raise ValueError("no config of this family has a model with a backbone of its own")
 
 
-def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> None:
+def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> dict[str, object]:
     """Put a small RepMLPNet into a config, and follow the advice of the check of channels until all parts fit.
 
     Args:
@@ -57,19 +58,23 @@ def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> None:
         maps: What the config's own backbone computes of an image.
         side: Side of that image in pixels.
 
+    Returns:
+        The settings that the advice changed, by dotted names.
+
     Raises:
         FitError: A part does not fit, and no setting is known that would make it.
     """
     cfg.model.backbone = dict(type="mmrepmlp.RepMLPNet", arch=ARCH, img_size=64, out_indices=choose_stages(maps, side))
-    tried: set[str] = set()
+    changed: dict[str, object] = {}
     while True:
         try:
-            return check_fit(cfg)
+            check_fit(cfg)
+            return changed
         except FitError as error:
-            if not error.options or str(error) in tried:
+            if not error.options or error.options.items() <= changed.items():
                 raise
-            tried.add(str(error))
-            cfg.merge_from_dict(error.options)
+            cfg.merge_from_dict(copy.deepcopy(error.options))
+            changed.update(error.options)
 
 
 def choose_stages(maps: Sequence[Tensor], side: int) -> tuple[int, ...]:
