@@ -166,7 +166,9 @@ def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Modu
 
 
 def raise_failures(report: ConversionReport) -> None:
-    """Refuse to go on where the two forms are not the same model."""
+    """Refuse to go on where the two forms are not the same model, or nothing shows that they are."""
+    if not report.differences:
+        raise ConversionError("Neither maps nor outputs of the model could be compared. Nothing was written.")
     failures = report.failures()
     if not failures:
         return

@@ -50,7 +50,7 @@ class ChannelsDiffer(Exception):
 
 
 @dataclass
-class Trial:
+class Probe:
     """One image through a model, as far as it went.
 
     Attributes:
@@ -84,16 +84,16 @@ def check_fit(cfg: Config) -> None:
         kind = resolve_type(cfg.model.get("backbone"), MODELS)
     if isinstance(kind, type) and issubclass(kind, RepMLPNet):
         try:
-            trial = run_trial(cfg)
+            probe = run_probe(cfg)
         except FitError:
             raise
         except Exception:  # the run itself will raise it
             return
-        if trial.error:
-            raise advise(cfg, trial)
+        if probe.error:
+            raise advise(cfg, probe)
 
 
-def run_trial(cfg: Config) -> Trial:
+def run_probe(cfg: Config) -> Probe:
     """Build a config's model and run one image through it.
 
     Raises:
@@ -104,14 +104,14 @@ def run_trial(cfg: Config) -> Trial:
         model = build_untrained(cfg).float().eval()
         images = random_images(model, 1).float()
         maps = model.backbone(images)
-        trial = Trial(model, maps, features=maps)
-        with watch_channels(model, trial.passed):
+        probe = Probe(model, maps, features=maps)
+        with watch_channels(model, probe.passed):
             try:
-                trial.features = try_neck(model, maps)
-                try_heads(model, images, trial.features)
+                probe.features = try_neck(model, maps)
+                try_heads(model, images, probe.features)
             except ChannelsDiffer as error:
-                trial.error = error
-    return trial
+                probe.error = error
+    return probe
 
 
 def try_neck(model: nn.Module, maps: tuple[Tensor, ...]) -> object:
@@ -213,48 +213,48 @@ def make_hook(name: str, expected: int, axis: int, passed: set[str]) -> Callable
     return hook
 
 
-def advise(cfg: Config, trial: Trial) -> FitError:
+def advise(cfg: Config, probe: Probe) -> FitError:
     """Explain what does not fit, and what to set if that is known."""
-    where = f"the backbone, whose maps have {channels_of(trial.maps)} channels: {trial.error}"
+    where = f"the backbone, whose maps have {channels_of(probe.maps)} channels: {probe.error}"
     try:
-        options, given = find_settings(cfg, trial)
+        options, given = find_settings(cfg, probe)
     except Exception:  # no such settings, or a config of a kind that is not understood
-        part = trial.error.layer.rpartition(".")[0] or trial.error.layer
+        part = probe.error.layer.rpartition(".")[0] or probe.error.layer
         return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
     settings = " and ".join(f"{name}={value}" for name, value in options.items())
     return FitError(f"{next(iter(options))}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
 
 
-def find_settings(cfg: Config, trial: Trial) -> tuple[dict[str, object], object]:
+def find_settings(cfg: Config, probe: Probe) -> tuple[dict[str, object], object]:
     """The first of the likely settings with which the layer fits, as a further trial shows, and its present value.
 
     Raises:
         LookupError: With none of them.
     """
-    for options, given in iter_settings(cfg.model, trial):
+    for options, given in iter_settings(cfg.model, probe):
         changed = copy.deepcopy(cfg)
         with suppress(Exception):  # of a model that cannot be built so
             changed.merge_from_dict(copy.deepcopy(options))
             # With a neck, the layer gets the channels instead of a side of the map: another number, to set next.
-            if "model.neck" in options or trial.error.layer in run_trial(changed).passed:
+            if "model.neck" in options or probe.error.layer in run_probe(changed).passed:
                 return options, given
-    raise LookupError(trial.error.layer)
+    raise LookupError(probe.error.layer)
 
 
-def iter_settings(settings: ConfigDict, trial: Trial) -> Iterator[tuple[dict[str, object], object]]:
+def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str, object], object]]:
     """Settings that could make a layer fit, the likely ones first, each with the value that the first of them has now.
 
     These are the ``in_channels`` of the parts around the layer, the outermost first, then their other numbers of
     channels.
     """
-    error, path = trial.error, trial.error.layer.split(".")
+    error, path = probe.error, probe.error.layer.split(".")
     if error.is_map and path[0] == "head" and not settings.get("neck"):
         replace = {"_delete_": True} if "neck" in settings else {}
         yield {"model.neck": dict(type="GlobalAveragePooling", **replace)}, None
-    inputs = channels_of(trial.maps if path[0] == "neck" else trial.features)
+    inputs = channels_of(probe.maps if path[0] == "neck" else probe.features)
     others = []
     for name in [".".join(path[: i + 1]) for i in range(len(path) - 1)]:
-        part, module = find_part(settings, name), trial.model.get_submodule(name)
+        part, module = find_part(settings, name), probe.model.get_submodule(name)
         setting, given = f"model.{name}.in_channels", part.get("in_channels", getattr(module, "in_channels", None))
         indices = part.get("in_index", getattr(module, "in_index", None))
         if isinstance(given, (list, tuple)):
