@@ -43,7 +43,7 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
             return str(path)
     if faults:
         raise CheckpointError(
-            f"Nothing to resume from in {work_dir}: none of {len(faults)} checkpoints can be read. "
+            f"Nothing to resume from in {work_dir}: none of its checkpoints can be read. "
             f"{' '.join(faults.values())} To train from the start, use another --work-dir or move these files away."
         )
     return None

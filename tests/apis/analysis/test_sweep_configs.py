@@ -74,3 +74,11 @@ def test_failures_are_those_of_the_swapped_backbone():
     sweep = Sweep(rows)
     assert [trial.family for trial in sweep.failures()] == ["b"]
     assert sweep.count_passed("mmdet") == [2, 1, 1, 1]
+
+
+def test_names_that_do_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="No configs of nosuch in mmseg: expected names of folders"):
+        sweep_configs(tmp_path / "table.csv", packages=["mmseg"], families=["upernet", "nosuch"])
+    with pytest.raises(ValueError, match="No configs of any family in mmnone"):
+        sweep_configs(tmp_path / "table.csv", packages=["mmnone"])
+    assert not list(tmp_path.iterdir())

@@ -123,10 +123,19 @@ def sweep_configs(
 
     Returns:
         All trials, including those that the file had.
+
+    Raises:
+        ValueError: A family does not exist, or no package has configs.
     """
     out = Path(out)
     known = {} if restart or not out.exists() else {(t.package, t.family): t for t in read_trials(out)}
     found = {(package, name): files for package in packages for name, files in find_families(package).items()}
+    unknown = sorted(set(families) - {name for _, name in found}) if families else []
+    if unknown or not found:
+        raise ValueError(
+            f"No configs of {', '.join(unknown) or 'any family'} in {', '.join(packages)}: expected names of folders of "
+            f"configs in installed packages, of {', '.join(PACKAGES)} by default."
+        )
     todo = [key for key in found if key not in known and (not families or key[1] in families)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
