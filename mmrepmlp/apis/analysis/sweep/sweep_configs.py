@@ -133,8 +133,8 @@ def sweep_configs(
     unknown = sorted(set(families) - {name for _, name in found}) if families else []
     if unknown or not found:
         raise ValueError(
-            f"No configs of {', '.join(unknown) or 'any family'} in {', '.join(packages)}: expected names of folders of "
-            f"configs in installed packages, of {', '.join(PACKAGES)} by default."
+            f"No configs of {', '.join(unknown) or 'any family'} in {', '.join(packages)}: expected names of folders "
+            f"with configs in installed packages, e.g. in {', '.join(PACKAGES)}."
         )
     todo = [key for key in found if key not in known and (not families or key[1] in families)]
     context = multiprocessing.get_context("forkserver")
