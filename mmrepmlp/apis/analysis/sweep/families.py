@@ -2,7 +2,7 @@
 """The config families of the installed frameworks, and the documented way to swap the backbone of a config."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,17 +37,20 @@ def find_families(package: str) -> dict[str, list[Path]]:
     return families
 
 
-def read_family(files: Sequence[Path]) -> tuple[Path, Config]:
-    """The first config of a family whose model has a backbone.
+def iter_configs(package: str, files: Sequence[Path]) -> Iterator[tuple[Path, Config]]:
+    """Iterate over the configs of a family whose model has a backbone, those of the package's own scope first.
 
-    Raises:
-        ValueError: None has.
+    Others are for another framework: mmpretrain has configs that fine-tune its backbones in detectors.
     """
+    others = []
     for file in files:
         cfg = Config.fromfile(file)
         if isinstance(cfg.get("model"), dict) and isinstance(cfg.model.get("backbone"), dict):
-            return file, cfg
-    raise ValueError("no config of this family has a model with a backbone of its own")
+            if cfg.get("default_scope") == package:
+                yield file, cfg
+            else:
+                others.append((file, cfg))
+    yield from others
 
 
 def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> dict[str, object]:

@@ -32,8 +32,9 @@ HEADING = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 
 One config of each family of the installed frameworks, written by `tools/analysis_tools/sweep_configs.py`.
 
-- **Control**: the config's own backbone builds and predicts on a random image. Then a small RepMLPNet takes its place,
-  and the channels of neck and heads are set as the check before a training advises.
+- **Control**: with its own backbone the config builds, predicts and gives a loss on random images. Of up to three
+  configs of a family, the first that does counts. Then a small RepMLPNet takes its place, and the channels of neck and
+  heads are set as the check before a training advises.
 - **Train**: a loss, and gradients in the backbone.
 - **Convert**: the conversion proves exact, and what is built from the written files predicts the same.
 - **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's maps.
@@ -109,8 +110,8 @@ def sweep_configs(
 ) -> Sweep:
     """Try the backbone in one config of each family of the installed frameworks.
 
-    Each config builds and predicts with its own backbone first. Then a small RepMLPNet takes its place, and the model
-    trains a step, is converted, and exported. An interrupted sweep goes on where it was.
+    Each config builds, predicts and gives a loss with its own backbone first. Then a small RepMLPNet takes its place,
+    and the model trains a step, is converted, and exported. An interrupted sweep goes on where it was.
 
     Args:
         out: CSV file to write; a Markdown file of the same name is written beside it. Families that it has are not

@@ -2,6 +2,7 @@
 """One config with the backbone swapped: does it train, convert and export as the config's own backbone does."""
 
 import copy
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,15 +19,16 @@ from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.conversion.reparameterize import reparameterize_checkpoint
 from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
 from mmrepmlp.apis.forward import make_samples
-from mmrepmlp.apis.model import build_model, build_untrained
+from mmrepmlp.apis.model import build_model, build_untrained, iter_dicts
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.export import ExportError
 from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 
-from .families import config_root, random_squares, read_family, swap_backbone
+from .families import config_root, iter_configs, random_squares, swap_backbone
 
-SIDES = (128, 224, 512)  # of the images in pixels; the first that the config's own backbone takes
+SIDES = (128, 224, 512, 32)  # of the images in pixels; the first that the config's own backbone takes, or its img_size
+CANDIDATES = 3  # configs of a family to try until one works with its own backbone
 STEPS = ("control", "train", "convert", "export")
 
 
@@ -38,7 +40,7 @@ class Trial:
         package: Package of the config.
         family: Its folder.
         config: The config, ``package::path``.
-        control: Whether the config's own backbone builds and predicts on a random image.
+        control: Whether the config's own backbone builds, predicts on a random image and gives a loss.
         train: Whether the swapped one gives a loss and gradients.
         convert: Whether the conversion proves exact, and the written config and checkpoint predict the same.
         export: ``whole`` where the ONNX graph of the whole model computes the same, ``maps`` where that of the backbone
@@ -63,9 +65,7 @@ def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) ->
     trial = Trial(package, family)
     step = STEPS[0]
     try:
-        file, cfg = read_family(files)
-        trial.config = f"{package}::{file.relative_to(config_root(package))}"
-        maps, side = run_control(cfg)
+        cfg, maps, side = find_control(trial, files)
         trial.control, step = "pass", "train"
         swap_backbone(cfg, maps, side)
         cfg.dump(str(folder / "config.py"))
@@ -82,8 +82,28 @@ def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) ->
     return trial
 
 
+def find_control(trial: Trial, files: Sequence[Path]) -> tuple[Config, list[Tensor], int]:
+    """The first config of a family that works with its own backbone, with the result of :func:`run_control`.
+
+    Raises:
+        Exception: Of the framework, on the first config, where none of those tried works.
+    """
+    first_error = ValueError("no config of this family has a model with a backbone of its own")
+    for number, (file, cfg) in enumerate(itertools.islice(iter_configs(trial.package, files), CANDIDATES)):
+        config = f"{trial.package}::{file.relative_to(config_root(trial.package))}"
+        try:
+            maps, side = run_control(cfg)
+        except Exception as error:
+            if number == 0:
+                trial.config, first_error = config, error
+        else:
+            trial.config = config
+            return cfg, maps, side
+    raise first_error
+
+
 def run_control(cfg: Config) -> tuple[list[Tensor], int]:
-    """Build a config's model and predict; return the maps of its backbone, and the side of the image."""
+    """Build a config's model, predict, and compute a loss; return the backbone's maps, and the side of the image."""
     model = build_untrained(cfg).eval()
     model.init_weights()
     maps: list[Tensor] = []
@@ -92,12 +112,27 @@ def run_control(cfg: Config) -> tuple[list[Tensor], int]:
         maps[:] = output if isinstance(output, (list, tuple)) else [output]
 
     model.backbone.register_forward_hook(keep)
-    for side in SIDES[:-1]:
-        with suppress(AssertionError, RuntimeError, ValueError):
+    side = find_side(model, cfg)
+    found = list(maps)  # in training a backbone may give others
+    with torch.no_grad():
+        compute_loss(model.train(), cfg, side)
+    return found, side
+
+
+def find_side(model: nn.Module, cfg: Config) -> int:
+    """The side of the first images that a config's own backbone takes.
+
+    Raises:
+        Exception: Of the framework, where it takes none.
+    """
+    own = cfg.model.backbone.get("img_size", SIDES[0])
+    for side in (*SIDES, max(own) if isinstance(own, (list, tuple)) else own):
+        try:
             predict(model, side)
-            return maps, side
-    predict(model, SIDES[-1])
-    return maps, SIDES[-1]
+            return side
+        except (AssertionError, RuntimeError, ValueError) as raised:
+            error = raised
+    raise error
 
 
 @torch.no_grad()
@@ -124,28 +159,34 @@ def run_training_step(cfg: Config, side: int) -> nn.Module:
         RuntimeError: The loss is not finite, or no gradient reaches the backbone.
     """
     torch.manual_seed(0)
-    for counter in ("iter", "epoch"):  # which a runner sets, and some models read
-        MessageHub.get_current_instance().update_info(counter, 0)
     model = build_untrained(cfg)
     model.init_weights()
-    model.train()
-    images, samples = make_batch(model, side)
-    loss, _ = model.parse_losses(model(images, samples, mode="loss"))
+    loss = compute_loss(model.train(), cfg, side)
     loss.backward()
     if not loss.isfinite() or all(p.grad is None for p in model.backbone.parameters()):
         raise RuntimeError(f"loss {loss.item()}, without gradients in the backbone or not finite")
     return model.eval()
 
 
-def make_batch(model: nn.Module, side: int) -> tuple[Tensor, list[BaseDataElement]]:
-    """Two random images with annotations, as the model's framework makes them."""
+def compute_loss(model: nn.Module, cfg: Config, side: int) -> Tensor:
+    """The loss on two random images."""
+    for counter in ("iter", "epoch"):  # which a runner sets, and some models read
+        MessageHub.get_current_instance().update_info(counter, 0)
+    loads_masks = any(part.get("with_mask") for part in iter_dicts(cfg.get("train_dataloader")))
+    images, samples = make_batch(model, side, loads_masks)
+    loss, _ = model.parse_losses(model(images, samples, mode="loss"))
+    return loss
+
+
+def make_batch(model: nn.Module, side: int, with_mask: bool) -> tuple[Tensor, list[BaseDataElement]]:
+    """Two random images with annotations, as the model's framework makes them; boxes with or without masks."""
     packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
     images = random_squares(2, image_channels(model), side)
     if "mmdet" in packages:
         from mmdet.testing import demo_mm_inputs
 
         shape = tuple(images.shape[1:])
-        data = demo_mm_inputs(2, shape, num_items=[4, 4], num_classes=2, with_mask=True, with_semantic=True)
+        data = demo_mm_inputs(2, shape, num_items=[4, 4], num_classes=2, with_mask=with_mask, with_semantic=True)
         data = model.data_preprocessor(data, True)
         for sample in data["data_samples"]:
             sample.gt_instances.labels.zero_()  # the class that every head has
