@@ -16,7 +16,6 @@ from ..annotations import (
     check_labels,
     image_classes,
     iter_datasets,
-    keeps_labels,
     object_classes,
     pixel_classes,
 )
@@ -60,7 +59,7 @@ class CheckAnnotationsHook(Hook):
     def _check_datasets(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.pixel_classes = pixel_classes(model)
-        for dataset in filter(keeps_labels, iter_datasets(runner.train_dataloader.dataset)):
+        for dataset in iter_datasets(runner.train_dataloader.dataset):
             if classes := image_classes(model):
                 check_labels(dataset, classes)
             if classes := object_classes(model):
