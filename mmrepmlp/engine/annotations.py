@@ -5,14 +5,15 @@ What is not understood here passes: other data sets, heads and losses than those
 labels. A run that cannot work then ends with the framework's own error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from mmengine.dataset import BaseDataset
 from torch import nn
+from torch.utils.data import DataLoader
 
-# Packages whose data sets, transforms and preprocessors leave labels and their meaning alone.
+# Packages whose data sets, loaders and transforms leave labels and their meaning alone.
 PACKAGES = ("mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
 SWITCH = "check_annotations=False in the config skips this check."
 
@@ -90,24 +91,29 @@ def is_known(package: str, head: object, *owners: nn.Module) -> bool:
     """Whether a head with its losses, and all that hands it the labels, are parts of a framework."""
     parts = [part for part in (head, getattr(owners[-1], "data_preprocessor", None)) if isinstance(part, nn.Module)]
     modules = [module for part in parts for module in part.modules()]
-    return all(is_from(part, package) for part in (head, *owners)) and all(
-        is_from(module, "torch", *PACKAGES) for module in modules
-    )
+    return are_from([head, *owners], package) and are_from(modules, "torch", *PACKAGES)
 
 
-def is_from(part: object, *packages: str) -> bool:
-    """Whether a package defines a function, or the very class of an object: a subclass may read labels differently."""
-    return getattr(part, "__module__", "").partition(".")[0] in packages
+def are_from(parts: Iterable[object], *packages: str) -> bool:
+    """Whether packages define the very classes of objects, or functions: a subclass may read labels differently."""
+    return all(getattr(part, "__module__", "").partition(".")[0] in packages for part in parts)
+
+
+def iter_loaded(loader: DataLoader) -> Iterator[BaseDataset]:
+    """Iterate over the data sets of a loader whose labels are certain to be those that the model gets."""
+    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # MMEngine's is a partial
+    if are_from([loader.sampler, loader.batch_sampler, collate], "torch", *PACKAGES):
+        yield from iter_datasets(loader.dataset)
 
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
-    """Iterate over the data sets inside wrappers whose labels are certain to be those that the model gets."""
-    if not all(is_from(transform, *PACKAGES) for transform in iter_transforms(getattr(dataset, "pipeline", None))):
+    """Iterate over the data sets inside wrappers, as far as all these are of the frameworks."""
+    if not are_from(iter_transforms(getattr(dataset, "pipeline", None)), *PACKAGES):
         return
     if isinstance(dataset, BaseDataset):
-        if all(is_from(getattr(type(dataset), method), *PACKAGES) for method in ("__getitem__", "prepare_data")):
+        if are_from([type(dataset).__getitem__, type(dataset).prepare_data], *PACKAGES):
             yield dataset
-    elif is_from(dataset, *PACKAGES):
+    elif are_from([dataset], *PACKAGES):
         for part in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
             yield from iter_datasets(part)
 
@@ -188,7 +194,7 @@ def check_class_maps(dataset: BaseDataset, classes: Classes, samples: int) -> No
 
 def load_class_map(dataset: BaseDataset, index: int) -> dict | None:
     """Load an image's class map with the data set's own pipeline; None if another transform than mmseg's loads it."""
-    load = next((t for t in dataset.pipeline.transforms if is_a(t, "LoadAnnotations") and is_from(t, "mmseg")), None)
+    load = next((t for t in dataset.pipeline.transforms if is_a(t, "LoadAnnotations") and are_from([t], "mmseg")), None)
     info = load(dataset.get_data_info(index)) if load else {}
     return info if "gt_seg_map" in info else None
 

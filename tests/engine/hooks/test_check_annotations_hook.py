@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 import torch
 from mmcv.transforms import RandomApply
 from mmdet.datasets import CocoDataset, MultiImageMixDataset
-from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmpretrain.datasets import CustomDataset, KFoldDataset, MultiLabelDataset
@@ -20,6 +21,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.structures import SegDataSample
 from torch import nn
+from torch.utils.data import DataLoader, SequentialSampler
 
 from mmrepmlp.engine import CheckAnnotationsHook
 from mmrepmlp.engine.annotations import AnnotationError
@@ -53,10 +55,10 @@ def detector(num_classes: int) -> nn.Module:
     return build("mmdet", type="SingleStageDetector", backbone=dict(type=nn.Identity), bbox_head=head)
 
 
-def run(dataset, model: nn.Module, **settings) -> CheckAnnotationsHook:
+def run(dataset, model: nn.Module, loader: dict | None = None, **settings) -> CheckAnnotationsHook:
     """Run the hook's check before training."""
     hook = CheckAnnotationsHook(**settings)
-    loader = SimpleNamespace(dataset=dataset)
+    loader = DataLoader(dataset, **(loader or {}))
     hook.before_train(SimpleNamespace(model=model, train_dataloader=loader, logger=logging.getLogger("hook")))
     return hook
 
@@ -255,6 +257,13 @@ def test_wrappers_of_the_frameworks_are_looked_into(dataset):
 )
 def test_labels_that_may_not_reach_the_model_pass(dataset):
     run(dataset, classifier(2))
+
+
+def test_loaders_of_others_may_pick_images_and_change_labels():
+    for loader in (dict(sampler=subclass(SequentialSampler)([])), dict(collate_fn=lambda batch: batch)):
+        run(Listed(), classifier(2), loader)
+    with pytest.raises(AnnotationError, match="class 2"):
+        run(Listed(), classifier(2), dict(sampler=DefaultSampler([]), collate_fn=partial(pseudo_collate)))
 
 
 @pytest.mark.parametrize("part", ["", "head", "head.loss_module", "data_preprocessor"])
