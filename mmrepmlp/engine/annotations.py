@@ -5,7 +5,7 @@ What is not understood here passes: other data sets, heads and losses than those
 labels. A run that cannot work then ends with the framework's own error.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,16 @@ class Classes:
         return f"{self.head} has classes 0 to {self.number - 1}{ignored}"
 
 
-def image_classes(model: nn.Module) -> Classes | None:
-    """The classes of a classifier of mmpretrain; None for other models."""
+def image_classes(model: nn.Module, cfg: Mapping) -> Classes | None:
+    """The classes of a classifier of mmpretrain; None for other models.
+
+    A few heads, such as CSRAClsHead, do not keep their number: it is in the config.
+    """
     head = getattr(model, "head", None)
-    known = is_a(model, "ImageClassifier") and is_known("mmpretrain", head, model)
-    return classes_of("model.head", head) if known else None
+    if not (is_a(model, "ImageClassifier") and is_known("mmpretrain", head, model)):
+        return None
+    number = head.num_classes if hasattr(head, "num_classes") else cfg.model.head.get("num_classes")
+    return Classes("model.head", number) if isinstance(number, int) else None
 
 
 def object_classes(model: nn.Module) -> Classes | None:
@@ -59,7 +64,8 @@ def object_classes(model: nn.Module) -> Classes | None:
     owner, name = (model.roi_head, "model.roi_head") if hasattr(model, "roi_head") else (model, "model")
     head = getattr(owner, "bbox_head", None)
     head = head[0] if isinstance(head, nn.ModuleList) and len(head) else head
-    return classes_of(f"{name}.bbox_head", head) if is_known("mmdet", head, owner, model) else None
+    known, number = is_known("mmdet", head, owner, model), getattr(head, "num_classes", None)
+    return Classes(f"{name}.bbox_head", number) if known and isinstance(number, int) else None
 
 
 def pixel_classes(model: nn.Module) -> Classes | None:
@@ -79,12 +85,6 @@ def pixel_classes(model: nn.Module) -> Classes | None:
         return None
     # One channel with a sigmoid distinguishes two classes.
     return Classes("model.decode_head", max(channels, 2), (ignored,))
-
-
-def classes_of(name: str, head: nn.Module) -> Classes | None:
-    """The classes of a head; None if it does not tell their number."""
-    number = getattr(head, "num_classes", None)
-    return Classes(name, number) if isinstance(number, int) else None
 
 
 def is_known(package: str, head: object, *owners: nn.Module) -> bool:

@@ -60,7 +60,7 @@ class CheckAnnotationsHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.pixel_classes = pixel_classes(model)
         for dataset in iter_loaded(runner.train_dataloader):
-            if classes := image_classes(model):
+            if classes := image_classes(model, runner.cfg):
                 check_labels(dataset, classes)
             if classes := object_classes(model):
                 check_instances(dataset, classes)

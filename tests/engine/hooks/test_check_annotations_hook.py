@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmcv.transforms import RandomApply
 from mmdet.datasets import CocoDataset, MultiImageMixDataset
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
@@ -39,8 +40,8 @@ def build(scope: str, **settings) -> nn.Module:
         return MODELS.build(settings)
 
 
-def classifier(num_classes: int, head: str = "LinearClsHead") -> nn.Module:
-    head = dict(type=head, num_classes=num_classes, in_channels=4)
+def classifier(num_classes: int, head: str = "LinearClsHead", **settings) -> nn.Module:
+    head = dict(type=head, num_classes=num_classes, in_channels=4, **settings)
     return build("mmpretrain", type="ImageClassifier", backbone=dict(type="LeNet5"), head=head)
 
 
@@ -58,8 +59,9 @@ def detector(num_classes: int) -> nn.Module:
 def run(dataset, model: nn.Module, loader: dict | None = None, **settings) -> CheckAnnotationsHook:
     """Run the hook's check before training."""
     hook = CheckAnnotationsHook(**settings)
-    loader = DataLoader(dataset, **(loader or {}))
-    hook.before_train(SimpleNamespace(model=model, train_dataloader=loader, logger=logging.getLogger("hook")))
+    loader, cfg = DataLoader(dataset, **(loader or {})), Config(dict(model=dict(head=dict(num_classes=2))))
+    logger = logging.getLogger("hook")
+    hook.before_train(SimpleNamespace(cfg=cfg, model=model, train_dataloader=loader, logger=logger))
     return hook
 
 
@@ -211,14 +213,18 @@ def test_labels_of_several_classes(tmp_path):
         run(dataset, classifier(2, "MultiLabelLinearClsHead"))
 
 
-@pytest.mark.parametrize("head", ["LinearClsHead", "MultiLabelLinearClsHead"])
+@pytest.mark.parametrize(
+    "head",
+    [dict(head="LinearClsHead"), dict(head="MultiLabelLinearClsHead"), dict(head="CSRAClsHead", num_heads=1, lam=0.1)],
+    ids=lambda head: head["head"],
+)
 @pytest.mark.parametrize("score", [{}, dict(gt_score=[0.5, 0.5])])
 def test_what_a_head_takes_as_its_target_is_checked(head, score):
-    model = classifier(2, head)
+    model, features = classifier(2, **head), torch.zeros(1, 4, *([1, 1] if "lam" in head else []))
     for label in (0, 1, 2, 7):
         dataset = Listed([dict(gt_label=label, **score)], pipeline=[dict(type="mmpretrain.PackInputs", input_key="")])
         samples = [dataset[0]["data_samples"]]
-        assert agrees(lambda: model.head.loss((torch.zeros(1, 4),), samples), lambda: run(dataset, model))  # noqa: B023
+        assert agrees(lambda: model.head.loss((features,), samples), lambda: run(dataset, model))  # noqa: B023
 
 
 def subclass(kind: type, **members) -> type:
