@@ -5,10 +5,11 @@ What is not understood here passes: other data sets, heads and losses than those
 labels. A run that cannot work then ends with the framework's own error.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from torch import nn
 from torch.utils.data import DataLoader
@@ -41,7 +42,7 @@ class Classes:
         return f"{self.head} has classes 0 to {self.number - 1}{ignored}"
 
 
-def image_classes(model: nn.Module, cfg: Mapping) -> Classes | None:
+def image_classes(model: nn.Module, cfg: Config) -> Classes | None:
     """The classes of a classifier of mmpretrain; None for other models.
 
     A few heads, such as CSRAClsHead, do not keep their number: it is in the config.
@@ -108,7 +109,9 @@ def iter_loaded(loader: DataLoader) -> Iterator[BaseDataset]:
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
     """Iterate over the data sets inside wrappers, as far as all these are of the frameworks."""
-    if not are_from(iter_transforms(getattr(dataset, "pipeline", None)), *PACKAGES):
+    transforms = list(iter_transforms(getattr(dataset, "pipeline", None)))
+    # A KeyMapper can put other labels in place of those of the data set.
+    if not are_from(transforms, *PACKAGES) or any(is_a(transform, "KeyMapper") for transform in transforms):
         return
     if isinstance(dataset, BaseDataset):
         if are_from([type(dataset).__getitem__, type(dataset).prepare_data], *PACKAGES):

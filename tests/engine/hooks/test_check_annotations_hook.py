@@ -10,7 +10,7 @@ import mmseg.models  # noqa: F401
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import RandomApply
+from mmcv.transforms import KeyMapper, RandomApply
 from mmdet.datasets import CocoDataset, MultiImageMixDataset
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset, pseudo_collate
@@ -254,6 +254,7 @@ def test_wrappers_of_the_frameworks_are_looked_into(dataset):
         Listed(indices=1),
         KFoldDataset(dict(type=Listed), num_splits=2, fold=1),
         Listed(pipeline=[lambda info: info]),
+        Listed(pipeline=[KeyMapper([], mapping=dict(gt_label="coarse_label"), auto_remap=False)]),
         subclass(Listed, prepare_data=lambda self, index: dict(gt_label=0))(),
         subclass(Listed, __getitem__=lambda self, index: dict(gt_label=0))(),
         subclass(Listed, get_data_info=lambda self, index: dict(gt_label=0))(),
