@@ -5,15 +5,17 @@ What is not understood here passes: other data sets, heads and losses than those
 labels. A run that cannot work then ends with the framework's own error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from torch import nn
+from torch.utils.data import DataLoader
 
-# Packages whose transforms leave labels and their meaning alone.
-PACKAGES = ("mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
+# Packages whose data sets, loaders and transforms leave labels and their meaning alone.
+PACKAGES = ("mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
 SWITCH = "check_annotations=False in the config skips this check."
 
 
@@ -40,25 +42,31 @@ class Classes:
         return f"{self.head} has classes 0 to {self.number - 1}{ignored}"
 
 
-def image_classes(model: nn.Module) -> Classes | None:
-    """The classes of a classifier of mmpretrain; None for other models."""
+def image_classes(model: nn.Module, cfg: Config) -> Classes | None:
+    """The classes of a classifier of mmpretrain; None for other models.
+
+    A few heads, such as CSRAClsHead, do not keep their number: it is in the config.
+    """
     head = getattr(model, "head", None)
-    number = getattr(head, "num_classes", None)
-    known = is_a(model, "ImageClassifier") and is_from(head, "mmpretrain") and isinstance(number, int)
-    return Classes("model.head", number) if known else None
+    if not (is_a(model, "ImageClassifier") and is_known("mmpretrain", head, model)):
+        return None
+    number = head.num_classes if hasattr(head, "num_classes") else cfg.model.head.get("num_classes")
+    return Classes("model.head", number) if isinstance(number, int) else None
 
 
 def object_classes(model: nn.Module) -> Classes | None:
-    """The classes of a detector of mmdetection; None for other models, and for proposals, which have no class."""
-    if is_a(model, "RPN"):
+    """The classes of a detector of mmdetection; None for other models, and where a label is not the index of a score.
+
+    Proposals have no class, to CrowdDet all boxes are of one, and with a language model a data set's text is the
+    classes.
+    """
+    if is_a(model, "RPN", "CrowdDet") or hasattr(model, "language_model"):
         return None
-    for owner, prefix in ((model, "model"), (getattr(model, "roi_head", None), "model.roi_head")):
-        head = getattr(owner, "bbox_head", None)
-        head = head[0] if isinstance(head, nn.ModuleList) and len(head) else head
-        number = getattr(head, "num_classes", None)
-        if is_from(head, "mmdet") and isinstance(number, int):
-            return Classes(f"{prefix}.bbox_head", number)
-    return None
+    owner, name = (model.roi_head, "model.roi_head") if hasattr(model, "roi_head") else (model, "model")
+    head = getattr(owner, "bbox_head", None)
+    head = head[0] if isinstance(head, nn.ModuleList) and len(head) else head
+    known, number = is_known("mmdet", head, owner, model), getattr(head, "num_classes", None)
+    return Classes(f"{name}.bbox_head", number) if known and isinstance(number, int) else None
 
 
 def pixel_classes(model: nn.Module) -> Classes | None:
@@ -69,41 +77,63 @@ def pixel_classes(model: nn.Module) -> Classes | None:
     """
     head = getattr(model, "decode_head", None)
     head = head[-1] if isinstance(head, nn.ModuleList) and len(head) else head
-    losses = [type(module).__name__ for module in head.modules()] if isinstance(head, nn.Module) else []
     ignored, channels = getattr(head, "ignore_index", None), getattr(head, "out_channels", None)
-    if not (is_from(head, "mmseg") and "CrossEntropyLoss" in losses and isinstance(ignored, int)):
+    if not (is_known("mmseg", head, model) and isinstance(ignored, int) and isinstance(channels, int)):
         return None
-    if not isinstance(channels, int):  # a head that classifies masks
-        channels = head.num_classes
+    # A head that classifies masks has loss_cls. Other losses are of other labels, e.g. the classes in an image.
+    losses = [part for name, part in head.named_modules() if {"loss_decode", "loss_cls"} & set(name.split("."))]
+    if not any(is_a(loss, "CrossEntropyLoss") for loss in losses):
+        return None
     # One channel with a sigmoid distinguishes two classes.
     return Classes("model.decode_head", max(channels, 2), (ignored,))
 
 
-def is_from(part: object, *packages: str) -> bool:
-    """Whether a package defines the very class of an object: a subclass may have its own idea of labels."""
-    return type(part).__module__.partition(".")[0] in packages
+def is_known(package: str, head: object, *owners: nn.Module) -> bool:
+    """Whether a head with its losses, and all that hands it the labels, are parts of a framework."""
+    parts = [part for part in (head, getattr(owners[-1], "data_preprocessor", None)) if isinstance(part, nn.Module)]
+    modules = [module for part in parts for module in part.modules()]
+    return are_from([head, *owners], package) and are_from(modules, "torch", *PACKAGES)
 
 
-def keeps_labels(dataset: BaseDataset) -> bool:
-    """Whether the labels that a data set tells are certain to be those that the model gets."""
-    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
-    return isinstance(dataset, BaseDataset) and all(is_from(transform, *PACKAGES) for transform in transforms)
+def are_from(parts: Iterable[object], *packages: str) -> bool:
+    """Whether packages define the very classes of objects, or functions: a subclass may read labels differently."""
+    return all(getattr(part, "__module__", "").partition(".")[0] in packages for part in parts)
 
 
-def is_a(model: object, name: str) -> bool:
-    """Whether a class of this name is among a model's, which needs no import of its framework."""
-    return any(cls.__name__ == name for cls in type(model).__mro__)
+def iter_loaded(loader: DataLoader) -> Iterator[BaseDataset]:
+    """Iterate over the data sets of a loader whose labels are certain to be those that the model gets."""
+    collate = getattr(loader.collate_fn, "func", loader.collate_fn)  # MMEngine's is a partial
+    if are_from([loader.sampler, loader.batch_sampler, collate], "torch", *PACKAGES):
+        yield from iter_datasets(loader.dataset)
 
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
-    """The data sets inside wrappers that repeat or concatenate them."""
-    if hasattr(dataset, "datasets"):
-        for part in dataset.datasets:
+    """Iterate over the data sets inside wrappers, as far as all these are of the frameworks."""
+    transforms = list(iter_transforms(getattr(dataset, "pipeline", None)))
+    # A KeyMapper can put other labels in place of those of the data set.
+    if not are_from(transforms, *PACKAGES) or any(is_a(transform, "KeyMapper") for transform in transforms):
+        return
+    if isinstance(dataset, BaseDataset):
+        if are_from([type(dataset).__getitem__, type(dataset).prepare_data], *PACKAGES):
+            yield dataset
+    elif are_from([dataset], *PACKAGES):
+        for part in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
             yield from iter_datasets(part)
-    elif hasattr(dataset, "dataset"):
-        yield from iter_datasets(dataset.dataset)
-    else:
-        yield dataset
+
+
+def iter_transforms(part: object) -> Iterator[object]:
+    """Iterate over the transforms of a pipeline and those inside of others, such as RandomApply."""
+    if isinstance(part, (list, tuple)):
+        for transform in part:
+            yield from iter_transforms(transform)
+    elif callable(part):  # the transforms of Albu are settings
+        yield part
+        yield from iter_transforms(getattr(part, "transforms", None))
+
+
+def is_a(part: object, *names: str) -> bool:
+    """Whether a class of one of these names is among an object's, which needs no import of its framework."""
+    return any(cls.__name__ in names for cls in type(part).__mro__)
 
 
 def check_labels(dataset: BaseDataset, classes: Classes) -> None:
@@ -114,7 +144,8 @@ def check_labels(dataset: BaseDataset, classes: Classes) -> None:
     """
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        label = largest_label(info.get("gt_label"))
+        # Where there are scores, they are the target.
+        label = largest_label(None if "gt_score" in info else info.get("gt_label"))
         if label is not None and label >= classes.number:
             raise AnnotationError(
                 f"{info.get('img_path', f'Image {index}')} is of class {label}, but {classes}. Set "
@@ -133,18 +164,21 @@ def check_instances(dataset: BaseDataset, classes: Classes) -> None:
         return
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        labels = [instance.get("bbox_label") for instance in info.get("instances", ())]
-        label = largest_label([label for label in labels if label is not None])
+        used = [instance for instance in info.get("instances", ()) if not instance.get("ignore_flag")]
+        label = largest_label([instance["bbox_label"] for instance in used if "bbox_label" in instance])
         if label is not None and label >= classes.number:
+            name = f", {named[label]!r}," if label < len(named) else ""
             raise AnnotationError(
-                f"{info.get('img_path', f'Image {index}')} has boxes of class {label}, {named[label]!r}, but "
-                f"{classes}. Set {classes.head}.num_classes={len(named)}, or name fewer classes in the data set's "
+                f"{info.get('img_path', f'Image {index}')} has boxes of class {label}{name} but {classes}. Set "
+                f"{classes.head}.num_classes={max(len(named), label + 1)}, or name fewer classes in the data set's "
                 f"metainfo. {SWITCH}"
             )
 
 
 def largest_label(label: object) -> int | None:
     """The largest of one or several integer labels; None of none, and of labels of another kind."""
+    if type(label) is int:  # of a million images, in seconds
+        return label
     values = np.asarray([] if label is None else label)
     return int(values.max()) if values.size and np.issubdtype(values.dtype, np.integer) else None
 
@@ -163,7 +197,7 @@ def check_class_maps(dataset: BaseDataset, classes: Classes, samples: int) -> No
 
 def load_class_map(dataset: BaseDataset, index: int) -> dict | None:
     """Load an image's class map with the data set's own pipeline; None if another transform than mmseg's loads it."""
-    load = next((t for t in dataset.pipeline.transforms if is_a(t, "LoadAnnotations") and is_from(t, "mmseg")), None)
+    load = next((t for t in dataset.pipeline.transforms if is_a(t, "LoadAnnotations") and are_from([t], "mmseg")), None)
     info = load(dataset.get_data_info(index)) if load else {}
     return info if "gt_seg_map" in info else None
 
@@ -174,7 +208,8 @@ def check_class_map(path: str, class_map: np.ndarray, classes: Classes) -> None:
     Raises:
         AnnotationError: It has pixels of a class that the head does not have.
     """
-    wrong = class_map[(class_map >= classes.number) & ~np.isin(class_map, classes.ignored)]
+    high = class_map[class_map >= classes.number]
+    wrong = high[~np.isin(high, classes.ignored)]
     if wrong.size:
         raise AnnotationError(
             f"{path} has {wrong.size} pixels of class {wrong.max()}, but {classes}. Correct the file, or set "

@@ -26,12 +26,13 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
-    named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
+    name = pointer.read_text().strip() if pointer.is_file() else ""
+    if "://" in name:  # CheckpointHook.out_dir is remote
+        return name
+    named = [Path(name)] if name else []
     others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
     faults = {}
     for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if not path.name:  # of an empty pointer
-            continue
         if path.is_dir():  # a sharded checkpoint
             return str(path)
         try:
@@ -49,17 +50,25 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     return None
 
 
-def check_resumable(checkpoint: str | None) -> None:
-    """Check that a file can hold the state of a training.
+def resume_from(cfg: Config, checkpoint: str) -> None:
+    """Set what a run resumes from.
+
+    Args:
+        cfg: The run's config. Where there is nothing to resume from yet, its ``load_from`` stays.
+        checkpoint: A checkpoint, or ``"auto"`` for the latest readable one in the config's ``work_dir``.
 
     Raises:
-        ValueError: It is a safetensors file.
+        CheckpointError: There are checkpoints in ``work_dir``, of which none can be read.
+        ValueError: ``checkpoint`` is a safetensors file.
     """
-    if checkpoint and Path(checkpoint).suffix == ".safetensors":
+    path = latest_checkpoint(cfg.work_dir) if checkpoint == "auto" else checkpoint
+    if path and Path(path).suffix == ".safetensors":
         raise ValueError(
-            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
+            f"{path} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
             "or start from the weights with --cfg-options load_from=..."
         )
+    if path:
+        cfg.load_from, cfg.resume = path, True
 
 
 def make_resumable(cfg: Config) -> list[str]:

@@ -3,14 +3,14 @@
 
 from pathlib import Path
 
-import torch
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmrepmlp.apis.config import load_config
 from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
-from .resume import check_resumable, latest_checkpoint, make_resumable
+from .resume import make_resumable, resume_from
 from .runner import build_runner
 
 # Hooks added to those of the config, with the reason.
@@ -56,12 +56,12 @@ def train(
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_config(cfg, "train", "val")
     if amp:
-        if not torch.cuda.is_available():
+        if get_device() == "cpu":
             raise MMRepMLPError("--amp uses MMEngine's AmpOptimWrapper, which needs a GPU, and none is available.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError(
                 f"{config} has no auto_scale_lr.base_batch_size, from which --auto-scale-lr scales the learning rate. "
                 "Add it, or omit --auto-scale-lr."
@@ -69,14 +69,14 @@ def train(
         cfg.auto_scale_lr.enable = True
     changes = make_resumable(cfg)
     if resume:
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
-        cfg.resume = bool(cfg.load_from)
-        check_resumable(cfg.load_from)
+        resume_from(cfg, resume)
     runner = build_runner(cfg)
     checks = CHECKS if cfg.get("check_annotations", True) else {}
+    present = {type(hook).__name__ for hook in runner.hooks}
     for hook, reason in {**checks, **HOOKS}.items():
-        runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
-        changes.append(f"{hook} is added: {reason}")
+        if hook not in present:
+            runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
+            changes.append(f"{hook} is added: {reason}")
     for change in changes:
         runner.logger.info(change)
     runner.train()

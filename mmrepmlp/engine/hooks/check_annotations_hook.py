@@ -15,8 +15,7 @@ from ..annotations import (
     check_instances,
     check_labels,
     image_classes,
-    iter_datasets,
-    keeps_labels,
+    iter_loaded,
     object_classes,
     pixel_classes,
 )
@@ -28,8 +27,8 @@ class CheckAnnotationsHook(Hook):
 
     Checked before training: labels of all images (mmpretrain), labels of all boxes (mmdetection), and class maps of
     some images spread over the data set (mmsegmentation). The other class maps are checked when they are loaded. What
-    the hook does not understand passes, and what goes wrong in the check itself is logged and does not stop the
-    training.
+    the hook does not understand passes, such as models, losses and transforms of other packages, and what goes wrong in
+    the check itself is logged and does not stop the training.
 
     Args:
         samples: Number of class maps to read before training. Default: 100.
@@ -60,8 +59,8 @@ class CheckAnnotationsHook(Hook):
     def _check_datasets(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.pixel_classes = pixel_classes(model)
-        for dataset in filter(keeps_labels, iter_datasets(runner.train_dataloader.dataset)):
-            if classes := image_classes(model):
+        for dataset in iter_loaded(runner.train_dataloader):
+            if classes := image_classes(model, runner.cfg):
                 check_labels(dataset, classes)
             if classes := object_classes(model):
                 check_instances(dataset, classes)

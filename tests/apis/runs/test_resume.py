@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate, train
-from mmrepmlp.apis.runs.resume import latest_checkpoint, make_resumable
+from mmrepmlp.apis.runs.resume import latest_checkpoint, make_resumable, resume_from
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.fixtures import CONFIG
 
@@ -67,6 +67,17 @@ def test_what_a_killed_training_needs_is_settled_and_said():
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2 and not cfg.train_dataloader.persistent_workers
     assert [hook.type for hook in cfg.custom_hooks] == ["EMAHook", "mmrepmlp.EpochSeedHook"]
     assert [change.split()[0] for change in changes] == ["max_keep_ckpts", "EpochSeedHook"]
+
+
+def test_before_the_first_checkpoint_the_weights_of_the_config_are_loaded(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from="weights.pth", resume=False))
+    resume_from(cfg, "auto")
+    assert cfg.load_from == "weights.pth" and not cfg.resume
+    for name in ("s3://bucket/epoch_1.pth", str(tmp_path / "epoch_1.pth")):
+        save_checkpoint({"meta": {"epoch": 1}}, tmp_path / "epoch_1.pth")
+        (tmp_path / "last_checkpoint").write_text(name)
+        resume_from(cfg, "auto")
+        assert cfg.load_from == name and cfg.resume
 
 
 def test_the_latest_checkpoint_is_the_newest_that_is_whole(tmp_path):
