@@ -45,18 +45,20 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty. Copy or download it again.")
-    if allow_unsafe:
-        print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
     try:
         if is_safetensors(path):
-            return read_safetensors(path, map_location)
-        with trust_plain_data():
-            content = to_plain(torch.load(path, map_location=map_location, weights_only=not allow_unsafe))
+            content = read_safetensors(path, map_location)
+        elif allow_unsafe:
+            print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        else:
+            with trust_plain_data():
+                content = to_plain(torch.load(path, map_location=map_location, weights_only=True))
     except PermissionError:
         raise
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
     except Exception as error:  # of whatever the bytes made the readers do
+        if allow_unsafe and isinstance(error, (ModuleNotFoundError, AttributeError)):
+            raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
         raise CheckpointError(explain_failure(path, error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name.")
