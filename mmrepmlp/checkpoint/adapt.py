@@ -35,7 +35,9 @@ def adapt_state_dict(
     own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
     if not own:
         return
-    state = to_native_names(own if prefix else backbone_part(unwrap(own)))
+    state, others = split(own)
+    if not (prefix and architecture_of(state)):  # there may be wrappers around it
+        state, others = split(backbone_part(unwrap(own)))
     if not architecture_of(state):
         raise ValueError(
             f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Expected the names of mmpretrain's "
@@ -61,7 +63,13 @@ def adapt_state_dict(
     check_values(expected, state)
     for name in list(own):
         del state_dict[prefix + name]
-    state_dict.update({prefix + name: value for name, value in state.items()})
+    state_dict.update({prefix + name: value for name, value in {**others, **state}.items()})
+
+
+def split(state: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Separate the tensors of a state dict, with our names, from anything else in it."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return to_native_names(tensors), {name: value for name, value in state.items() if name not in tensors}
 
 
 def drop_unbuilt(state: dict[str, Tensor], built: int, stages: int) -> dict[str, Tensor]:

@@ -3,19 +3,21 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+import torch
 from torch import Tensor
 
 # Names of entries with the weights, the usual ones first, and with averaged weights.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "module")
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "params_ema", "ema_model", "teacher")
-# Around a whole model: of distributed wrappers, of Lightning, of torch.compile, of averaged models.
-WRAPPERS_ONLY = ("module.", "_orig_mod.")
-PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "net.", "network.")
+# Around a whole model: of distributed wrappers and torch.compile; then of Lightning and of averaged models.
+WRAPPERS_ONLY = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
+PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "averaged_model.", "net.", "network.")
 MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.")
 
 
 def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
-    """Find the state dict inside a checkpoint, without prefixes such as ``module.``.
+    """Find the state dict inside a checkpoint, without prefixes such as ``module.``, its arrays as tensors.
 
     Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
     included, if it is the only one that holds parameters by name; otherwise the checkpoint itself is the state dict.
@@ -49,9 +51,21 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
         )
     if found:
         return unwrap(*found.values())
-    if checkpoint and not any(isinstance(value, Tensor) for value in checkpoint.values()):
+    if checkpoint and not any(is_array(value) for value in checkpoint.values()):
         raise ValueError(f"The checkpoint holds no weights: its entries are {abbreviate(checkpoint)}.")
-    return strip_prefixes(dict(checkpoint))
+    return strip_prefixes({name: to_tensor(value) for name, value in checkpoint.items() if isinstance(name, str)})
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is a tensor, or an array of numbers, as detectron2 stores them."""
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+
+
+def to_tensor(value: object) -> object:
+    """Make a dense tensor of an array or a sparse tensor; anything else stays as it is."""
+    if isinstance(value, np.ndarray) and is_array(value):
+        return torch.tensor(value)
+    return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
 
 
 def holds_state(key: object, value: object) -> bool:
@@ -59,7 +73,7 @@ def holds_state(key: object, value: object) -> bool:
     if not isinstance(value, Mapping) or str(key).startswith("optim") or str(key).endswith("_extra_state"):
         return False
     return any(
-        (isinstance(part, Tensor) and ("." in name or name in ("weight", "bias"))) or holds_state(name, part)
+        (is_array(part) and ("." in name or name in ("weight", "bias"))) or holds_state(name, part)
         for name, part in value.items()
         if isinstance(name, str)
     )
@@ -71,16 +85,19 @@ def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     A prefix that a model may have by itself is removed only where a model of OpenMMLab or a RepMLPNet is behind it.
     """
     for prefix in PREFIXES:
-        inside = {str(n).removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)}
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if not inside:
+            continue
         is_whole = len(inside) == len(state) and prefix in WRAPPERS_ONLY
-        if inside and (is_whole or (has_model(inside) and not has_model(state))):
-            return strip_prefixes(inside)
+        inside = strip_prefixes(inside)
+        if is_whole or (has_model(inside) and not has_model(state)):
+            return inside
     return state
 
 
 def has_model(names: Iterable[str]) -> bool:
     """Whether the names are those of a whole model of OpenMMLab or of a RepMLPNet."""
-    return any(str(name).startswith(MODEL) for name in names)
+    return any(name.startswith(MODEL) for name in names)
 
 
 def abbreviate(names: Iterable, limit: int = 10) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
-from mmengine.optim.scheduler import OneCycleParamScheduler
+from mmengine.optim.scheduler import OneCycleLR, OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local
@@ -192,7 +192,9 @@ def test_what_is_not_plainly_data_is_refused(tmp_path, value):
 
 
 def test_refusals_name_what_they_refuse(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds more than tensors: numpy's structured data type V4.*--allow-unsafe"):
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors: numpy's structured data type V4.*--allow-unsafe"
+    ):
         load_back(np.zeros(2, STRUCTURED), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth holds more than tensors: .*print.*--allow-unsafe"):
         load_back(print, tmp_path / "x.pth")
@@ -205,6 +207,22 @@ def test_a_history_does_not_bring_methods_along(tmp_path, monkeypatch):
     loaded = load_back(HistoryBuffer([1.0], [1], max_length=3), tmp_path / "x.pth")
     assert type(loaded) is HistoryBuffer and loaded.max_length == 3
     assert loaded.mean() == loaded.statistics("mean") == 1 and HistoryBuffer._statistics_methods == methods
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+def test_a_schedule_of_one_cycle_goes_on(tmp_path, strategy):
+    def schedule():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1, momentum=0.9)
+        return OneCycleLR(optimizer, eta_max=1.0, total_steps=9, anneal_strategy=strategy)
+
+    expected, resumed = schedule(), schedule()
+    state = load_back(expected.state_dict(), tmp_path / "x.pth")
+    resumed.load_state_dict(state)
+    for _ in range(8):
+        for scheduler in (expected, resumed):
+            scheduler.optimizer.step()
+            scheduler.step()
+        assert resumed.get_last_value() == expected.get_last_value()
 
 
 def test_an_array_that_was_read_is_like_any_other(tmp_path):

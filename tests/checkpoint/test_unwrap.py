@@ -51,6 +51,14 @@ LAYOUTS = {
     "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "loss_fn.weight": torch.ones(5)}, **BOOKKEEPING},
     "compiled": lambda s: prefixed(s, "_orig_mod."),
     "compiled and distributed": lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    "averaged": lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "averaged_model.module.")},
+    "averaged by Lightning": lambda s: {"state_dict": prefixed(s, "ema_model.module."), **BOOKKEEPING},
+    "Lightning in DeepSpeed": lambda s: {"module": prefixed(s, "_forward_module.model."), **BOOKKEEPING},
+    "compiled inside": lambda s: {k.replace("backbone.", "backbone._orig_mod."): v for k, v in s.items()},
+    "distributed inside": lambda s: {k.replace("backbone.", "backbone.module."): v for k, v in s.items()},
+    "arrays": lambda s: {"model": {k: v.numpy() for k, v in s.items()}, "__author__": "detectron2"},
+    "numbered": lambda s: {**s, 1: torch.ones(1)},
+    "usual names without weights": lambda s: {"state_dict": None, "model": "RepMLPNet", "weights": s},
     "inside of a larger model": lambda s: {"state_dict": prefixed(s, "detector.encoder.")},
 }
 
@@ -68,7 +76,38 @@ def test_weights_are_found_by_their_content(name, state, tmp_path):
     load_checkpoint(whole, str(tmp_path / "x.pth"), strict=True)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, state[key])
-    assert unwrap(load_from_local(tmp_path / "x.pth")).keys() == state.keys()
+    build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), unwrap(load_from_local(tmp_path / "x.pth")))
+
+
+def test_several_networks_in_one_state_dict(state, tmp_path):
+    backbone = RepMLPNet(TINY, img_size=64)
+    own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    other = {key: value + 1 for key, value in own.items()}
+    for prefixes in (("encoder_q.", "encoder_k."), ("student.backbone.", "teacher.backbone.")):
+        both = {**prefixed(own, prefixes[0]), **prefixed(other, prefixes[1])}
+        with pytest.raises(ValueError, match=f"several RepMLPNets, under .*{prefixes[0]}.*prefix="):
+            backbone.load_state_dict(both)
+        save_checkpoint({"state_dict": prefixed(both, "module.")}, tmp_path / "x.pth")
+        backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefixes[0])
+        backbone.init_weights()
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(value, own[key])
+        backbone = RepMLPNet(TINY, img_size=64)
+    backbone.load_state_dict({**prefixed(own, "backbone."), **prefixed(other, "b.")})
+    assert torch.equal(backbone.state_dict()["final_norm.weight"], own["final_norm.weight"])
+
+
+@pytest.mark.parametrize("value", [None, torch.ones(8).to_sparse(), torch.ones(()), 3.0])
+def test_odd_values_are_no_errors_of_ours(state, value):
+    name = "stages.0.0.norm1.weight"
+    own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+    if isinstance(value, torch.Tensor) and value.is_sparse:
+        RepMLPNet(TINY, img_size=64).load_state_dict({**own, name: unwrap({name: value})[name]})
+        return
+    with pytest.raises(RuntimeError, match=name):
+        RepMLPNet(TINY, img_size=64).load_state_dict({**own, name: value})
+    with pytest.raises(ValueError, match=name):
+        build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), {**state, f"backbone.{name}": value})
 
 
 def test_several_candidates_are_listed(state, tmp_path):
@@ -101,12 +140,23 @@ def test_files_of_anything_else_say_what_they_hold(content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {1: 2}, {"meta": 3}, {"state_dict": 5}, {"state_dict": {}}, {"model": [1]}, {"a": {"b": "c"}}]
+    "content",
+    [
+        {},
+        {1: 2},
+        {"meta": 3},
+        {"state_dict": 5},
+        {"state_dict": [{"a.b": torch.ones(1)}]},
+        {"state_dict": {}},
+        {"model": [1]},
+        {"a": {"b": "c"}},
+    ],
 )
 def test_odd_contents_end_in_a_sentence(content, tmp_path):
     """Of unwrap, or of the model that does not find its tensors."""
     torch.save(content, tmp_path / "x.pth")
-    CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    assert isinstance(loaded.get("state_dict", loaded), dict)
     cfg = Config(dict(model=CLASSIFIER, default_scope="mmpretrain"))
     with pytest.raises(ValueError, match=r"holds no weights|does not fit"):
         build_model(cfg, unwrap(load_from_local(tmp_path / "x.pth")))

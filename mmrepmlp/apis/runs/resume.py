@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resuming of interrupted training."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, meta_of
+
+SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
-def latest_checkpoint(work_dir: str | Path) -> str | None:
+def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -> str | None:
     """Find the newest checkpoint of a run that can be read.
 
     A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated.
 
     Args:
         work_dir: Folder of the run.
+        out_dir: The ``out_dir`` of MMEngine's CheckpointHook. Default: None, which is ``work_dir``.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one; None if there is no checkpoint.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one, preferably with an optimizer; None
+        if there is no checkpoint.
 
     Raises:
         CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
@@ -26,21 +31,27 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
-    named = [Path(pointer.read_text().strip())] if pointer.is_file() else []
-    others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
-    faults = {}
-    for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if not path.name:  # of an empty pointer
-            continue
-        if path.is_dir():  # a sharded checkpoint
-            return str(path)
+    target = pointer.read_text(errors="replace").strip("\0 \t\r\n") if pointer.is_file() else ""
+    if "://" in target:  # MMEngine reads other storage
+        return target
+    named = [Path(target)] if target else []
+    folders = [work_dir, *(path.parent for path in named), *([Path(out_dir, work_dir.name)] if out_dir else [])]
+    faults, without_optimizer = {}, []
+    for path in named + newest_first(folders):
         try:
-            load_from_local(path)
-        except (CheckpointError, FileNotFoundError) as error:
+            if path.is_dir() and any(path.iterdir()):  # a sharded checkpoint
+                return str(path)
+            content = load_from_local(path)
+        except (CheckpointError, OSError) as error:
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
             faults[path] = str(error)
-        else:
+            continue
+        if "optimizer" in content:
             return str(path)
+        if meta_of(content).keys() & {"epoch", "iter"}:
+            without_optimizer.append(str(path))
+    if without_optimizer:
+        return without_optimizer[0]
     if faults:
         raise CheckpointError(
             f"Nothing to resume from in {work_dir}: none of its checkpoints can be read. "
@@ -49,17 +60,32 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     return None
 
 
+def newest_first(folders: Iterable[Path]) -> list[Path]:
+    """The checkpoints in folders, the newest first. MMEngine's ``best_*`` lag behind and have no optimizer."""
+    files = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in SUFFIXES}
+    regular = [path for path in files if not path.name.startswith("best_")]
+    return sorted(regular, key=lambda path: path.lstat().st_mtime, reverse=True)
+
+
 def check_resumable(checkpoint: str | None) -> None:
     """Check that a file can hold the state of a training.
 
     Raises:
-        ValueError: It is a safetensors file.
+        ValueError: It holds weights only.
     """
-    if checkpoint and Path(checkpoint).suffix == ".safetensors":
+    if checkpoint is None or not Path(checkpoint).is_file():  # whoever reads it says what is wrong
+        return
+    content = load_from_local(checkpoint)
+    if not (meta_of(content).keys() >= {"epoch", "iter"} and "message_hub" in content):
         raise ValueError(
             f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
             "or start from the weights with --cfg-options load_from=..."
         )
+
+
+def checkpoint_hook(cfg: Config) -> dict:
+    """The settings of MMEngine's CheckpointHook; empty where a config drops it, by None."""
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
 
 
 def make_resumable(cfg: Config) -> list[str]:
@@ -69,7 +95,7 @@ def make_resumable(cfg: Config) -> list[str]:
         One line per change, with its reason.
     """
     changes = []
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}  # None is how a config drops a hook
+    checkpoint = checkpoint_hook(cfg)
     if checkpoint.get("max_keep_ckpts") == 1:
         checkpoint.max_keep_ckpts = 2
         changes.append(

@@ -10,7 +10,7 @@ from mmrepmlp.apis.config import load_config
 from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
-from .resume import check_resumable, latest_checkpoint, make_resumable
+from .resume import check_resumable, checkpoint_hook, latest_checkpoint, make_resumable
 from .runner import build_runner
 
 # Hooks added to those of the config, with the reason.
@@ -37,7 +37,8 @@ def train(
     Args:
         config: Path of the config file, or ``package::path``.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``. Default: None.
+        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``; where there is
+            none, the training starts, from the config's ``load_from`` if it has one. Default: the config's ``resume``.
             With ``randomness.deterministic`` a resumed training computes exactly what an uninterrupted one does.
         amp: Whether to train with automatic mixed precision. Default: False.
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
@@ -68,10 +69,12 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
     changes = make_resumable(cfg)
+    resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
     if resume:
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
-        cfg.resume = bool(cfg.load_from)
-        check_resumable(cfg.load_from)
+        found = latest_checkpoint(cfg.work_dir, checkpoint_hook(cfg).get("out_dir")) if resume == "auto" else resume
+        check_resumable(found)
+        cfg.resume = found is not None
+        cfg.load_from = found or cfg.get("load_from")
     runner = build_runner(cfg)
     checks = CHECKS if cfg.get("check_annotations", True) else {}
     for hook, reason in {**checks, **HOOKS}.items():
