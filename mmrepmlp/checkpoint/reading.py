@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import traceback
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import mmengine
 import torch
 from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from safetensors import safe_open
 
 from mmrepmlp.errors import MMRepMLPError
@@ -104,11 +106,20 @@ def load_for_mmengine(filename: str | os.PathLike, map_location: Any = "cpu") ->
             del content["state_dict"]  # MMEngine would take it for one
         return content
     given = content.get("state_dict", content)
+    prefix = requested_prefix()
+    if prefix and isinstance(given, Mapping) and any(str(name).startswith(prefix) for name in given):
+        return content
     if isinstance(given, Mapping) and given.keys() == state.keys():
         given.update(state)  # the same object, since it may have attributes
     else:
         content["state_dict"] = state
     return content
+
+
+def requested_prefix() -> str | None:
+    """The ``prefix`` of the ``init_cfg`` that MMEngine is loading for: it may be one that :func:`unwrap` removes."""
+    callers = (frame for frame, _ in traceback.walk_stack(None))
+    return next((c.f_locals["prefix"] for c in callers if c.f_code is _load_checkpoint_with_prefix.__code__), None)
 
 
 def is_safetensors(path: Path) -> bool:

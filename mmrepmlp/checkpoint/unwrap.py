@@ -30,15 +30,23 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
         ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
             weights.
     """
+    found = find_state_dict(checkpoint, ema)
+    state = {name: to_tensor(value) for name, value in found.items() if isinstance(name, str)}
+    # With meta it is OpenMMLab's, who store a model under its own names, and a model may have a part named "model".
+    return strip_prefixes(state, WRAPPERS_ONLY if meta_of(checkpoint) else PREFIXES)
+
+
+def find_state_dict(checkpoint: object, ema: bool) -> Mapping:
+    """Find the state dict inside a checkpoint as :func:`unwrap` does, as it is."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"The checkpoint is a {type(checkpoint).__name__}: expected a dict of tensors by name.")
     if ema and "ema_state_dict" in checkpoint:
         # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
-        return unwrap(checkpoint["state_dict"])
+        return find_state_dict(checkpoint["state_dict"], False)
     found = {key: value for key, value in checkpoint.items() if holds_state(key, value)}
     for key in AVERAGES if ema else WRAPPERS:
         if key in found:
-            return unwrap(found[key])
+            return find_state_dict(found[key], False)
     if ema:
         raise ValueError(
             f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
@@ -50,10 +58,10 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
             "those to load in a file of their own."
         )
     if found:
-        return unwrap(*found.values())
+        return find_state_dict(*found.values(), False)
     if checkpoint and not any(is_array(value) for value in checkpoint.values()):
         raise ValueError(f"The checkpoint holds no weights: its entries are {abbreviate(checkpoint)}.")
-    return strip_prefixes({name: to_tensor(value) for name, value in checkpoint.items() if isinstance(name, str)})
+    return checkpoint
 
 
 def is_array(value: object) -> bool:
@@ -73,23 +81,23 @@ def holds_state(key: object, value: object) -> bool:
     if not isinstance(value, Mapping) or str(key).startswith("optim") or str(key).endswith("_extra_state"):
         return False
     return any(
-        (is_array(part) and ("." in name or name in ("weight", "bias"))) or holds_state(name, part)
+        (is_array(part) and ("." in name or name in ("weight", "bias") or key in WRAPPERS)) or holds_state(name, part)
         for name, part in value.items()
         if isinstance(name, str)
     )
 
 
-def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefixes(state: dict[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
     """Remove what wrappers put in front of a model's names, and the tensors outside of the wrapped model.
 
     A prefix that a model may have by itself is removed only where a model of OpenMMLab or a RepMLPNet is behind it.
     """
-    for prefix in PREFIXES:
+    for prefix in prefixes:
         inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if not inside:
             continue
         is_whole = len(inside) == len(state) and prefix in WRAPPERS_ONLY
-        inside = strip_prefixes(inside)
+        inside = strip_prefixes(inside, prefixes)
         if is_whole or (has_model(inside) and not has_model(state)):
             return inside
     return state

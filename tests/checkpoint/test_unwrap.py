@@ -2,6 +2,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
@@ -160,6 +161,46 @@ def test_odd_contents_end_in_a_sentence(content, tmp_path):
     cfg = Config(dict(model=CLASSIFIER, default_scope="mmpretrain"))
     with pytest.raises(ValueError, match=r"holds no weights|does not fit"):
         build_model(cfg, unwrap(load_from_local(tmp_path / "x.pth")))
+
+
+@pytest.mark.parametrize("outer", ["module.", "model.", "module.model."])
+def test_a_prefix_that_is_asked_for_is_found(state, outer, tmp_path):
+    """As MMEngine finds it, whatever is stripped where no prefix is given."""
+    torch.save({"state_dict": prefixed(state, outer)}, tmp_path / "x.pth")
+    for prefix in (f"{outer}backbone.", f"{outer}backbone", "backbone."):
+        init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefix)
+        backbone = RepMLPNet(TINY, img_size=64, init_cfg=init_cfg)
+        backbone.init_weights()
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(value, state[f"backbone.{key}"])
+
+
+class Wrapper(BaseModel):
+    """A user's model with a part that is named like a wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = MODELS.build(CLASSIFIER)
+
+    def forward(self, *_):
+        raise NotImplementedError
+
+
+def test_what_mmengine_wrote_goes_back_into_the_model_it_came_from(tmp_path):
+    source, target = Wrapper(), Wrapper()
+    torch.save({"state_dict": source.state_dict(), "meta": dict(mmengine_version="0.10.7")}, tmp_path / "x.pth")
+    load_checkpoint(target, str(tmp_path / "x.pth"), strict=True)
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key])
+    assert unwrap(load_from_local(tmp_path / "x.pth")).keys() == source.state_dict().keys()
+    backbone = RepMLPNet(TINY, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth")))
+    backbone.init_weights()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, source.state_dict()[f"model.backbone.{key}"])
+
+
+def test_a_model_of_a_single_parameter():
+    assert unwrap({"state_dict": {"scale": torch.ones(1)}, "meta": {}}) == {"scale": torch.ones(1)}
 
 
 def test_names_that_belong_to_the_model_stay():
