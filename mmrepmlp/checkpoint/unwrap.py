@@ -20,7 +20,8 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
     """Find the state dict inside a checkpoint, without prefixes such as ``module.``, its arrays as tensors.
 
     Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
-    included, if it is the only one that holds parameters by name; otherwise the checkpoint itself is the state dict.
+    included, if it is the only one that holds parameters by name, or those of a backbone; otherwise the checkpoint
+    itself is the state dict.
 
     Args:
         checkpoint: Content of a file.
@@ -52,6 +53,8 @@ def find_state_dict(checkpoint: object, ema: bool) -> Mapping:
             f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
             f"{', '.join(AVERAGES)} or ema_state_dict. Load it without ema (--ema)."
         )
+    if len(found) > 1:  # a loss may have parameters as well
+        found = {key: value for key, value in found.items() if holds_network(value)} or found
     if len(found) > 1:
         raise ValueError(
             f"The checkpoint holds weights under {abbreviate(found)}, and these names do not tell which to load. Save "
@@ -84,6 +87,13 @@ def holds_state(key: object, value: object) -> bool:
         (is_array(part) and ("." in name or name in ("weight", "bias") or key in WRAPPERS)) or holds_state(name, part)
         for name, part in value.items()
         if isinstance(name, str)
+    )
+
+
+def holds_network(value: object) -> bool:
+    """Whether a state dict or nested ones have the names of a model of OpenMMLab or a RepMLPNet."""
+    return isinstance(value, Mapping) and any(
+        any(f".{part}" in f".{name}" for part in MODEL) or holds_network(inner) for name, inner in value.items()
     )
 
 

@@ -59,6 +59,7 @@ LAYOUTS = {
     "distributed inside": lambda s: {k.replace("backbone.", "backbone.module."): v for k, v in s.items()},
     "arrays": lambda s: {"model": {k: v.numpy() for k, v in s.items()}, "__author__": "detectron2"},
     "numbered": lambda s: {**s, 1: torch.ones(1)},
+    "beside a loss": lambda s: {"net": s, "criterion": {"weight": torch.ones(5)}, "bank": {"a.0": torch.ones(1)}},
     "usual names without weights": lambda s: {"state_dict": None, "model": "RepMLPNet", "weights": s},
     "inside of a larger model": lambda s: {"state_dict": prefixed(s, "detector.encoder.")},
 }
