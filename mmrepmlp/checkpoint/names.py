@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a state dict tells about its network: tensor names, form, architecture."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -80,13 +81,15 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
 
     Returns:
         What could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
-        entry for each stage; ``reparam_conv_kernels``, in training form; ``in_channels`` and ``patch_size``.
+        entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training form;
+        ``in_channels`` and ``patch_size``.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items() if value.dim() > 1}
     units = [(int(stage), int(unit), rest) for stage, unit, rest in (m.groups() for m in map(UNIT.match, shapes) if m)]
     found: dict[str, object] = {}
     if units:
-        stages = range(max(stage for stage, _, _ in units) + 1)
+        present = {stage for stage, _, _ in units}
+        stages = range(next(i for i in itertools.count() if i not in present))
         found["depths"] = [max((u for s, u, _ in units if s == stage), default=-1) + 1 for stage in stages]
         fc3 = [shapes.get(f"stages.{i}.0.repmlp_block.fc3.weight") for i in stages]
         conv1 = [shapes.get(f"stages.{i}.0.repmlp_block.gp.conv1.conv.weight") for i in stages]
