@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resuming of interrupted training."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
@@ -22,8 +21,8 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
         out_dir: The ``out_dir`` of MMEngine's CheckpointHook. Default: None, which is ``work_dir``.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one, preferably with an optimizer; None
-        if there is no checkpoint.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one in ``out_dir``, ``work_dir`` or the
+        folder of the former, preferably with an optimizer; None if there is no checkpoint.
 
     Raises:
         CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
@@ -35,9 +34,10 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
     if "://" in target:  # MMEngine reads other storage
         return target
     named = [Path(target)] if target else []
-    folders = [work_dir, *(path.parent for path in named), *([Path(out_dir, work_dir.name)] if out_dir else [])]
+    folders = [Path(out_dir, work_dir.name)] if out_dir else []
+    folders += [work_dir, *(path.parent for path in named if len(path.parts) > 1)]
     faults, without_optimizer = {}, []
-    for path in named + newest_first(folders):
+    for path in [*named, *(path for folder in folders for path in newest_first(folder))]:
         try:
             if path.is_dir() and any(path.iterdir()):  # a sharded checkpoint
                 return str(path)
@@ -46,7 +46,7 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
             faults[path] = str(error)
             continue
-        if "optimizer" in content:
+        if path in named or "optimizer" in content:
             return str(path)
         if meta_of(content).keys() & {"epoch", "iter"}:
             without_optimizer.append(str(path))
@@ -60,9 +60,9 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
     return None
 
 
-def newest_first(folders: Iterable[Path]) -> list[Path]:
-    """The checkpoints in folders, the newest first. MMEngine's ``best_*`` lag behind and have no optimizer."""
-    files = {path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in SUFFIXES}
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, but for MMEngine's ``best_*``, which have no optimizer."""
+    files = [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.suffix in SUFFIXES]
     regular = [path for path in files if not path.name.startswith("best_")]
     return sorted(regular, key=lambda path: path.lstat().st_mtime, reverse=True)
 

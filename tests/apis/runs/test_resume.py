@@ -111,9 +111,11 @@ def test_the_latest_checkpoint_under_other_names_and_in_other_folders(state, tmp
     (run / "model_4.pth").symlink_to(run / "gone.pth")
     (run / "last_checkpoint").write_bytes(b"\0\xff\0")
     assert latest_checkpoint(run) == model
-    elsewhere = write(out / "run/iter_20.ckpt", state, 2)
+    elsewhere = write(out / "run/iter_20.ckpt", state, 0)
     assert latest_checkpoint(run) == model and latest_checkpoint(run, out) == elsewhere
     (run / "last_checkpoint").write_text(f"{out}/run/gone.pth")
+    assert latest_checkpoint(run) == model
+    (run / "model_1.pth").unlink()
     assert latest_checkpoint(run) == elsewhere
     (run / "last_checkpoint").write_text("s3://bucket/epoch_1.pth")
     assert latest_checkpoint(run) == "s3://bucket/epoch_1.pth"
