@@ -183,7 +183,7 @@ def explain_failure(path: Path, error: Exception) -> str:
         re.search(r"GLOBAL (\S+)", text)
         or re.search(r"\w+\(.*\)(?= is refused)", text)
         or re.search(r"but got <class '(.+?)'>", text)
-        or re.search(r"numpy's .+(?= is not read)", text)
+        or re.search(r"(?:numpy|Python)'s .+(?= is not read)", text)
     )
     if held:
         return (

@@ -232,6 +232,18 @@ def test_an_array_that_was_read_is_like_any_other(tmp_path):
     assert loaded["type"] is np.dtype("i8")
 
 
+@pytest.mark.parametrize(
+    "value, named",
+    [
+        (types.SimpleNamespace(**ADDRESS), "numpy's attribute __array_interface__"),
+        (Crafted(range, (10**12,)), r"Python's range\(0, 1000000000000\)"),
+    ],
+)
+def test_refusals_without_a_type_name_the_reason(tmp_path, value, named):
+    with pytest.raises(CheckpointError, match=f"holds more than tensors: {named}\\. Loading"):
+        load_back(value, tmp_path / "x.pth")
+
+
 def test_paths_of_another_system_and_python(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
