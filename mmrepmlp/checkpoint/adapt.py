@@ -2,6 +2,7 @@
 """Adapt a state dict of any origin to a RepMLPNet, or explain why that is impossible."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import torch
 from mmengine.logging import print_log
@@ -12,6 +13,8 @@ from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
+
+PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
 
 
 def adapt_state_dict(
@@ -35,8 +38,11 @@ def adapt_state_dict(
     own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
     if not own:
         return
-    state = to_native_names(own if prefix else backbone_part(unwrap(own)))
-    if not architecture_of(state):
+    state, others = split(own)
+    if not (prefix and architecture_of(state)):  # there may be wrappers around it
+        state, others = split(backbone_part(unwrap(own)))
+    expected = model.state_dict() if expected is None else expected
+    if not architecture_of(state) and not state.keys() <= expected.keys():
         raise ValueError(
             f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Expected the names of mmpretrain's "
             "RepMLPNet, with or without 'backbone.', or the authors' names."
@@ -45,12 +51,11 @@ def adapt_state_dict(
     state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
     if changes:
         print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
-    expected = model.state_dict() if expected is None else expected
     state, changes = adapt_stem(state, expected[STEM].shape)
     if changes:
         print_log(f"The stem is adapted: {', '.join(changes)}.", "current")
     form = form_of(state)
-    if form != form_of(expected):
+    if form != form_of(expected) and not state.keys() <= expected.keys():  # a part of the model's own has no form
         if form_of(expected) != "deploy":
             raise ValueError(
                 f"The state dict is in {form} form, the model in {form_of(expected)} form, and a conversion cannot be "
@@ -61,7 +66,13 @@ def adapt_state_dict(
     check_values(expected, state)
     for name in list(own):
         del state_dict[prefix + name]
-    state_dict.update({prefix + name: value for name, value in state.items()})
+    state_dict.update({prefix + name: value for name, value in {**others, **state}.items()})
+
+
+def split(state: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Separate the tensors of a state dict, with our names, from anything else in it."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return to_native_names(tensors), {name: value for name, value in state.items() if name not in tensors}
 
 
 def drop_unbuilt(state: dict[str, Tensor], built: int, stages: int) -> dict[str, Tensor]:
@@ -78,16 +89,18 @@ def first_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Tensor]:
-    """Convert a state dict in a model's training form or injected form to its deploy form.
+    """Convert a state dict in a model's training form or injected form to its deploy form, at least in float32.
 
     Raises:
         ValueError: The state dict does not fit the model.
     """
     source = build_form(model, form, architecture_of(state).get("reparam_conv_kernels", ()))
-    expected = source.state_dict()
+    wanted = source.state_dict().items()
+    expected = {name: value for name, value in wanted if name in state or not name.endswith("num_batches_tracked")}
     check_architecture(expected, state)
     check_state_dict(expected, state)
-    nn.Module.load_state_dict(source, state, assign=True)
+    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
+    nn.Module.load_state_dict(source, precise, assign=True)
     source.switch_to_deploy()
     return source.state_dict()
 
@@ -103,12 +116,14 @@ def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int])
 
 
 def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Compare the architectures of two state dicts.
+    """Compare the architectures of two state dicts, in the stages that both have.
 
     Raises:
         ValueError: They differ; the message lists each difference.
     """
     wanted, given = architecture_of(expected), architecture_of(state)
+    for key in given.keys() & PER_STAGE:
+        given[key] = [have or want for have, want in zip_longest(given[key], wanted[key])]
     differences = [
         f"{key} {given[key]} (the model: {wanted[key]})" for key in wanted if key in given and given[key] != wanted[key]
     ]

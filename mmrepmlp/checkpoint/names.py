@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a state dict tells about its network: tensor names, form, architecture."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -17,7 +18,7 @@ SYNONYMS = {
     "gp.fc1": "gp.conv1.conv",
     "gp.fc2": "gp.conv2.conv",
 }
-STEM = re.compile(r"^((?:.+\.)?)(?:patch_embed\.projection|conv_embedding\.conv|stages\.0\.0\.repmlp_block)\.")
+FIRST_BLOCK = re.compile(r"^((?:.+\.)?)stages\.0\.0\.repmlp_block\.")
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
 
@@ -43,9 +44,18 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
 
 
 def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the backbone's tensors from a whole model's state dict, under the backbone's own names."""
-    prefixes = {match[1] for match in map(STEM.match, state) if match}
-    prefix = min(prefixes, key=len) if prefixes else ""
+    """Select the backbone's tensors from a whole model's state dict, under the backbone's own names.
+
+    Raises:
+        ValueError: There are several RepMLPNets, and none of them is the model or its ``backbone``.
+    """
+    prefixes = sorted({match[1] for match in map(FIRST_BLOCK.match, state) if match})
+    prefix = next((usual for usual in ("", "backbone.") if usual in prefixes), prefixes[0] if prefixes else "")
+    if prefix and prefix != "backbone." and len(prefixes) > 1:
+        raise ValueError(
+            f"The state dict holds several RepMLPNets, under {', '.join(map(repr, prefixes))}. Name the one to load: "
+            f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix='{prefix}')."
+        )
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return own if prefix else {name: value for name, value in own.items() if not name.startswith("head.")}
 
@@ -71,13 +81,15 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
 
     Returns:
         What could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
-        entry for each stage; ``reparam_conv_kernels``, in training form; ``in_channels`` and ``patch_size``.
+        entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training form;
+        ``in_channels`` and ``patch_size``.
     """
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if value.dim() > 1}
     units = [(int(stage), int(unit), rest) for stage, unit, rest in (m.groups() for m in map(UNIT.match, shapes) if m)]
     found: dict[str, object] = {}
     if units:
-        stages = range(max(stage for stage, _, _ in units) + 1)
+        present = {stage for stage, _, _ in units}
+        stages = range(next(i for i in itertools.count() if i not in present))
         found["depths"] = [max((u for s, u, _ in units if s == stage), default=-1) + 1 for stage in stages]
         fc3 = [shapes.get(f"stages.{i}.0.repmlp_block.fc3.weight") for i in stages]
         conv1 = [shapes.get(f"stages.{i}.0.repmlp_block.gp.conv1.conv.weight") for i in stages]
@@ -87,7 +99,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
         if all(conv1):
             found["channels"] = [inputs for _, inputs, *_ in conv1]
             found["bottlenecks"] = [outputs for outputs, *_ in conv1]
-        if form_of(shapes) == "training":
+        if form_of(state) == "training":
             kernels = {re.search(r"\.repconv(\d+)\.", rest) for _, _, rest in units}
             found["reparam_conv_kernels"] = sorted({int(match[1]) for match in kernels if match})
     if "patch_embed.projection.weight" in shapes:

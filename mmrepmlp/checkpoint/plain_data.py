@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unpickle what is plainly data beside tensors: numbers, text, dates, paths, containers and numpy arrays of these.
 
-torch's safe unpickler creates objects of listed types only. Numpy needs more care: the pickled description of a data
-type holds flags that numpy trusts, and wrong ones make it take bytes for pointers. The stand-ins here build the data
-type anew from its name.
+torch's safe unpickler creates, fills and calls what is on a list, with whatever arguments a file gives. Numpy and
+MMEngine trust theirs: crafted ones make them take bytes for pointers, or replace methods. The stand-ins here accept
+what such objects really write, and nothing else; :func:`to_plain` replaces them by the real ones.
 """
 
 import argparse
@@ -11,52 +11,123 @@ import contextlib
 import datetime
 import decimal
 import fractions
+import math
 import pathlib
 import pickle
 import types
 import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor
 
 SCALAR = np.float64(0).__reduce__()[0]
-RECONSTRUCT = np.empty(0).__reduce__()[0]
-KINDS = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?USOMm"
 
 
-class PlainArray(np.ndarray):
-    """A numpy array while it is read; :func:`to_plain` makes it an ordinary one."""
+def refusal(what: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(f"WeightsUnpickler error: {what} is not read")
+
+
+class PlainType:
+    """Stand-in of numpy's data type, which is built anew from its name: numpy would trust the flags in its pickle."""
+
+    def __init__(self, name: str, *_: bool) -> None:
+        self.dtype = flat_dtype(name)
 
     def __setstate__(self, state: tuple) -> None:
-        version, shape, dtype, is_fortran, content = state
-        super().__setstate__((version, shape, plain_dtype(dtype), is_fortran, content))
+        _, order, *_, details = state
+        if self.dtype.kind in "mM":
+            unit, count, *_ = details[1]
+            self.dtype = flat_dtype(f"{self.dtype.kind}8[{'' if count == 1 else count}{unit.decode()}]")
+        self.dtype = flat_dtype(self.dtype.newbyteorder(order).str)
 
 
-def plain_dtype(dtype: np.dtype) -> np.dtype:
-    """Build a data type anew from its name.
+def flat_dtype(name: str) -> np.dtype:
+    """Build numpy's data type of a name.
 
     Raises:
         pickle.UnpicklingError: It is structured: offsets of fields would have to be trusted.
     """
+    dtype = np.dtype(str(name))
     if dtype.kind == "V":
-        raise pickle.UnpicklingError(f"WeightsUnpickler error: numpy's structured data type {dtype} is not read")
-    return np.dtype(dtype.str)
+        raise refusal(f"numpy's structured data type {name}")
+    return dtype
 
 
-def plain_array(kind: type, shape: tuple, code: bytes) -> PlainArray:
-    """Stand-in of numpy's function that creates the array to fill."""
-    return RECONSTRUCT(PlainArray, shape, code)
+class PlainArray:
+    """Stand-in of a numpy array."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, plain, is_fortran, content = state
+        if plain.dtype.hasobject and (len(content) != math.prod(shape) or min(shape, default=0) < 0):
+            raise refusal(f"numpy's array of shape {shape} from {len(content)} objects")
+        self.array = np.empty(0)
+        self.array.__setstate__((1, shape, plain.dtype, is_fortran, content))
 
 
-def plain_scalar(dtype: np.dtype, content: bytes) -> np.generic:
+def plain_scalar(plain: PlainType, content: bytes) -> np.generic:
     """Stand-in of numpy's function that creates a scalar from bytes."""
-    dtype = plain_dtype(dtype)
-    if dtype.kind == "O":
-        raise pickle.UnpicklingError("WeightsUnpickler error: numpy's scalar of a Python object is not read")
-    return SCALAR(dtype, content)
+    if plain.dtype.hasobject:
+        raise refusal("numpy's scalar of a Python object")
+    return SCALAR(plain.dtype, content)
+
+
+class PlainHistory(HistoryBuffer):
+    """Stand-in of MMEngine's HistoryBuffer: its numbers, without the methods that its pickle names."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ = {name: state[name] for name in ("max_length", "_log_history", "_count_history")}
+
+
+class PlainClass(NamedTuple):
+    """Stand-in of a class that is data itself, such as what a defaultdict makes; makes empty objects only."""
+
+    kind: type
+
+    def __call__(self) -> object:
+        return self.kind()
+
+
+# Functions that MMEngine stores, by the stand-in of the class that they belong to.
+ONE_CYCLE = f"{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}"
+FUNCTIONS = (
+    (PlainHistory, HistoryBuffer, ("min", "max", "current", "mean")),
+    (ONE_CYCLE, OneCycleParamScheduler, ("_annealing_cos", "_annealing_linear")),
+)
+
+
+def plain_function(owner: object, name: str) -> object:
+    """Stand-in of ``getattr``, by which functions inside of classes are stored.
+
+    Raises:
+        pickle.UnpicklingError: It is none that MMEngine stores.
+    """
+    for stand_in, kind, names in FUNCTIONS:
+        if owner is stand_in and name in names:
+            return getattr(kind, name)
+    raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is refused: it may run code.")
+
+
+def plain_range(*bounds: int) -> range:
+    """Stand-in of ``range``; long ones would fill the memory in a set."""
+    numbers = range(*bounds)
+    if len(numbers) > 1_000_000:
+        raise refusal(f"Python's {numbers}")
+    return numbers
+
+
+def plain_fraction(*parts: int | str) -> fractions.Fraction:
+    """Stand-in of a fraction; the decimals that it takes besides its own text would fill the memory."""
+    numbers = parts[0].split("/") if isinstance(parts[0], str) else parts
+    return fractions.Fraction(*map(int, numbers))
 
 
 def path_type(name: str) -> type:
@@ -72,24 +143,28 @@ PLAIN = {
     **{f"datetime.{t.__name__}": t for t in (datetime.timedelta, datetime.timezone)},
     # Python 3.13 moved them.
     **{f"{module}.{name}": path_type(name) for name in PATHS for module in ("pathlib", "pathlib._local")},
-    **{f"builtins.{t.__name__}": t for t in (set, frozenset, range, slice, list, dict, tuple)},
-    **{f"builtins.{t.__name__}": t for t in (str, bytes, int, float, bool)},
+    **{f"builtins.{t.__name__}": PlainClass(t) for t in (list, dict, tuple, str, bytes, int, float, bool)},
+    "builtins.frozenset": frozenset,
+    "builtins.slice": slice,
+    "builtins.range": plain_range,
     "builtins.Ellipsis": ...,
+    "builtins.getattr": plain_function,
     # torch fills in ordinary dicts and lists only.
     "collections.defaultdict": lambda *factory: {},
     "collections.deque": lambda items=(), length=None: list(items),
     "decimal.Decimal": decimal.Decimal,
-    "fractions.Fraction": fractions.Fraction,
+    "fractions.Fraction": plain_fraction,
     "uuid.UUID": uuid.UUID,
     "uuid.SafeUUID": uuid.SafeUUID,
     "argparse.Namespace": argparse.Namespace,
     "types.SimpleNamespace": types.SimpleNamespace,
     "mmengine.config.config.ConfigDict": ConfigDict,
-    "numpy.dtype": np.dtype,
+    "mmengine.logging.history_buffer.HistoryBuffer": PlainHistory,
+    ONE_CYCLE: ONE_CYCLE,
+    "numpy.dtype": PlainType,
     "numpy.ndarray": PlainArray,
-    **{f"numpy.dtypes.{type(np.dtype(kind)).__name__}": type(np.dtype(kind)) for kind in KINDS},
     # numpy 2 moved its private modules; files refer to either name.
-    **{f"numpy.{core}.multiarray._reconstruct": plain_array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: PlainArray() for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": plain_scalar for core in ("core", "_core")},
 }
 
@@ -113,28 +188,46 @@ def name_of(entry: object) -> str:
     return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
 
 
-def to_plain(value: object, seen: dict[int, object] | None = None) -> object:
-    """Replace each :class:`PlainArray` in nested data by an ordinary array, in place where that is possible."""
+def to_plain(value: object, seen: dict[int, tuple[object, object]] | None = None) -> object:
+    """Replace each stand-in in nested data by what it stands for, in place where that is possible.
+
+    Raises:
+        pickle.UnpicklingError: An object has attributes by which numpy would take numbers for addresses.
+    """
     seen = {} if seen is None else seen
     if isinstance(value, (Tensor, str, bytes, int, float, type(None))):
         return value
+    if isinstance(value, PlainType):
+        return value.dtype
+    if isinstance(value, PlainClass):
+        return value.kind
     if id(value) in seen:
-        return seen[id(value)]
-    seen[id(value)] = value
-    if isinstance(value, PlainArray):
-        seen[id(value)] = plain = value.view(np.ndarray)
+        return seen[id(value)][1]
+    plain = value.array if isinstance(value, PlainArray) else value
+    seen[id(value)] = value, plain  # the value too: while it is alive, no other object has its id
+    if type(value) in (tuple, set, frozenset):
+        seen[id(value)] = value, type(value)(to_plain(part, seen) for part in value)
+        return seen[id(value)][1]
+    if isinstance(plain, np.ndarray):
         if plain.dtype.hasobject:
-            for index in np.ndindex(plain.shape):
-                plain[index] = to_plain(plain[index], seen)
-        return plain
-    if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(to_plain(part, seen) for part in value)
-    if isinstance(value, (dict, list)):
-        parts = list(value.items() if isinstance(value, dict) else enumerate(value))
-        for key, part in parts:
-            plain = to_plain(part, seen)
-            if plain is not part:
-                value[key] = plain
-    elif not isinstance(value, Config):
-        to_plain(getattr(value, "__dict__", None), seen)
-    return value
+            replace_parts(plain.ravel("K"), range(plain.size), seen)
+    elif isinstance(value, (dict, list)):
+        replace_parts(value, list(value) if isinstance(value, dict) else range(len(value)), seen)
+    attributes = getattr(value, "__dict__", {}) if plain is value else {}
+    for name in (*attributes, *(value if isinstance(value, ConfigDict) else ())):
+        if str(name).startswith("__") and "array" in str(name):
+            raise refusal(f"numpy's attribute {name}")
+    if type(attributes) is dict:
+        replace_parts(attributes, list(attributes), seen)
+    if isinstance(value, PlainHistory):
+        value.__class__ = HistoryBuffer
+    return plain
+
+
+def replace_parts(parts: dict | list | np.ndarray, keys: list | range, seen: dict[int, tuple[object, object]]) -> None:
+    """Call :func:`to_plain` for the parts of a container, and set those that it replaces."""
+    for key in keys:
+        part = parts[key]
+        plain = to_plain(part, seen)
+        if plain is not part:
+            parts[key] = plain

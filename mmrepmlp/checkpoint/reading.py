@@ -5,6 +5,9 @@ import io
 import logging
 import os
 import re
+import traceback
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,6 +16,7 @@ import mmengine
 import torch
 from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from safetensors import safe_open
 
 from mmrepmlp.errors import MMRepMLPError
@@ -30,7 +34,8 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
 
     Args:
         filename: Path of a file written by ``torch.save``, or of a ``.safetensors`` file.
-        map_location: Device of the tensors. Default: ``"cpu"``.
+        map_location: Device of the tensors, or what else ``torch.load`` takes. Default: ``"cpu"``; None keeps the
+            devices in the file where there is a GPU.
         allow_unsafe: Whether to execute code in the file, with all permissions of the user. Default: False.
 
     Returns:
@@ -38,29 +43,48 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is empty, damaged, not a checkpoint, or contains code.
+        CheckpointError: The file is empty, damaged, not a checkpoint, or contains code; or there is no such device.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     if not path.stat().st_size:
         raise CheckpointError(f"{path} is empty. Copy or download it again.")
-    if allow_unsafe:
-        print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
+    map_location = check_device(path, map_location)
     try:
         if is_safetensors(path):
-            return read_safetensors(path, map_location)
-        with trust_plain_data():
-            content = to_plain(torch.load(path, map_location=map_location, weights_only=not allow_unsafe))
+            content = read_safetensors(path, map_location)
+        elif allow_unsafe:
+            print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        else:
+            with trust_plain_data():
+                content = to_plain(torch.load(path, map_location=map_location, weights_only=True))
     except PermissionError:
         raise
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
     except Exception as error:  # of whatever the bytes made the readers do
+        if allow_unsafe and isinstance(error, (ModuleNotFoundError, AttributeError)):
+            raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
         raise CheckpointError(explain_failure(path, error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name.")
     return content
+
+
+def check_device(path: Path, map_location: Any) -> Any:
+    """Check that the device to load a file to is there; None becomes the CPU where there is no GPU."""
+    if map_location is None and not torch.cuda.is_available():
+        return "cpu"
+    if isinstance(map_location, (str, torch.device)):
+        try:
+            torch.empty(0, device=map_location)
+        except Exception as error:  # torch's backends raise any
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise CheckpointError(
+                f"{path} cannot be loaded to map_location={str(map_location)!r}: {reason}. Pass 'cpu', or a device of "
+                "this machine."
+            ) from error
+    return map_location
 
 
 def load_for_mmengine(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
@@ -78,10 +102,24 @@ def load_for_mmengine(filename: str | os.PathLike, map_location: Any = "cpu") ->
         state = unwrap(content)
     except ValueError as error:  # perhaps its reader knows what it is
         print_log(f"{filename}: {error}", "current", logging.WARNING)
+        if not isinstance(content.get("state_dict", {}), Mapping):
+            del content["state_dict"]  # MMEngine would take it for one
         return content
-    if state.keys() != content.get("state_dict", content).keys():
+    given = content.get("state_dict", content)
+    prefix = requested_prefix()
+    if prefix and isinstance(given, Mapping) and any(str(name).startswith(prefix) for name in given):
+        return content
+    if isinstance(given, Mapping) and given.keys() == state.keys():
+        given.update(state)  # the same object, since it may have attributes
+    else:
         content["state_dict"] = state
     return content
+
+
+def requested_prefix() -> str | None:
+    """The ``prefix`` of the ``init_cfg`` that MMEngine is loading for: it may be one that :func:`unwrap` removes."""
+    callers = (frame for frame, _ in traceback.walk_stack(None))
+    return next((c.f_locals["prefix"] for c in callers if c.f_code is _load_checkpoint_with_prefix.__code__), None)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -95,13 +133,15 @@ def is_safetensors(path: Path) -> bool:
 
 def read_safetensors(path: Path, map_location: Any) -> dict:
     """Read the tensors and metadata of a safetensors file, structured as a checkpoint."""
-    with safe_open(path, framework="pt", device=str(map_location or "cpu")) as file:
+    device = str(map_location) if isinstance(map_location, (str, torch.device)) else "cpu"
+    with safe_open(path, framework="pt", device=device) as file:
         names = file.keys()
+        state = {name: file.get_tensor(name) for name in names}
         meta = (file.metadata() or {}).get("meta", "{}")
-        return {
-            "meta": mmengine.load(io.StringIO(meta), file_format="json"),
-            "state_dict": {name: file.get_tensor(name) for name in names},
-        }
+    try:
+        return {"meta": mmengine.load(io.StringIO(meta), file_format="json"), "state_dict": state}
+    except ValueError:  # text of somebody else
+        return {"meta": {}, "state_dict": state}
 
 
 def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
@@ -143,7 +183,7 @@ def explain_failure(path: Path, error: Exception) -> str:
         re.search(r"GLOBAL (\S+)", text)
         or re.search(r"\w+\(.*\)(?= is refused)", text)
         or re.search(r"but got <class '(.+?)'>", text)
-        or re.search(r"numpy's .+(?= is not read)", text)
+        or re.search(r"(?:numpy|Python)'s .+(?= is not read)", text)
     )
     if held:
         return (
@@ -154,5 +194,11 @@ def explain_failure(path: Path, error: Exception) -> str:
         )
     # torch's message surrounds the reason with advice.
     reason = re.search(r"WeightsUnpickler error:\s+(.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
-    reason = reason[1].strip().rstrip(".")
+    reason = reason[1].split(". In PyTorch")[0].strip().rstrip(".")
+    if "Unsupported operand" in reason and zipfile.is_zipfile(path):
+        return (
+            f"{path} was saved with a pickle_protocol other than 2, which torch does not read safely ({reason}). Ask "
+            "its author for a file that torch.save wrote by default, or, if you trust the author, convert it with "
+            "tools/reparameterize.py --allow-unsafe."
+        )
     return f"{path} ({path.stat().st_size} bytes) is damaged or not a checkpoint: {reason}. Copy or download it again."

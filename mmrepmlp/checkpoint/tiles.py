@@ -29,8 +29,8 @@ def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tu
     resampled, changes = {}, {}
     for name, value in state.items():
         match = FC3.match(name)
-        if match and int(match[1]) < len(tiles):
-            weight = state[name.replace(".bias", ".weight")]
+        weight = state.get(name.replace(".bias", ".weight"))
+        if match and int(match[1]) < len(tiles) and weight is not None and weight.dim() > 1:
             new = tiles[int(match[1])]
             old = infer_tile(name, weight.size(1), new)
             if old != new:

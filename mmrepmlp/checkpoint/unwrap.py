@@ -3,22 +3,25 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+import torch
 from torch import Tensor
 
 # Names of entries with the weights, the usual ones first, and with averaged weights.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "module")
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "params_ema", "ema_model", "teacher")
-# Around a whole model: of distributed wrappers, of Lightning, of torch.compile, of averaged models.
-WRAPPERS_ONLY = ("module.", "_orig_mod.")
-PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "net.", "network.")
+# Around a whole model: of distributed wrappers and torch.compile; then of Lightning and of averaged models.
+WRAPPERS_ONLY = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
+PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "averaged_model.", "net.", "network.")
 MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.")
 
 
 def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
-    """Find the state dict inside a checkpoint, without prefixes such as ``module.``.
+    """Find the state dict inside a checkpoint, without prefixes such as ``module.``, its arrays as tensors.
 
     Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
-    included, if it is the only one that holds parameters by name; otherwise the checkpoint itself is the state dict.
+    included, if it is the only one that holds parameters by name, or those of a backbone; otherwise the checkpoint
+    itself is the state dict.
 
     Args:
         checkpoint: Content of a file.
@@ -28,30 +31,52 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
         ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
             weights.
     """
+    found = find_state_dict(checkpoint, ema)
+    state = {name: to_tensor(value) for name, value in found.items() if isinstance(name, str)}
+    # With meta it is OpenMMLab's, who store a model under its own names, and a model may have a part named "model".
+    return strip_prefixes(state, WRAPPERS_ONLY if meta_of(checkpoint) else PREFIXES)
+
+
+def find_state_dict(checkpoint: object, ema: bool) -> Mapping:
+    """Find the state dict inside a checkpoint as :func:`unwrap` does, as it is."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"The checkpoint is a {type(checkpoint).__name__}: expected a dict of tensors by name.")
     if ema and "ema_state_dict" in checkpoint:
         # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
-        return unwrap(checkpoint["state_dict"])
+        return find_state_dict(checkpoint["state_dict"], False)
     found = {key: value for key, value in checkpoint.items() if holds_state(key, value)}
     for key in AVERAGES if ema else WRAPPERS:
         if key in found:
-            return unwrap(found[key])
+            return find_state_dict(found[key], False)
     if ema:
         raise ValueError(
             f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
             f"{', '.join(AVERAGES)} or ema_state_dict. Load it without ema (--ema)."
         )
+    if len(found) > 1:  # a loss may have parameters as well
+        found = {key: value for key, value in found.items() if holds_network(value)} or found
     if len(found) > 1:
         raise ValueError(
             f"The checkpoint holds weights under {abbreviate(found)}, and these names do not tell which to load. Save "
             "those to load in a file of their own."
         )
     if found:
-        return unwrap(*found.values())
-    if checkpoint and not any(isinstance(value, Tensor) for value in checkpoint.values()):
+        return find_state_dict(*found.values(), False)
+    if checkpoint and not any(is_array(value) for value in checkpoint.values()):
         raise ValueError(f"The checkpoint holds no weights: its entries are {abbreviate(checkpoint)}.")
-    return strip_prefixes(dict(checkpoint))
+    return checkpoint
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is a tensor, or an array of numbers, as detectron2 stores them."""
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+
+
+def to_tensor(value: object) -> object:
+    """Make a dense tensor of an array or a sparse tensor; anything else stays as it is."""
+    if isinstance(value, np.ndarray) and is_array(value):
+        return torch.tensor(value)
+    return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
 
 
 def holds_state(key: object, value: object) -> bool:
@@ -59,28 +84,38 @@ def holds_state(key: object, value: object) -> bool:
     if not isinstance(value, Mapping) or str(key).startswith("optim") or str(key).endswith("_extra_state"):
         return False
     return any(
-        (isinstance(part, Tensor) and ("." in name or name in ("weight", "bias"))) or holds_state(name, part)
+        (is_array(part) and ("." in name or name in ("weight", "bias") or key in WRAPPERS)) or holds_state(name, part)
         for name, part in value.items()
         if isinstance(name, str)
     )
 
 
-def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def holds_network(value: object) -> bool:
+    """Whether a state dict or nested ones have the names of a model of OpenMMLab or a RepMLPNet."""
+    return isinstance(value, Mapping) and any(
+        any(f".{part}" in f".{name}" for part in MODEL) or holds_network(inner) for name, inner in value.items()
+    )
+
+
+def strip_prefixes(state: dict[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
     """Remove what wrappers put in front of a model's names, and the tensors outside of the wrapped model.
 
     A prefix that a model may have by itself is removed only where a model of OpenMMLab or a RepMLPNet is behind it.
     """
-    for prefix in PREFIXES:
-        inside = {str(n).removeprefix(prefix): value for n, value in state.items() if str(n).startswith(prefix)}
+    for prefix in prefixes:
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if not inside:
+            continue
         is_whole = len(inside) == len(state) and prefix in WRAPPERS_ONLY
-        if inside and (is_whole or (has_model(inside) and not has_model(state))):
-            return strip_prefixes(inside)
+        inside = strip_prefixes(inside, prefixes)
+        if is_whole or (has_model(inside) and not has_model(state)):
+            return inside
     return state
 
 
 def has_model(names: Iterable[str]) -> bool:
     """Whether the names are those of a whole model of OpenMMLab or of a RepMLPNet."""
-    return any(str(name).startswith(MODEL) for name in names)
+    return any(name.startswith(MODEL) for name in names)
 
 
 def abbreviate(names: Iterable, limit: int = 10) -> str:

@@ -42,7 +42,7 @@ def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     Raises:
         ValueError: A dtype cannot be converted to the model's, or a tensor has non-finite values or negative variances.
     """
-    shared = {name: value for name, value in state.items() if name in expected}
+    shared = {name: value for name, value in state.items() if name in expected and isinstance(value, Tensor)}
     raise_faults(
         {
             "of another type": [
@@ -53,6 +53,7 @@ def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
         }
     )
     numbers = {name: value for name, value in shared.items() if value.is_floating_point() and not value.is_meta}
+    numbers = {name: value.half() if value.itemsize == 1 else value for name, value in numbers.items()}  # float8
     raise_faults(
         {
             "not finite (NaN or Inf)": [

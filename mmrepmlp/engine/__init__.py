@@ -3,6 +3,7 @@ from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_unit
 from .hooks import (
     BroadcastBuffersHook,
     CheckAnnotationsHook,
+    CheckWeightsHook,
     CollectStatisticsHook,
     EpochSeedHook,
     FakeQuantizeHook,
@@ -14,6 +15,7 @@ __all__ = [
     "BroadcastBuffersHook",
     "CPUDistributedDataParallel",
     "CheckAnnotationsHook",
+    "CheckWeightsHook",
     "CollectStatisticsHook",
     "EpochSeedHook",
     "FakeQuantizeHook",

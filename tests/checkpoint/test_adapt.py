@@ -144,6 +144,39 @@ def test_a_gap_in_a_state_dict_that_is_to_be_folded_is_named():
         RepMLPNet(**NATIVE, deploy=True).load_state_dict(state, strict=False)
 
 
+@pytest.mark.parametrize("part", ["patch_embed.", "stages.0.", "stages.2.", "stages.3.0.norm1", "final_norm."])
+def test_a_part_of_a_state_dict_loads_where_loading_is_not_strict(part):
+    model, state = RepMLPNet(**NATIVE), native_state()
+    given = {name: value for name, value in state.items() if name.startswith(part)}
+    result = model.load_state_dict(given, strict=False)
+    missing = {name for name in set(state) - set(given) if not name.endswith("num_batches_tracked")}
+    assert not result.unexpected_keys and set(result.missing_keys) == missing
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in given.items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(given)
+
+
+def test_counts_of_batches_are_no_gap():
+    state = {name: value for name, value in native_state().items() if not name.endswith("num_batches_tracked")}
+    expected, deployed = RepMLPNet(**NATIVE), RepMLPNet(**NATIVE, deploy=True)
+    for model in (expected, deployed):
+        model.load_state_dict(state, strict=True)
+    expected.switch_to_deploy()
+    assert_same_state(deployed, expected.state_dict())
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision(dtype, deploy):
+    state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in native_state().items()}
+    model, expected = RepMLPNet(**NATIVE, deploy=deploy), RepMLPNet(**NATIVE)
+    model.load_state_dict(state)
+    expected.load_state_dict({name: value.to(torch.float32) for name, value in state.items()})
+    if deploy:
+        expected.switch_to_deploy()
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected.state_dict()), rtol=1e-6, atol=1e-6)
+
+
 def test_a_missing_tensor_is_reported_by_strict_loading():
     state = native_state()
     del state["stages.2.1.norm1.weight"]

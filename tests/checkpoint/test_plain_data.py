@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler import OneCycleLR, OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local
-from mmrepmlp.checkpoint.plain_data import RECONSTRUCT, SCALAR
+
+RECONSTRUCT, SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 
 NOW = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
 VALUES = [
@@ -60,6 +62,14 @@ VALUES = [
     torch.Size([1, 2]),
     torch.float16,
     torch.device("cpu"),
+    np.dtype("M8[25us]"),
+    np.dtype(">f2"),
+    {np.dtype("u1"), "a"},
+    float,
+    np.array([np.arange(2), np.arange(3)], dtype=object),
+    np.array([[1, "a"], [None, [2]]], dtype=object, order="F"),
+    np.array({"a": np.arange(2)}, dtype=object),
+    OneCycleParamScheduler._annealing_cos,
 ]
 
 
@@ -69,6 +79,10 @@ def assert_same(actual, expected):
         assert actual.dtype == expected.dtype and actual.shape == expected.shape
         for a, e in zip(actual.ravel(), expected.ravel()):
             assert_same(a, e)
+    elif isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        for key, value in expected.items():
+            assert_same(actual[key], value)
     else:
         assert actual == expected
 
@@ -129,6 +143,18 @@ class Crafted:
 OBJECT = Crafted(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
 NUMBER = Crafted(np.dtype, ("i8", False, True), (3, "<", None, None, None, -1, -1, 63))
 STRUCTURED = np.dtype([("a", "i4")])
+# Attributes by which numpy takes a number for the address of an array.
+ADDRESS = {"__array_interface__": {"data": (8, False), "shape": (1,), "typestr": "|O", "version": 3}}
+
+
+def like_a_data_type(dtype):
+    """An object with the attributes of a data type."""
+    return types.SimpleNamespace(kind="f", str=dtype, dtype=dtype, hasobject=False)
+
+
+def with_attribute(value, attributes):
+    vars(value).update(attributes)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -137,6 +163,22 @@ STRUCTURED = np.dtype([("a", "i4")])
         Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), OBJECT, False, b"\x08" * 8)),
         Crafted(SCALAR, (OBJECT, b"\x08" * 8)),
         Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), NUMBER, False, [7])),
+        Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), like_a_data_type(OBJECT), False, b"\x08" * 8)),
+        Crafted(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (5,), np.dtype("O"), False, [1])),
+        Crafted(np.ndarray, ((1,), OBJECT, bytearray(b"\x08" * 8))),
+        Crafted(np.ndarray, ((10**6,),)),
+        Crafted(SCALAR, (like_a_data_type(OBJECT), b"\x08" * 8)),
+        Crafted(HistoryBuffer, ([1.0], [1])),
+        types.SimpleNamespace(**ADDRESS),
+        ConfigDict(ADDRESS),
+        with_attribute(collections.OrderedDict(), ADDRESS),
+        with_attribute(HistoryBuffer(), {"_log_history": argparse.Namespace(**ADDRESS)}),
+        Crafted(set, (Crafted(range, (10**12,)),)),
+        Crafted(bytes, (10**12,)),
+        Crafted(list, (range(10),)),
+        Crafted(fractions.Fraction, ("1e999999999",)),
+        Crafted(getattr, (OneCycleParamScheduler, "__init__")),
+        Crafted(OneCycleParamScheduler, ()),
         np.zeros(2, STRUCTURED),
         np.zeros(2, STRUCTURED)[0],
         np.ma.array([1], mask=[True]),
@@ -150,10 +192,56 @@ def test_what_is_not_plainly_data_is_refused(tmp_path, value):
 
 
 def test_refusals_name_what_they_refuse(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds more than tensors: numpy\.dtypes\.VoidDType.*--allow-unsafe"):
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors: numpy's structured data type V4.*--allow-unsafe"
+    ):
         load_back(np.zeros(2, STRUCTURED), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth holds more than tensors: .*print.*--allow-unsafe"):
         load_back(print, tmp_path / "x.pth")
+
+
+def test_a_history_does_not_bring_methods_along(tmp_path, monkeypatch):
+    crafted = {"mean": str, "statistics_methods": {"mean": str}}
+    monkeypatch.setattr(HistoryBuffer, "__getstate__", lambda self: {**vars(self), **crafted})
+    methods = dict(HistoryBuffer._statistics_methods)
+    loaded = load_back(HistoryBuffer([1.0], [1], max_length=3), tmp_path / "x.pth")
+    assert type(loaded) is HistoryBuffer and loaded.max_length == 3
+    assert loaded.mean() == loaded.statistics("mean") == 1 and HistoryBuffer._statistics_methods == methods
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+def test_a_schedule_of_one_cycle_goes_on(tmp_path, strategy):
+    def schedule():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1, momentum=0.9)
+        return OneCycleLR(optimizer, eta_max=1.0, total_steps=9, anneal_strategy=strategy)
+
+    expected, resumed = schedule(), schedule()
+    state = load_back(expected.state_dict(), tmp_path / "x.pth")
+    resumed.load_state_dict(state)
+    for _ in range(8):
+        for scheduler in (expected, resumed):
+            scheduler.optimizer.step()
+            scheduler.step()
+        assert resumed.get_last_value() == expected.get_last_value()
+
+
+def test_an_array_that_was_read_is_like_any_other(tmp_path):
+    loaded = load_back({"arrays": [np.arange(3), np.arange(3)], "type": np.dtype("i8")}, tmp_path / "x.pth")
+    loaded["arrays"][0] += 1
+    assert loaded["arrays"][0].flags.owndata and loaded["arrays"][1].tolist() == [0, 1, 2]
+    assert loaded["type"] is np.dtype("i8")
+
+
+@pytest.mark.parametrize(
+    "value, named",
+    [
+        (types.SimpleNamespace(**ADDRESS), "numpy's attribute __array_interface__"),
+        (Crafted(range, (10**12,)), r"Python's range\(0, 1000000000000\)"),
+    ],
+)
+def test_refusals_without_a_type_name_the_reason(tmp_path, value, named):
+    with pytest.raises(CheckpointError, match=f"holds more than tensors: {named}\\. Loading"):
+        load_back(value, tmp_path / "x.pth")
 
 
 def test_paths_of_another_system_and_python(tmp_path):

@@ -76,6 +76,29 @@ def test_something_else_than_a_checkpoint(tmp_path):
         load_from_local(tmp_path / "absent.pth")
 
 
+def test_devices(tmp_path):
+    paths = [tmp_path / "x.pth", tmp_path / "x.safetensors"]
+    for path in paths:
+        save_checkpoint({"state_dict": {"weight": torch.ones(1)}}, path)
+        for place in (None, "cpu", torch.device("cpu"), {"cuda:0": "cpu"}, lambda storage, _: storage):
+            assert load_from_local(path, place)["state_dict"]["weight"].device.type == "cpu"
+        for place in ("gpu", "cuda:99"):
+            with pytest.raises(CheckpointError, match=f"{path} cannot be loaded to map_location='{place}'.*Pass 'cpu'"):
+                load_from_local(path, place)
+    with zipfile.ZipFile(paths[0]) as source, zipfile.ZipFile(tmp_path / "gpu.pth", "w") as target:
+        for name in source.namelist():  # as if it had been saved from a GPU
+            target.writestr(name, source.read(name).replace(b"\x03\0\0\0cpu", b"\x06\0\0\0cuda:0"))
+    if not torch.cuda.is_available():
+        assert load_from_local(tmp_path / "gpu.pth", None)["state_dict"]["weight"] == 1
+
+
+def test_other_protocols_of_pickle_are_no_damage(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=r"x\.pth was saved with a pickle_protocol other than 2.*--allow-unsafe"):
+        load_from_local(tmp_path / "x.pth")
+    assert load_from_local(tmp_path / "x.pth", allow_unsafe=True) == {"state_dict": {}}
+
+
 def test_what_mmengine_stores_is_read(tmp_path):
     history = HistoryBuffer([1.0, 2.0], [1, 1])
     content = dict(history=history, loss=np.float64(0.5), seen=np.int64(3), mask=np.array([True]), when=np.arange(3.0))
@@ -99,7 +122,7 @@ def test_safetensors_are_read_by_mmengine_too(tmp_path):
         assert loaded["state_dict"].keys() == state.keys()
         for name, value in state.items():
             torch.testing.assert_close(loaded["state_dict"][name], value, rtol=0, atol=0)
-    save_file(state, path)  # by somebody else
+    save_file(state, path, {"meta": "text"})  # by somebody else
     assert load_from_local(path)["meta"] == {} and load_from_local(path)["state_dict"].keys() == state.keys()
     for size in (4, 100):
         path.write_bytes(path.read_bytes()[:size])

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
@@ -51,6 +52,15 @@ LAYOUTS = {
     "Lightning": lambda s: {"state_dict": {**prefixed(s, "model."), "loss_fn.weight": torch.ones(5)}, **BOOKKEEPING},
     "compiled": lambda s: prefixed(s, "_orig_mod."),
     "compiled and distributed": lambda s: {"model": prefixed(s, "module._orig_mod.")},
+    "averaged": lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "averaged_model.module.")},
+    "averaged by Lightning": lambda s: {"state_dict": prefixed(s, "ema_model.module."), **BOOKKEEPING},
+    "Lightning in DeepSpeed": lambda s: {"module": prefixed(s, "_forward_module.model."), **BOOKKEEPING},
+    "compiled inside": lambda s: {k.replace("backbone.", "backbone._orig_mod."): v for k, v in s.items()},
+    "distributed inside": lambda s: {k.replace("backbone.", "backbone.module."): v for k, v in s.items()},
+    "arrays": lambda s: {"model": {k: v.numpy() for k, v in s.items()}, "__author__": "detectron2"},
+    "numbered": lambda s: {**s, 1: torch.ones(1)},
+    "beside a loss": lambda s: {"net": s, "criterion": {"weight": torch.ones(5)}, "bank": {"a.0": torch.ones(1)}},
+    "usual names without weights": lambda s: {"state_dict": None, "model": "RepMLPNet", "weights": s},
     "inside of a larger model": lambda s: {"state_dict": prefixed(s, "detector.encoder.")},
 }
 
@@ -68,7 +78,38 @@ def test_weights_are_found_by_their_content(name, state, tmp_path):
     load_checkpoint(whole, str(tmp_path / "x.pth"), strict=True)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, state[key])
-    assert unwrap(load_from_local(tmp_path / "x.pth")).keys() == state.keys()
+    build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), unwrap(load_from_local(tmp_path / "x.pth")))
+
+
+def test_several_networks_in_one_state_dict(state, tmp_path):
+    backbone = RepMLPNet(TINY, img_size=64)
+    own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    other = {key: value + 1 for key, value in own.items()}
+    for prefixes in (("encoder_q.", "encoder_k."), ("student.backbone.", "teacher.backbone.")):
+        both = {**prefixed(own, prefixes[0]), **prefixed(other, prefixes[1])}
+        with pytest.raises(ValueError, match=f"several RepMLPNets, under .*{prefixes[0]}.*prefix="):
+            backbone.load_state_dict(both)
+        save_checkpoint({"state_dict": prefixed(both, "module.")}, tmp_path / "x.pth")
+        backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefixes[0])
+        backbone.init_weights()
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(value, own[key])
+        backbone = RepMLPNet(TINY, img_size=64)
+    backbone.load_state_dict({**prefixed(own, "backbone."), **prefixed(other, "b.")})
+    assert torch.equal(backbone.state_dict()["final_norm.weight"], own["final_norm.weight"])
+
+
+@pytest.mark.parametrize("value", [None, torch.ones(8).to_sparse(), torch.ones(()), 3.0])
+def test_odd_values_are_no_errors_of_ours(state, value):
+    name = "stages.0.0.norm1.weight"
+    own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+    if isinstance(value, torch.Tensor) and value.is_sparse:
+        RepMLPNet(TINY, img_size=64).load_state_dict({**own, name: unwrap({name: value})[name]})
+        return
+    with pytest.raises(RuntimeError, match=name):
+        RepMLPNet(TINY, img_size=64).load_state_dict({**own, name: value})
+    with pytest.raises(ValueError, match=name):
+        build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), {**state, f"backbone.{name}": value})
 
 
 def test_several_candidates_are_listed(state, tmp_path):
@@ -101,15 +142,66 @@ def test_files_of_anything_else_say_what_they_hold(content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {1: 2}, {"meta": 3}, {"state_dict": 5}, {"state_dict": {}}, {"model": [1]}, {"a": {"b": "c"}}]
+    "content",
+    [
+        {},
+        {1: 2},
+        {"meta": 3},
+        {"state_dict": 5},
+        {"state_dict": [{"a.b": torch.ones(1)}]},
+        {"state_dict": {}},
+        {"model": [1]},
+        {"a": {"b": "c"}},
+    ],
 )
 def test_odd_contents_end_in_a_sentence(content, tmp_path):
     """Of unwrap, or of the model that does not find its tensors."""
     torch.save(content, tmp_path / "x.pth")
-    CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    assert isinstance(loaded.get("state_dict", loaded), dict)
     cfg = Config(dict(model=CLASSIFIER, default_scope="mmpretrain"))
     with pytest.raises(ValueError, match=r"holds no weights|does not fit"):
         build_model(cfg, unwrap(load_from_local(tmp_path / "x.pth")))
+
+
+@pytest.mark.parametrize("outer", ["module.", "model.", "module.model."])
+def test_a_prefix_that_is_asked_for_is_found(state, outer, tmp_path):
+    """As MMEngine finds it, whatever is stripped where no prefix is given."""
+    torch.save({"state_dict": prefixed(state, outer)}, tmp_path / "x.pth")
+    for prefix in (f"{outer}backbone.", f"{outer}backbone", "backbone."):
+        init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefix)
+        backbone = RepMLPNet(TINY, img_size=64, init_cfg=init_cfg)
+        backbone.init_weights()
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(value, state[f"backbone.{key}"])
+
+
+class Wrapper(BaseModel):
+    """A user's model with a part that is named like a wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = MODELS.build(CLASSIFIER)
+
+    def forward(self, *_):
+        raise NotImplementedError
+
+
+def test_what_mmengine_wrote_goes_back_into_the_model_it_came_from(tmp_path):
+    source, target = Wrapper(), Wrapper()
+    torch.save({"state_dict": source.state_dict(), "meta": dict(mmengine_version="0.10.7")}, tmp_path / "x.pth")
+    load_checkpoint(target, str(tmp_path / "x.pth"), strict=True)
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key])
+    assert unwrap(load_from_local(tmp_path / "x.pth")).keys() == source.state_dict().keys()
+    backbone = RepMLPNet(TINY, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth")))
+    backbone.init_weights()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, source.state_dict()[f"model.backbone.{key}"])
+
+
+def test_a_model_of_a_single_parameter():
+    assert unwrap({"state_dict": {"scale": torch.ones(1)}, "meta": {}}) == {"scale": torch.ones(1)}
 
 
 def test_names_that_belong_to_the_model_stay():

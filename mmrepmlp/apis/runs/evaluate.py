@@ -56,7 +56,7 @@ def evaluate(
     check_config(cfg, "test")
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
-    cfg.load_from = str(checkpoint or cfg.load_from)
+    cfg.load_from, cfg.resume = str(checkpoint or cfg.load_from), False
     disable_fsdp(cfg)
     if tta:
         apply_tta(cfg)

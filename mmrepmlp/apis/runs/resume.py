@@ -6,19 +6,23 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint import CheckpointError, load_from_local, meta_of
+
+SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
-def latest_checkpoint(work_dir: str | Path) -> str | None:
+def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -> str | None:
     """Find the newest checkpoint of a run that can be read.
 
     A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated.
 
     Args:
         work_dir: Folder of the run.
+        out_dir: The ``out_dir`` of MMEngine's CheckpointHook. Default: None, which is ``work_dir``.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one; None if there is no checkpoint.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one in ``out_dir``, ``work_dir`` or the
+        folder of the former, preferably with an optimizer; None if there is no checkpoint.
 
     Raises:
         CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
@@ -26,22 +30,28 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
-    name = pointer.read_text().strip() if pointer.is_file() else ""
-    if "://" in name:  # CheckpointHook.out_dir is remote
-        return name
-    named = [Path(name)] if name else []
-    others = [path for pattern in ("epoch_*.pth", "iter_*.pth") for path in work_dir.glob(pattern)]
-    faults = {}
-    for path in named + sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if path.is_dir():  # a sharded checkpoint
-            return str(path)
+    target = pointer.read_text(errors="replace").strip("\0 \t\r\n") if pointer.is_file() else ""
+    if "://" in target:  # MMEngine reads other storage
+        return target
+    named = [Path(target)] if target else []
+    folders = [Path(out_dir, work_dir.name)] if out_dir else []
+    folders += [work_dir, *(path.parent for path in named if len(path.parts) > 1)]
+    faults, without_optimizer = {}, []
+    for path in [*named, *(path for folder in folders for path in newest_first(folder))]:
         try:
-            load_from_local(path)
-        except (CheckpointError, FileNotFoundError) as error:
+            if path.is_dir() and any(path.iterdir()):  # a sharded checkpoint
+                return str(path)
+            content = load_from_local(path)
+        except (CheckpointError, OSError) as error:
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
             faults[path] = str(error)
-        else:
+            continue
+        if path in named or "optimizer" in content:
             return str(path)
+        if meta_of(content).keys() & {"epoch", "iter"}:
+            without_optimizer.append(str(path))
+    if without_optimizer:
+        return without_optimizer[0]
     if faults:
         raise CheckpointError(
             f"Nothing to resume from in {work_dir}: none of its checkpoints can be read. "
@@ -55,20 +65,47 @@ def resume_from(cfg: Config, checkpoint: str) -> None:
 
     Args:
         cfg: The run's config. Where there is nothing to resume from yet, its ``load_from`` stays.
-        checkpoint: A checkpoint, or ``"auto"`` for the latest readable one in the config's ``work_dir``.
+        checkpoint: A checkpoint, or ``"auto"`` for the latest readable one of the run.
 
     Raises:
-        CheckpointError: There are checkpoints in ``work_dir``, of which none can be read.
-        ValueError: ``checkpoint`` is a safetensors file.
+        CheckpointError: The run has checkpoints, of which none can be read.
+        ValueError: The checkpoint holds weights only.
     """
-    path = latest_checkpoint(cfg.work_dir) if checkpoint == "auto" else checkpoint
-    if path and Path(path).suffix == ".safetensors":
+    path = checkpoint
+    if checkpoint == "auto":
+        path = latest_checkpoint(cfg.work_dir, checkpoint_hook(cfg).get("out_dir"))
+    cfg.resume = path is not None
+    if path is not None:
+        check_resumable(path)
+        cfg.load_from = path
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, but for MMEngine's ``best_*``, which have no optimizer."""
+    files = [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.suffix in SUFFIXES]
+    regular = [path for path in files if not path.name.startswith("best_")]
+    return sorted(regular, key=lambda path: path.lstat().st_mtime, reverse=True)
+
+
+def check_resumable(checkpoint: str) -> None:
+    """Check that a file holds the state of a training.
+
+    Raises:
+        ValueError: It holds weights only.
+    """
+    if not Path(checkpoint).is_file():  # whoever reads it says what is wrong
+        return
+    content = load_from_local(checkpoint)
+    if not (meta_of(content).keys() >= {"epoch", "iter"} and "message_hub" in content):
         raise ValueError(
-            f"{path} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
+            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
             "or start from the weights with --cfg-options load_from=..."
         )
-    if path:
-        cfg.load_from, cfg.resume = path, True
+
+
+def checkpoint_hook(cfg: Config) -> dict:
+    """The settings of MMEngine's CheckpointHook; empty where a config drops it, by None."""
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
 
 
 def make_resumable(cfg: Config) -> list[str]:
@@ -78,7 +115,7 @@ def make_resumable(cfg: Config) -> list[str]:
         One line per change, with its reason.
     """
     changes = []
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}  # None is how a config drops a hook
+    checkpoint = checkpoint_hook(cfg)
     if checkpoint.get("max_keep_ckpts") == 1:
         checkpoint.max_keep_ckpts = 2
         changes.append(

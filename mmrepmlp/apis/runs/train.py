@@ -37,7 +37,8 @@ def train(
     Args:
         config: Path of the config file, or ``package::path``.
         work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``. Default: None.
+        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``; where there is
+            none, the training starts, from the config's ``load_from`` if it has one. Default: the config's ``resume``.
             With ``randomness.deterministic`` a resumed training computes exactly what an uninterrupted one does.
         amp: Whether to train with automatic mixed precision. Default: False.
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
@@ -68,6 +69,7 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
     changes = make_resumable(cfg)
+    resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
     if resume:
         resume_from(cfg, resume)
     runner = build_runner(cfg)

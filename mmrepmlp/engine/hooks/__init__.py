@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .check_annotations_hook import CheckAnnotationsHook
+from .check_weights_hook import CheckWeightsHook
 from .collect_statistics_hook import CollectStatisticsHook
 from .epoch_seed_hook import EpochSeedHook
 from .fake_quantize_hook import FakeQuantizeHook
@@ -9,6 +10,7 @@ from .switch_to_deploy_hook import SwitchToDeployHook
 __all__ = [
     "BroadcastBuffersHook",
     "CheckAnnotationsHook",
+    "CheckWeightsHook",
     "CollectStatisticsHook",
     "EpochSeedHook",
     "FakeQuantizeHook",

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate, train
+from mmrepmlp.apis.config import load_config
 from mmrepmlp.apis.runs.resume import latest_checkpoint, make_resumable, resume_from
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.fixtures import CONFIG
@@ -74,7 +78,7 @@ def test_before_the_first_checkpoint_the_weights_of_the_config_are_loaded(tmp_pa
     resume_from(cfg, "auto")
     assert cfg.load_from == "weights.pth" and not cfg.resume
     for name in ("s3://bucket/epoch_1.pth", str(tmp_path / "epoch_1.pth")):
-        save_checkpoint({"meta": {"epoch": 1}}, tmp_path / "epoch_1.pth")
+        save_checkpoint({"meta": {"epoch": 1, "iter": 9}, "message_hub": {}}, tmp_path / "epoch_1.pth")
         (tmp_path / "last_checkpoint").write_text(name)
         resume_from(cfg, "auto")
         assert cfg.load_from == name and cfg.resume
@@ -92,6 +96,85 @@ def test_the_latest_checkpoint_is_the_newest_that_is_whole(tmp_path):
     for broken in ("epoch_1.pth", "epoch_3.pth"):
         (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:100])
     assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
+
+
+@pytest.fixture
+def state():
+    """What MMEngine needs to resume a training."""
+    return {"meta": {"epoch": 1, "iter": 9}, "message_hub": {}, "optimizer": {}, "state_dict": {}}
+
+
+def write(path: Path, content: dict, time: int) -> str:
+    save_checkpoint(content, path)
+    os.utime(path, (time, time))
+    return str(path)
+
+
+def test_the_latest_checkpoint_under_other_names_and_in_other_folders(state, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    write(run / "pretrained.pth", {"weight": torch.ones(1)}, 9)
+    write(run / "best_top1_epoch_3.pth", state, 8)
+    assert latest_checkpoint(run) is None
+    weights = write(run / "epoch_1-01234567.pth", {name: state[name] for name in ("meta", "state_dict")}, 7)
+    assert latest_checkpoint(run) == weights
+    model = write(run / "model_1.pth", state, 1)
+    assert latest_checkpoint(run) == model
+    (run / "model_4.pth").symlink_to(run / "gone.pth")
+    (run / "last_checkpoint").write_bytes(b"\0\xff\0")
+    assert latest_checkpoint(run) == model
+    elsewhere = write(out / "run/iter_20.ckpt", state, 0)
+    assert latest_checkpoint(run) == model and latest_checkpoint(run, out) == elsewhere
+    (run / "last_checkpoint").write_text(f"{out}/run/gone.pth")
+    assert latest_checkpoint(run) == model
+    (run / "model_1.pth").unlink()
+    assert latest_checkpoint(run) == elsewhere
+    (run / "last_checkpoint").write_text("s3://bucket/epoch_1.pth")
+    assert latest_checkpoint(run) == "s3://bucket/epoch_1.pth"
+
+
+def test_folders_are_sharded_checkpoints_unless_they_are_empty(tmp_path):
+    (tmp_path / "epoch_1.pth").mkdir()
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth"):
+        latest_checkpoint(tmp_path)
+    (tmp_path / "epoch_1.pth/shard.pt").write_bytes(b"")
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", lambda self: os.listdir("/nowhere/at/all"))
+    with pytest.raises(OSError, match="nowhere"):
+        latest_checkpoint(tmp_path)
+
+
+def run(monkeypatch, tmp_path, resume=None, **options) -> tuple[bool, str | None]:
+    """What a training is asked to resume from or load."""
+
+    def stop(cfg):
+        raise StopIteration(cfg.get("resume", False), cfg.get("load_from"))
+
+    monkeypatch.setattr("mmrepmlp.apis.runs.train.check_config", lambda *_: None)
+    monkeypatch.setattr("mmrepmlp.apis.runs.train.build_runner", stop)
+    with pytest.raises(StopIteration) as caught:
+        train(CONFIG, str(tmp_path), resume, cfg_options=options)
+    return caught.value.args
+
+
+def test_resume_and_load_from(state, monkeypatch, tmp_path):
+    start = partial(run, monkeypatch, tmp_path)
+    assert start("auto") == start(resume=None) == (False, None)
+    assert start("auto", load_from="weights.pth") == (False, "weights.pth")
+    path = write(tmp_path / "epoch_1.pth", state, 1)
+    for options in ({}, {"load_from": "weights.pth"}):
+        assert start("auto", **options) == start(path, **options) == (True, path)
+    monkeypatch.setattr("mmrepmlp.apis.runs.train.load_config", with_resume)
+    assert start() == start(load_from=path) == (True, path)
+
+
+def with_resume(*args):
+    """A config that sets ``resume`` itself, as MMEngine has it."""
+    cfg = load_config(*args)
+    cfg.resume = True
+    return cfg
 
 
 def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
