@@ -4,8 +4,11 @@ import torch
 from mmdet.models import FPN
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmseg.models import EncoderDecoder, FCNHead
 from torch import nn
 
+from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.forward import make_samples
 from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.apis.runs.fit import FitError, check_fit
 from mmrepmlp.models import RepMLPNet
@@ -16,6 +19,17 @@ BACKBONE = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(
 BN = dict(type="BN")
 UPER = dict(type="UPerHead", channels=8, num_classes=3, norm_cfg=BN, in_channels=MAPS, in_index=[0, 1, 2, 3])
 FCN = dict(type="FCNHead", channels=8, num_classes=3, norm_cfg=BN, in_channels=32, in_index=2)
+SETR = dict(FCN, _delete_=True, type="SETRUPHead", in_channels=1024, in_index=3)
+CONCATENATED = dict(
+    FCN,
+    _delete_=True,
+    in_channels=[18, 36, 72, 144],
+    in_index=(0, 1, 2, 3),
+    input_transform="resize_concat",
+    channels=270,
+    num_convs=0,
+    concat_input=False,
+)
 SEGMENTOR = dict(type="mmseg.EncoderDecoder", backbone=BACKBONE, decode_head=UPER, auxiliary_head=[FCN])
 CASCADE = dict(
     type="mmseg.CascadeEncoderDecoder",
@@ -73,6 +87,53 @@ class Own(nn.Module):
         raise RuntimeError("not without my labels")
 
 
+class OwnSegmentor(EncoderDecoder):
+    """A segmentor of somebody else, whose heads get more maps than the backbone gives, with twice the channels."""
+
+    def extract_feat(self, inputs):
+        maps = [torch.cat([x, x], 1) for x in super().extract_feat(inputs)]
+        return [*maps, maps[-1]]
+
+
+class OwnHead(FCNHead):
+    """A head of somebody else, which reads the last map wherever it is."""
+
+    def forward(self, inputs):
+        return self.cls_seg(self._forward_feature([inputs[-1]] * (self.in_index + 1)))
+
+
+class Flattened(nn.Module):
+    """A neck for images of one size."""
+
+    def __init__(self, in_features, dim):
+        super().__init__()
+        self.dim, self.fc = dim, nn.Linear(in_features, 64)
+
+    def forward(self, inputs):
+        return (self.fc(inputs[-1].flatten(self.dim)).flatten(1)[:, :64],)
+
+
+class Unpooled(nn.Module):
+    """A neck that keeps the map."""
+
+    def forward(self, inputs):
+        return (inputs[-1].relu(),)
+
+
+class Fallback(nn.Module):
+    """A neck that goes another way where one does not work."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1)
+
+    def forward(self, inputs):
+        try:
+            return (self.first(inputs[-1]).mean((2, 3)),)
+        except RuntimeError:
+            return (self.second(inputs[-1]).mean((2, 3)),)
+
+
 def config(model: dict, **changes) -> Config:
     scope = model["type"].partition(".")[0]
     cfg = Config(dict(model=model, default_scope=scope))
@@ -102,9 +163,71 @@ def test_what_fits_and_what_is_not_understood_passes(model, changes):
 
 
 @pytest.mark.parametrize(
+    "model, changes",
+    [
+        (
+            SEGMENTOR,
+            {
+                "type": OwnSegmentor,
+                "decode_head.in_channels": [16, 32, 64, 128],
+                "decode_head.in_index": [0, 1, 2, 4],
+                "auxiliary_head.0.in_channels": 64,
+            },
+        ),
+        (SEGMENTOR, {"decode_head": dict(FCN, _delete_=True, type=OwnHead, in_channels=64, in_index=7)}),
+        (CLASSIFIER, {"neck": dict(_delete_=True, type=Flattened, in_features=64 * 4 * 4, dim=1)}),
+        (CLASSIFIER, {"neck": dict(_delete_=True, type=Flattened, in_features=4 * 4, dim=2)}),
+        (CLASSIFIER, {"neck": dict(_delete_=True, type=Fallback)}),
+    ],
+)
+def test_what_works_on_images_of_the_run_passes(model, changes):
+    cfg = config({**model, "test_cfg": dict(mode="whole")} if model is SEGMENTOR else model, **changes)
+    built, images = build_untrained(cfg), torch.randn(2, 3, 128, 128)
+    built.eval()(images, make_samples(built, images), mode="predict")  # as the framework does
+    check_fit(cfg)
+
+
+@pytest.mark.parametrize(
+    "name", ["mocov2/mocov2_resnet50_8xb32-coslr-200e", "simsiam/simsiam_resnet50_8xb32-coslr-100e"]
+)
+def test_a_neck_that_only_the_loss_calls_counts(name):
+    cfg = read_config(f"mmpretrain::{name}_in1k.py")
+    cfg.model.backbone = dict(BACKBONE, out_indices=(3,))
+    with pytest.raises(FitError, match=r"model\.neck\.in_channels=2048 .*=64\."):
+        check_fit(cfg)
+    cfg.model.neck.in_channels = 64
+    check_fit(cfg)
+    views = [torch.randn(2, 3, 64, 64)] * 2
+    assert build_untrained(cfg)(views, [], mode="loss")["loss"].isfinite()  # as the framework does
+
+
+def test_a_neck_that_the_loss_calls_with_other_features_passes():
+    cfg = read_config("mmpretrain::swav/swav_resnet50_8xb32-mcrop-coslr-200e_in1k-224px-96px.py")
+    cfg.model.backbone = dict(BACKBONE, out_indices=(3,))
+    cfg.model.neck.in_channels = 64
+    views = [torch.randn(2, 3, 64, 64)] * 2 + [torch.randn(2, 3, 32, 32)] * 6
+    assert build_untrained(cfg)(views, [], mode="loss")["loss"].isfinite()  # as the framework does
+    check_fit(cfg)
+
+
+def test_an_auxiliary_head_counts_in_training_only():
+    cfg = config({**SEGMENTOR, "test_cfg": dict(mode="whole")}, **{"auxiliary_head.0.in_channels": 38})
+    built, images = build_untrained(cfg).eval(), torch.randn(1, 3, 64, 64)
+    built(images, make_samples(built, images), mode="predict")  # as the framework does
+    check_fit(cfg, training=False)
+    with pytest.raises(FitError, match=r"auxiliary_head\.0\.in_channels=38"):
+        check_fit(cfg)
+
+
+@pytest.mark.parametrize(
     "model, changes, message",
     [
         (CLASSIFIER, {"head.in_channels": 51}, r"model\.head\.in_channels=51 .* \[64\] .* Set .*=64\."),
+        (
+            CLASSIFIER,
+            {"neck": dict(_delete_=True, type=Unpooled)},
+            r"Set model\.neck=\[.*Unpooled.*GlobalAveragePooling",
+        ),
         (CLASSIFIER, {"neck": None}, r"Set model\.neck=.*GlobalAveragePooling"),
         (CLASSIFIER, {"neck": TWO_NECKS}, r"model\.head\.in_channels=64 .*gets 12\. Set .*=12\."),
         (
@@ -113,6 +236,8 @@ def test_what_fits_and_what_is_not_understood_passes(model, changes):
             r"neck\.1\.in_channels=99.*=64\.",
         ),
         (SEGMENTOR, {"decode_head.in_channels": [9, 19, 38, 76]}, r"decode_head.*Set .*=\[8, 16, 32, 64\]"),
+        (SEGMENTOR, {"decode_head": SETR}, r"decode_head\.in_channels=1024.*=64"),
+        (SEGMENTOR, {"decode_head": CONCATENATED}, r"Set .*in_channels=\[8, 16, 32, 64\] and .*\.channels=120"),
         (SEGMENTOR, {"auxiliary_head.0.in_channels": 38}, r"auxiliary_head\.0\.in_channels=38.*=32"),
         (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"decode_head takes map 3, .* only 2\. Set .*out_indices"),
         (CASCADE, {"decode_head.1.in_channels": 63}, r"decode_head\.1\.in_channels=63.*=64"),
