@@ -22,7 +22,7 @@ CLASS_MAPS = "seg_map_path"
 CODE_ERRORS = (AttributeError, ImportError, KeyError, TypeError)
 
 
-def check_config(cfg: Config, *splits: str) -> None:
+def check_config(cfg: Config, *splits: str, training: bool = False) -> None:
     """Check that the parts of a model fit together and that the data sets exist.
 
     ``check_model=False`` in the config turns the first check off.
@@ -30,13 +30,14 @@ def check_config(cfg: Config, *splits: str) -> None:
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
         *splits: Splits whose data will be read: ``train``, ``val``, ``test``.
+        training: Whether the model will be trained, with its auxiliary heads. Default: False.
 
     Raises:
         ValueError: A neck or head does not fit the feature maps of a RepMLPNet backbone.
         FileNotFoundError: A folder or an annotation file of a data set does not exist.
     """
     if cfg.get("check_model", True):
-        check_fit(cfg, training="train" in splits)
+        check_fit(cfg, training)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         for split in splits:
             loader = cfg.get(f"{split}_dataloader")

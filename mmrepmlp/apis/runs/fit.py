@@ -224,9 +224,14 @@ def find_settings(cfg: Config, probe: Probe) -> tuple[dict[str, object], object]
         with suppress(Exception):  # of a model that cannot be built so
             changed.merge_from_dict(copy.deepcopy(options))
             # With a neck, the layer gets the channels instead of a side of the map: another number, to set next.
-            if "model.neck" in options or probe.misfit.part in run_probe(changed).passed:
+            if "model.neck" in options or fits(probe.misfit.part, run_probe(changed)):
                 return options, given
     raise LookupError(probe.misfit.part)
+
+
+def fits(part: str, probe: Probe) -> bool:
+    """Whether a part gave an output in a trial each time that it was called."""
+    return part in probe.passed and not (probe.misfit and probe.misfit.part == part)
 
 
 def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str, object], object]]:

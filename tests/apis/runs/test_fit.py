@@ -246,6 +246,11 @@ def test_an_auxiliary_head_counts_in_training_only():
         (DETECTOR, {"neck.in_channels": [8, 16, 32]}, r"takes 3 maps, but the backbone gives 4, .*\[8, 16, 32, 64\]"),
         (DETECTOR, {"backbone.out_indices": (3,)}, r"neck.* takes 4 maps, but .* gives 1, .*\(0, 1, 2, 3\)"),
         (DETECTOR, {"neck.type": FPN, "neck.in_channels": [8, 16, 32, 65]}, r"model\.neck\.in_channels=.*65\] .* 64\]"),
+        (
+            DETECTOR,
+            {"neck": None, "bbox_head.in_channels": 8},
+            r"model\.bbox_head\.cls_convs\.0 .* Change its input channels",
+        ),
         (DETECTOR, {"bbox_head.in_channels": 256}, r"model\.bbox_head\.in_channels=256 .*=16\. check_model=False"),
     ],
 )
