@@ -86,11 +86,33 @@ def check_fit(cfg: Config, training: bool = True) -> None:
         FitError: A neck or head does not fit; the message says what to set.
     """
     try:
-        error = find_error(cfg, training)
+        errors = ((name, find_error(part, training)) for name, part in iter_models(cfg))
+        name, error = next(((name, error) for name, error in errors if error), ("model", None))
     except Exception:  # what does not work is the run's own to raise
         return
     if error:
-        raise error
+        options = {key.replace("model", name, 1): value for key, value in error.options.items()}
+        raise FitError(str(error).replace("model.", f"{name}."), options)
+
+
+def iter_models(cfg: Config) -> Iterator[tuple[str, Config]]:
+    """The model of a config, and models that it wraps, each with its name and a config of its own.
+
+    Wrapped ones are the detectors of mmdetection's trackers and semi-supervised models; what a wrapper of somebody else
+    does with a model is not known.
+    """
+    yield "model", cfg
+    scope = cfg.get("default_scope", "mmengine")
+    with DefaultScope.overwrite_default_scope(scope):
+        known = is_known(resolve_type(cfg.model, MODELS))
+    for key, part in cfg.model.items() if known else ():
+        if isinstance(part, Mapping) and "backbone" in part:
+            yield f"model.{key}", Config(dict(model=part, default_scope=scope))
+
+
+def is_known(kind: object) -> bool:
+    """Whether a class is one of :data:`PACKAGES`."""
+    return getattr(kind, "__module__", "").partition(".")[0] in PACKAGES
 
 
 def find_error(cfg: Config, training: bool) -> FitError | None:
@@ -138,7 +160,7 @@ def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
 def call_model(probe: Probe, images: Tensor) -> None:
     """Call a model as its framework does, up to the raw outputs of its heads; a model of somebody else, to predict."""
     model = probe.model
-    if type(model).__module__.partition(".")[0] not in PACKAGES:
+    if not is_known(type(model)):
         model(images, make_samples(model, images), mode="predict")
         return
     call_whole(model, images)
@@ -267,8 +289,8 @@ def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str
             yield {setting: right}, given
             if part.get("channels") == given:  # a head without convolutions
                 others.append(({setting: right, f"model.{name}.channels": right}, given))
-        for key, value in part.items():
-            if "channels" in key and key != "in_channels" and value == misfit.expected:
+        for key, value in sorted(part.items(), key=lambda item: "channels" not in item[0]):
+            if isinstance(value, int) and value == misfit.expected and key != "in_channels":
                 others.append(({f"model.{name}.{key}": misfit.given}, value))
     yield from others
 

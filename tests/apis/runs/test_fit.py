@@ -75,6 +75,7 @@ CLASSIFIER = dict(
     neck=dict(type="GlobalAveragePooling"),
     head=dict(type="LinearClsHead", in_channels=64, num_classes=3),
 )
+BATCH_NORM = [dict(type="GlobalAveragePooling"), dict(type="ClsBatchNormNeck", input_features=768)]
 TWO_NECKS = [dict(type="GlobalAveragePooling"), dict(type="LinearNeck", in_channels=64, out_channels=12)]
 
 
@@ -210,6 +211,21 @@ def test_a_neck_that_the_loss_calls_with_other_features_passes():
     check_fit(cfg)
 
 
+def test_the_detector_of_a_semi_supervised_model_is_checked():
+    cfg = config(dict(type="mmdet.SemiBaseDetector", detector=DETECTOR))
+    check_fit(cfg)
+    cfg.model.detector.neck.in_channels = [8, 16, 32, 65]
+    with pytest.raises(FitError, match=r"^model\.detector\.neck\.in_channels=.* Set model\.detector\.neck") as caught:
+        check_fit(cfg)
+    cfg.merge_from_dict(caught.value.options)
+    check_fit(cfg)
+
+
+@pytest.mark.parametrize("model", ["a string", dict(type=print), dict(type="a.b.c.D", backbone=3), dict(type=Own())])
+def test_a_config_that_is_not_understood_passes(model):
+    check_fit(Config(dict(model=model, default_scope=3)))
+
+
 def test_an_auxiliary_head_counts_in_training_only():
     cfg = config({**SEGMENTOR, "test_cfg": dict(mode="whole")}, **{"auxiliary_head.0.in_channels": 38})
     built, images = build_untrained(cfg).eval(), torch.randn(1, 3, 64, 64)
@@ -235,6 +251,7 @@ def test_an_auxiliary_head_counts_in_training_only():
             {"neck": TWO_NECKS, "neck.1.in_channels": 99, "head.in_channels": 12},
             r"neck\.1\.in_channels=99.*=64\.",
         ),
+        (CLASSIFIER, {"neck": BATCH_NORM}, r"model\.neck\.1\.input_features=768.* Set .*=64\."),
         (SEGMENTOR, {"decode_head.in_channels": [9, 19, 38, 76]}, r"decode_head.*Set .*=\[8, 16, 32, 64\]"),
         (SEGMENTOR, {"decode_head": SETR}, r"decode_head\.in_channels=1024.*=64"),
         (SEGMENTOR, {"decode_head": CONCATENATED}, r"Set .*in_channels=\[8, 16, 32, 64\] and .*\.channels=120"),
