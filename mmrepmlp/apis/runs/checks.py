@@ -18,8 +18,8 @@ from .fit import check_fit
 PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmrepmlp")
 IMAGES = ("img", "img_path")
 CLASS_MAPS = "seg_map_path"
-# What a data set raises if something else than its files is wrong, such as a transform that does not exist.
-CODE_ERRORS = (AttributeError, ImportError, KeyError, TypeError)
+# What a data set raises for other reasons than that it is empty, unless the message names the missing file.
+OTHER_ERRORS = (AttributeError, ImportError, KeyError, TypeError, OSError)
 
 
 def check_config(cfg: Config, *splits: str, training: bool = False) -> None:
@@ -77,11 +77,14 @@ def find_missing(dataset: object, name: str) -> FileNotFoundError | None:
         return None
     missing = [(setting, path) for setting, path in local_paths(dataset) if not Path(path).exists()]
     error = try_dataset(dataset) if missing else None
-    if error is None or isinstance(error, CODE_ERRORS):
+    named = [(setting, path) for setting, path in missing if path in str(error)]
+    if error is None or (isinstance(error, OTHER_ERRORS) and not named):
         return None
-    setting, path = next((pair for pair in missing if pair[1] in str(error)), missing[0])
+    setting, path = (named or missing)[0]
+    root = (dataset.get("data_root") or "").rstrip("/")
+    changed = "data_root" if root and path.startswith(root) else setting
     return FileNotFoundError(
-        f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change {name}.data_root; "
+        f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change {name}.{changed}; "
         "docs/datasets.md shows each layout and how to get the data."
     )
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -66,6 +67,13 @@ class LoadFromArchive(BaseTransform):
         return {**results, "img": np.zeros((8, 8, 3), np.uint8)}
 
 
+class FailToLoad(BaseTransform):
+    """A transform of somebody else, whose own file is missing."""
+
+    def transform(self, results):
+        Path("/of/somebody/else").read_text()
+
+
 def put_root(value, root):
     if isinstance(value, dict):
         return ConfigDict({key: put_root(part, root) for key, part in value.items()})
@@ -108,6 +116,15 @@ def test_data_sets_that_find_their_files_elsewhere_pass(tmp_path, monkeypatch, d
 @pytest.mark.parametrize("loader", [None, [dict(dataset=dict(data_root="none"))], dict(dataset=object()), object()])
 def test_loaders_that_are_no_configs_of_data_sets_pass(loader):
     check_config(Config(dict(model=dict(type="NobodyKnows"), test_dataloader=loader)), "test")
+
+
+def test_what_else_is_wrong_with_a_data_set_is_its_own_to_say(tmp_path):
+    (tmp_path / "names.txt").write_text("1\n")
+    dataset = dict(SEGMENTED, data_prefix=dict(img_path="missing"), ann_file=str(tmp_path / "names.txt"))
+    with pytest.raises(FileNotFoundError, match=r"missing does not exist; .* change train\.data_prefix\.img_path"):
+        check_files(ConfigDict(dataset), "train")
+    check_files(ConfigDict(dataset, pipeline=[dict(type="NobodyKnows")]), "train")
+    check_files(ConfigDict(dataset, pipeline=[FailToLoad()]), "train")
 
 
 def test_mistakes_end_before_anything_is_built(tmp_path):
