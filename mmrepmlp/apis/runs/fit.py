@@ -19,7 +19,7 @@ from mmrepmlp.models import RepMLPNet
 
 SWITCH = "check_model=False in the config skips this check."
 # Packages whose models call their parts as known here; of others, only predictions are known to be what a run needs.
-PACKAGES = ("mmpretrain", "mmseg", "mmdet")
+PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmcv", "mmengine", "mmrepmlp", "torch")
 # How layers name the number of channels that they are built for, and the axis of their input that has them.
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
 
@@ -158,9 +158,9 @@ def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
 
 
 def call_model(probe: Probe, images: Tensor) -> None:
-    """Call a model as its framework does, up to the raw outputs of its heads; a model of somebody else, to predict."""
+    """Call a model as its framework does, up to the raw outputs of its heads; one with parts of others, to predict."""
     model = probe.model
-    if not is_known(type(model)):
+    if not all(is_known(type(part)) for part in model.modules()):
         model(images, make_samples(model, images), mode="predict")
         return
     call_whole(model, images)

@@ -103,6 +103,17 @@ class OwnHead(FCNHead):
         return self.cls_seg(self._forward_feature([inputs[-1]] * (self.in_index + 1)))
 
 
+class Adapting(FCNHead):
+    """A head of somebody else, which changes what it gets before it calls itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.adapt = nn.Conv2d(64, self.in_channels, 1)
+
+    def predict(self, inputs, *args):
+        return super().predict([self.adapt(inputs[-1])], *args)
+
+
 class Flattened(nn.Module):
     """A neck for images of one size."""
 
@@ -176,6 +187,7 @@ def test_what_fits_and_what_is_not_understood_passes(model, changes):
             },
         ),
         (SEGMENTOR, {"decode_head": dict(FCN, _delete_=True, type=OwnHead, in_channels=64, in_index=7)}),
+        (SEGMENTOR, {"decode_head": dict(FCN, _delete_=True, type=Adapting, in_channels=5, in_index=0)}),
         (CLASSIFIER, {"neck": dict(_delete_=True, type=Flattened, in_features=64 * 4 * 4, dim=1)}),
         (CLASSIFIER, {"neck": dict(_delete_=True, type=Flattened, in_features=4 * 4, dim=2)}),
         (CLASSIFIER, {"neck": dict(_delete_=True, type=Fallback)}),
