@@ -2,26 +2,20 @@
 """Whether neck and heads fit the maps of a RepMLPNet, found out by trying."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from traceback import walk_tb
+from dataclasses import replace
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrepmlp.apis.config import as_list, resolve_type
-from mmrepmlp.apis.forward import PARTS, call_whole, keep_output, make_samples, random_images
-from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.models import RepMLPNet
 
+from .probe import Probe, is_known, run_probe
+
 SWITCH = "check_model=False in the config skips this check."
-# Packages whose models call their parts as known here; of others, only predictions are known to be what a run needs.
-PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmcv", "mmengine", "mmrepmlp", "torch")
-# How layers name the number of channels that they are built for, and the axis of their input that has them.
-CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
 
 
 class FitError(ValueError):
@@ -35,40 +29,6 @@ class FitError(ValueError):
     def __init__(self, message: str, options: dict[str, object] | None = None) -> None:
         super().__init__(message)
         self.options = options or {}
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """A part of a model that raised an error, and was built for something else than it got.
-
-    Attributes:
-        part: Its name in the model.
-        unit: What numbers differ: ``channels``, ``maps``, or ``index`` of a map.
-        expected: Number that it was built for; None where that is no single number.
-        given: Number that it got. None for a fully connected layer that got a map (N, C, H, W) instead of vectors.
-    """
-
-    part: str
-    unit: str
-    expected: int
-    given: int | None
-
-
-@dataclass
-class Probe:
-    """One image through a model, as far as it went.
-
-    Attributes:
-        model: The model.
-        outputs: What ``backbone`` and ``neck`` gave, by these names.
-        misfit: What ended the trial; None where nothing did, or an error of another kind.
-        passed: Names of the parts that gave an output.
-    """
-
-    model: nn.Module
-    outputs: dict[str, object] = field(default_factory=dict)
-    misfit: Misfit | None = None
-    passed: set[str] = field(default_factory=set)
 
 
 def check_fit(cfg: Config, training: bool = True) -> None:
@@ -110,11 +70,6 @@ def iter_models(cfg: Config) -> Iterator[tuple[str, Config]]:
             yield f"model.{key}", Config(dict(model=part, default_scope=scope))
 
 
-def is_known(kind: object) -> bool:
-    """Whether a class is one of :data:`PACKAGES`."""
-    return getattr(kind, "__module__", "").partition(".")[0] in PACKAGES
-
-
 def find_error(cfg: Config, training: bool) -> FitError | None:
     """What is certain not to fit in a config; None if nothing is known.
 
@@ -129,81 +84,13 @@ def find_error(cfg: Config, training: bool) -> FitError | None:
     misfit = probe.misfit
     if misfit is None or (misfit.part.startswith("auxiliary_head") and not training):
         return None
+    again = run_probe(cfg, scale=2).misfit
     # Behind a flattened map, a number depends on the size of the images, which the trial does not know.
-    return advise(cfg, probe) if run_probe(cfg, scale=2).misfit == misfit else None
-
-
-def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
-    """Build a config's model and run one image through it.
-
-    Args:
-        cfg: The config.
-        scale: Factor on the size of the image, which is the backbone's ``img_size``. Default: 1.
-
-    Raises:
-        Exception: Of the framework, if the model cannot be built.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        probe = Probe(build_untrained(cfg).float().eval())
-        images = random_images(probe.model, 1, scale).float()
-        for name, module in probe.model.named_modules():
-            module.register_forward_hook(lambda *_, name=name: probe.passed.add(name))
-            if name in PARTS:
-                module.register_forward_hook(keep_output(probe.outputs, name))
-        try:
-            call_model(probe, images)
-        except Exception as error:
-            probe.misfit = find_misfit(probe.model, error)
-    return probe
-
-
-def call_model(probe: Probe, images: Tensor) -> None:
-    """Call a model as its framework does, up to the raw outputs of its heads; one with parts of others, to predict."""
-    model = probe.model
-    if not all(is_known(type(part)) for part in model.modules()):
-        model(images, make_samples(model, images), mode="predict")
-        return
-    call_whole(model, images)
-    if isinstance(getattr(model, "neck", None), nn.Module) and "neck" not in probe.passed:  # self-supervised
-        model([images, images], mode="loss")
-
-
-def find_misfit(model: nn.Module, error: Exception) -> Misfit | None:
-    """What the module that raised an error got, if it was built for something else; None where that is not known."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    calls = [frame.f_locals for frame in frames if frame.f_code is nn.Module._call_impl.__code__]
-    if not calls:
+    if again is None or (again != misfit and (again.part, again.unit) != (misfit.part, "width")):
         return None
-    raised, inputs = calls[-1]["self"], [*calls[-1]["args"], *calls[-1]["kwargs"].values()]
-    part = next((name for name, module in model.named_modules() if module is raised), "")
-    if not part or not inputs or part.partition(".")[0] == "backbone":
-        return None
-    if isinstance(inputs[0], Tensor):
-        return compare_channels(part, raised, inputs[0])
-    return compare_maps(part, raised, inputs[0], error) if isinstance(inputs[0], (list, tuple)) else None
-
-
-def compare_channels(part: str, layer: nn.Module, x: Tensor) -> Misfit | None:
-    """The number of channels that a layer is built for and that of its input; None where they agree."""
-    name = next((name for name in CHANNELS if hasattr(layer, name)), "")
-    expected = getattr(layer, name, None)
-    expected = expected[-1] if isinstance(expected, tuple) and expected else expected
-    if not isinstance(expected, int) or x.dim() < 2 or x.size(CHANNELS[name]) == expected or any(layer.children()):
-        return None
-    is_map = name == "in_features" and x.dim() == 4
-    return Misfit(part, "channels", expected, None if is_map else x.size(CHANNELS[name]))
-
-
-def compare_maps(part: str, module: nn.Module, maps: Sequence, error: Exception) -> Misfit | None:
-    """The maps that a neck or head reads and those that it gets; None where they agree."""
-    read, channels = getattr(module, "in_index", None), getattr(module, "in_channels", None)
-    read = [read] if isinstance(read, int) else read
-    if isinstance(read, (list, tuple)) and isinstance(error, IndexError):
-        missing = [i for i in read if isinstance(i, int) and not -len(maps) <= i < len(maps)]
-        return Misfit(part, "index", missing[-1], len(maps)) if missing else None
-    counts = isinstance(channels, (list, tuple)) and len(channels) != len(maps)
-    known = counts and read is None and isinstance(error, (AssertionError, IndexError))
-    return Misfit(part, "maps", len(channels), len(maps)) if known else None
+    if again == misfit and misfit.unit == "width":  # the channels come last
+        probe.misfit = replace(misfit, unit="channels")
+    return advise(cfg, probe)
 
 
 def advise(cfg: Config, probe: Probe) -> FitError:
@@ -221,7 +108,7 @@ def advise(cfg: Config, probe: Probe) -> FitError:
             f"{misfit.given}, with {channels} channels. Set model.backbone.out_indices, e.g. to (0, 1, 2, 3), and "
             f"model.{misfit.part}.in_channels to the channels of its maps, {channels} as it is. {SWITCH}"
         )
-    gets = "maps instead of vectors" if misfit.given is None else misfit.given
+    gets = "maps instead of vectors" if misfit.unit == "width" else misfit.given
     where = (
         f"the backbone, whose maps have {channels} channels: {misfit.part} was built for {misfit.expected} channels "
         f"and gets {gets}"
@@ -263,7 +150,7 @@ def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str
     channels.
     """
     misfit, path = probe.misfit, probe.misfit.part.split(".")
-    if misfit.given is None:
+    if misfit.unit == "width":
         if path[0] == "head":
             yield (
                 {"model.neck": [*as_list(settings.get("neck")), dict(type="GlobalAveragePooling")]},

@@ -125,6 +125,17 @@ class Flattened(nn.Module):
         return (self.fc(inputs[-1].flatten(self.dim)).flatten(1)[:, :64],)
 
 
+class ChannelsLast(nn.Module):
+    """A neck that moves the channels to the last axis."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.fc = nn.Linear(in_channels, 64)
+
+    def forward(self, inputs):
+        return (self.fc(inputs[-1].permute(0, 2, 3, 1)).mean((1, 2)),)
+
+
 class Unpooled(nn.Module):
     """A neck that keeps the map."""
 
@@ -262,6 +273,11 @@ def test_an_auxiliary_head_counts_in_training_only():
             CLASSIFIER,
             {"neck": TWO_NECKS, "neck.1.in_channels": 99, "head.in_channels": 12},
             r"neck\.1\.in_channels=99.*=64\.",
+        ),
+        (
+            CLASSIFIER,
+            {"neck": dict(_delete_=True, type=ChannelsLast, in_channels=65)},
+            r"neck\.in_channels=65.* Set .*=64",
         ),
         (CLASSIFIER, {"neck": BATCH_NORM}, r"model\.neck\.1\.input_features=768.* Set .*=64\."),
         (SEGMENTOR, {"decode_head.in_channels": [9, 19, 38, 76]}, r"decode_head.*Set .*=\[8, 16, 32, 64\]"),
