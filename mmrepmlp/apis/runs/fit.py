@@ -117,7 +117,8 @@ def advise(cfg: Config, probe: Probe) -> FitError:
         options, given = find_settings(cfg, probe)
     except Exception:  # no such settings, or a config of a kind that is not understood
         part = misfit.part.rpartition(".")[0] or misfit.part
-        return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
+        advice = "Change its input channels, or what it gets, by model.neck or model.backbone.out_indices."
+        return FitError(f"model.{part} does not fit {where}. {advice} {SWITCH}")
     settings = " and ".join(f"{name}={value}" for name, value in options.items())
     return FitError(f"{next(iter(options))}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
 

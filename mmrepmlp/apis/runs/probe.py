@@ -24,8 +24,8 @@ class Misfit:
 
     Attributes:
         part: Its name in the model.
-        unit: What numbers differ: ``channels``; ``width``, where a fully connected layer gets four axes, the last of which
-            may be the width of a map; ``maps``; or ``index`` of a map.
+        unit: What numbers differ: ``channels``; ``width``, where a fully connected layer gets four axes, whose last may
+            be the width of a map; ``maps``; or ``index`` of a map.
         expected: Number that it was built for.
         given: Number that it got.
     """
