@@ -84,3 +84,8 @@ def resolve_type(part: Mapping, registry: Registry) -> object:
         return kind
     with registry.switch_scope_and_registry(None) as current:
         return current.get(kind)
+
+
+def as_list(value: object) -> list:
+    """Convert to a list: None to an empty one, a single value to a list of one."""
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]

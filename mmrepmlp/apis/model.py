@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmrepmlp.apis.config import add_import, resolve_type
+from mmrepmlp.apis.config import add_import, as_list, resolve_type
 from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
 DEPLOY_ARGUMENTS = ("deploy", "small_kernel_merged")
+# Types of init_cfg that load weights.
+PRETRAINED = ("Pretrained", PretrainedInit)
 
 
 def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
@@ -62,9 +65,11 @@ def iter_dicts(settings: object) -> Iterator[ConfigDict]:
 def drop_pretrained(settings: ConfigDict) -> None:
     """Remove the settings that load pre-trained weights from a model's config."""
     for part in iter_dicts(settings):
-        init = part.get("init_cfg")
-        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+        inits = as_list(part.get("init_cfg"))
+        kept = [init for init in inits if not (isinstance(init, Mapping) and init.get("type") in PRETRAINED)]
+        if len(kept) < len(inits):
             del part["init_cfg"]
+            part.update({"init_cfg": kept} if kept else {})
         if isinstance(part.get("pretrained"), str):
             part["pretrained"] = None
 

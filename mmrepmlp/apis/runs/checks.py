@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of a config before a run: that its data are there, and that the parts of its model fit together."""
 
+import copy
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmrepmlp.apis.config import resolve_type
+from mmrepmlp.apis.config import as_list, resolve_type
 
 from .fit import check_fit
 
@@ -17,9 +18,11 @@ from .fit import check_fit
 PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmrepmlp")
 IMAGES = ("img", "img_path")
 CLASS_MAPS = "seg_map_path"
+# What a data set raises for other reasons than that it is empty, unless the message names the missing file.
+OTHER_ERRORS = (AttributeError, ImportError, KeyError, TypeError, OSError)
 
 
-def check_config(cfg: Config, *splits: str) -> None:
+def check_config(cfg: Config, *splits: str, training: bool = False) -> None:
     """Check that the parts of a model fit together and that the data sets exist.
 
     ``check_model=False`` in the config turns the first check off.
@@ -27,36 +30,72 @@ def check_config(cfg: Config, *splits: str) -> None:
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
         *splits: Splits whose data will be read: ``train``, ``val``, ``test``.
+        training: Whether the model will be trained, with its auxiliary heads. Default: False.
 
     Raises:
         ValueError: A neck or head does not fit the feature maps of a RepMLPNet backbone.
         FileNotFoundError: A folder or an annotation file of a data set does not exist.
     """
     if cfg.get("check_model", True):
-        check_fit(cfg)
+        check_fit(cfg, training)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         for split in splits:
             loader = cfg.get(f"{split}_dataloader")
-            if loader and "dataset" in loader:
-                check_files(loader.dataset, f"{split}_dataloader.dataset")
+            if isinstance(loader, Mapping):
+                check_files(loader.get("dataset"), f"{split}_dataloader.dataset")
 
 
-def check_files(dataset: ConfigDict, name: str) -> None:
+def check_files(dataset: object, name: str) -> None:
     """Check that the folders and files of a data set exist, inside wrappers as well.
 
+    Where one seems to be missing, the data set itself has the last word: it may have it elsewhere, or do without.
+
+    Args:
+        dataset: Config of a data set; anything else passes.
+        name: Its name in the whole config.
+
     Raises:
-        FileNotFoundError: One does not exist.
+        FileNotFoundError: One does not exist, and without it the data set gives no sample.
     """
+    try:
+        error = find_missing(dataset, name)
+    except Exception:  # what does not work is the run's own to raise
+        return
+    if error:
+        raise error
+
+
+def find_missing(dataset: object, name: str) -> FileNotFoundError | None:
+    """What a data set lacks; None if nothing is known."""
+    if not isinstance(dataset, Mapping):
+        return None
     for inner in ("dataset", "datasets"):
         for part in as_list(dataset.get(inner)):
-            if isinstance(part, Mapping):
-                check_files(part, f"{name}.{inner}")
-    for setting, path in local_paths(dataset) if reads_local_files(dataset) else ():
-        if not Path(path).exists():
-            raise FileNotFoundError(
-                f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change "
-                f"{name}.data_root; docs/datasets.md shows each layout and how to get the data."
-            )
+            if error := find_missing(part, f"{name}.{inner}"):
+                return error
+    if not reads_local_files(dataset):
+        return None
+    missing = [(setting, path) for setting, path in local_paths(dataset) if not Path(path).exists()]
+    error = try_dataset(dataset) if missing else None
+    named = [(setting, path) for setting, path in missing if path in str(error)]
+    if error is None or (isinstance(error, OTHER_ERRORS) and not named):
+        return None
+    setting, path = (named or missing)[0]
+    root = (dataset.get("data_root") or "").rstrip("/")
+    changed = "data_root" if root and path.startswith(root) else setting
+    return FileNotFoundError(
+        f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change {name}.{changed}; "
+        "docs/datasets.md shows each layout and how to get the data."
+    )
+
+
+def try_dataset(dataset: ConfigDict) -> Exception | None:
+    """The error that a data set raises when it is built and gives its first sample; None if it raises none."""
+    try:
+        DATASETS.build(copy.deepcopy(dataset))[0]
+    except Exception as error:
+        return error
+    return None
 
 
 def reads_local_files(dataset: ConfigDict) -> bool:
@@ -91,8 +130,3 @@ def loads_annotations(dataset: ConfigDict) -> bool:
         isinstance(transform, Mapping) and "LoadAnnotations" in str(transform.get("type"))
         for transform in as_list(dataset.get("pipeline"))
     )
-
-
-def as_list(value: object) -> list:
-    """Convert to a list: None to an empty one, a single value to a list of one."""
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]

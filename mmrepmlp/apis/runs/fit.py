@@ -2,21 +2,18 @@
 """Whether neck and heads fit the maps of a RepMLPNet, found out by trying."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from mmrepmlp.apis.config import resolve_type
-from mmrepmlp.apis.forward import call_whole, random_images
-from mmrepmlp.apis.model import build_untrained
+from mmrepmlp.apis.config import as_list, resolve_type
 from mmrepmlp.models import RepMLPNet
+
+from .probe import Probe, is_known, run_probe
 
 SWITCH = "check_model=False in the config skips this check."
 
@@ -34,193 +31,94 @@ class FitError(ValueError):
         self.options = options or {}
 
 
-class ChannelsDiffer(Exception):
-    """A layer gets another number of channels than it was built for, which torch is certain to refuse.
-
-    Args:
-        layer: Name of the layer in the model.
-        built_for: Number of channels that it was built for.
-        given: Number that it gets.
-        is_map: Whether a fully connected layer gets a map (N, C, H, W) instead of vectors.
-    """
-
-    def __init__(self, layer: str, built_for: int, given: int, is_map: bool = False) -> None:
-        super().__init__(f"{layer} was built for {built_for} channels and gets {given}")
-        self.layer, self.built_for, self.given, self.is_map = layer, built_for, given, is_map
-
-
-@dataclass
-class Probe:
-    """One image through a model, as far as it went.
-
-    Attributes:
-        model: The model.
-        maps: What its backbone gives.
-        features: What its heads get.
-        error: The layer that does not fit, which ended the trial; None where no layer is known to.
-        passed: Names of the layers that fit.
-    """
-
-    model: nn.Module
-    maps: tuple[Tensor, ...]
-    features: object = None
-    error: ChannelsDiffer | None = None
-    passed: set[str] = field(default_factory=set)
-
-
-def check_fit(cfg: Config) -> None:
+def check_fit(cfg: Config, training: bool = True) -> None:
     """Run one image through a model with a RepMLPNet backbone, and explain which channels do not fit.
 
-    Refused is only what is certain to fail: a layer that gets another number of channels than it was built for, and a
-    neck or head that reads a map that there is not. Any other error may be due to the trial, and passes.
+    Refused is only what is certain to fail: the model itself raised an error, in a layer that got another number of
+    channels than it was built for, or in a neck or head that reads a map that there is not, and does so again with a
+    larger image. Any other error may be due to the trial, and passes.
 
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
+        training: Whether auxiliary heads count, which take no part in predictions. Default: True.
 
     Raises:
         FitError: A neck or head does not fit; the message says what to set.
     """
+    try:
+        errors = ((name, find_error(part, training)) for name, part in iter_models(cfg))
+        name, error = next(((name, error) for name, error in errors if error), ("model", None))
+    except Exception:  # what does not work is the run's own to raise
+        return
+    if error:
+        options = {key.replace("model", name, 1): value for key, value in error.options.items()}
+        raise FitError(str(error).replace("model.", f"{name}."), options)
+
+
+def iter_models(cfg: Config) -> Iterator[tuple[str, Config]]:
+    """The model of a config, and models that it wraps, each with its name and a config of its own.
+
+    Wrapped ones are the detectors of mmdetection's trackers and semi-supervised models; what a wrapper of somebody else
+    does with a model is not known.
+    """
+    yield "model", cfg
+    scope = cfg.get("default_scope", "mmengine")
+    with DefaultScope.overwrite_default_scope(scope):
+        known = is_known(resolve_type(cfg.model, MODELS))
+    for key, part in cfg.model.items() if known else ():
+        if isinstance(part, Mapping) and "backbone" in part:
+            yield f"model.{key}", Config(dict(model=part, default_scope=scope))
+
+
+def find_error(cfg: Config, training: bool) -> FitError | None:
+    """What is certain not to fit in a config; None if nothing is known.
+
+    Raises:
+        Exception: Of the framework, if the model cannot be built.
+    """
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         kind = resolve_type(cfg.model.get("backbone"), MODELS)
-    if isinstance(kind, type) and issubclass(kind, RepMLPNet):
-        try:
-            probe = run_probe(cfg)
-        except FitError:
-            raise
-        except Exception:  # the run itself will raise it
-            return
-        if probe.error:
-            raise advise(cfg, probe)
-
-
-def run_probe(cfg: Config) -> Probe:
-    """Build a config's model and run one image through it.
-
-    Raises:
-        FitError: A part takes another number of maps than there is.
-        Exception: Of the framework, if the model or its backbone does not work.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = build_untrained(cfg).float().eval()
-        images = random_images(model, 1).float()
-        maps = model.backbone(images)
-        probe = Probe(model, maps, features=maps)
-        with watch_channels(model, probe.passed):
-            try:
-                probe.features = try_neck(model, maps)
-                try_heads(model, images, probe.features)
-            except ChannelsDiffer as error:
-                probe.error = error
-    return probe
-
-
-def try_neck(model: nn.Module, maps: tuple[Tensor, ...]) -> object:
-    """Call a model's neck; without one, the maps are what the heads get.
-
-    Raises:
-        FitError: It is built for another number of maps.
-        ChannelsDiffer: A layer of it does not fit.
-    """
-    neck = getattr(model, "neck", None)
-    if not isinstance(neck, nn.Module):
-        return maps
-    try:
-        return neck(maps)
-    except ChannelsDiffer:
-        raise
-    except (AssertionError, IndexError) as error:
-        wanted = getattr(neck, "in_channels", None)
-        if isinstance(wanted, (list, tuple)) and len(wanted) != len(maps):
-            raise FitError(
-                f"model.neck.in_channels={list(wanted)} takes {len(wanted)} maps, but the backbone gives {len(maps)}, "
-                f"with {channels_of(maps)} channels. Set model.backbone.out_indices, e.g. to (0, 1, 2, 3), and "
-                f"model.neck.in_channels to the channels of its maps, {channels_of(maps)} as it is. {SWITCH}"
-            ) from error
+    if not (isinstance(kind, type) and issubclass(kind, RepMLPNet)):
         return None
-    except Exception:
+    probe = run_probe(cfg)
+    misfit = probe.misfit
+    if misfit is None or (misfit.part.startswith("auxiliary_head") and not training):
         return None
-
-
-def try_heads(model: nn.Module, images: Tensor, features: object) -> None:
-    """Call a model's heads, as far as they can be called.
-
-    Raises:
-        FitError: One reads a map that there is not.
-        ChannelsDiffer: A layer of one does not fit.
-    """
-    for name, indices in read_maps(model):
-        if isinstance(features, (list, tuple)) and not all(-len(features) <= i < len(features) for i in indices):
-            raise FitError(
-                f"model.{name} takes map {max(indices)}, counted from 0, but there are only {len(features)}. Set "
-                f"model.backbone.out_indices, e.g. to (0, 1, 2, 3). {SWITCH}"
-            )
-    try:
-        call_whole(model, images)
-    except ChannelsDiffer:
-        raise
-    except Exception:
-        pass
-
-
-def read_maps(model: nn.Module) -> Iterator[tuple[str, Sequence[int]]]:
-    """Names of a segmentor's heads, and indices of the maps that each of them reads."""
-    for name, head in model.named_modules():
-        indices = getattr(head, "in_index", None)
-        indices = indices if isinstance(indices, (list, tuple)) else [indices]
-        if name.startswith(("decode_head", "auxiliary_head")) and all(isinstance(i, int) for i in indices):
-            yield name, indices
-
-
-@contextmanager
-def watch_channels(model: nn.Module, passed: set[str]) -> Iterator[None]:
-    """Raise :class:`ChannelsDiffer` where a layer outside of the backbone gets another number of channels.
-
-    Args:
-        model: The model.
-        passed: Takes up the names of the layers that get what they were built for.
-    """
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if not name.startswith("backbone."):
-                expected, axis = input_channels(module)
-                if expected:
-                    hook = make_hook(name, expected, axis, passed)
-                    stack.callback(module.register_forward_pre_hook(hook).remove)
-        yield
-
-
-def input_channels(layer: nn.Module) -> tuple[int | None, int]:
-    """Number of channels that a layer is built for, and their axis in its input; None where it takes any."""
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        return None, 0
-    if isinstance(layer, _ConvNd):
-        return layer.in_channels, 1
-    if isinstance(layer, _BatchNorm):
-        return layer.num_features, 1
-    return (layer.in_features, -1) if isinstance(layer, nn.Linear) else (None, 0)
-
-
-def make_hook(name: str, expected: int, axis: int, passed: set[str]) -> Callable[[nn.Module, tuple], None]:
-    """A forward pre-hook that compares the channels of a layer's input, where that is a batch of maps or vectors."""
-
-    def hook(module: nn.Module, args: tuple) -> None:
-        x = args[0] if args else None
-        dims = module.weight.dim() if isinstance(module, _ConvNd) else 2
-        if isinstance(x, Tensor) and x.dim() >= dims and x.size(axis) != expected:
-            raise ChannelsDiffer(name, expected, x.size(axis), isinstance(module, nn.Linear) and x.dim() == 4)
-        passed.add(name)
-
-    return hook
+    again = run_probe(cfg, scale=2).misfit
+    # Behind a flattened map, a number depends on the size of the images, which the trial does not know.
+    if again is None or (again != misfit and (again.part, again.unit) != (misfit.part, "width")):
+        return None
+    if again == misfit and misfit.unit == "width":  # the channels come last
+        probe.misfit = replace(misfit, unit="channels")
+    return advise(cfg, probe)
 
 
 def advise(cfg: Config, probe: Probe) -> FitError:
     """Explain what does not fit, and what to set if that is known."""
-    where = f"the backbone, whose maps have {channels_of(probe.maps)} channels: {probe.error}"
+    misfit, channels = probe.misfit, channels_of(probe.outputs.get("backbone"))
+    if misfit.unit == "index":
+        return FitError(
+            f"model.{misfit.part} takes map {misfit.expected}, counted from 0, but there are only {misfit.given}. Set "
+            f"model.{misfit.part}.in_index to less, or model.backbone.out_indices to more, e.g. (0, 1, 2, 3). {SWITCH}"
+        )
+    if misfit.unit == "maps":
+        wanted = list(probe.model.get_submodule(misfit.part).in_channels)
+        return FitError(
+            f"model.{misfit.part}.in_channels={wanted} takes {len(wanted)} maps, but the backbone gives "
+            f"{misfit.given}, with {channels} channels. Set model.backbone.out_indices, e.g. to (0, 1, 2, 3), and "
+            f"model.{misfit.part}.in_channels to the channels of its maps, {channels} as it is. {SWITCH}"
+        )
+    gets = "maps instead of vectors" if misfit.unit == "width" else misfit.given
+    where = (
+        f"the backbone, whose maps have {channels} channels: {misfit.part} was built for {misfit.expected} channels "
+        f"and gets {gets}"
+    )
     try:
         options, given = find_settings(cfg, probe)
     except Exception:  # no such settings, or a config of a kind that is not understood
-        part = probe.error.layer.rpartition(".")[0] or probe.error.layer
-        return FitError(f"model.{part} does not fit {where}. Change its input channels. {SWITCH}")
+        part = misfit.part.rpartition(".")[0] or misfit.part
+        advice = "Change its input channels, or what it gets, by model.neck or model.backbone.out_indices."
+        return FitError(f"model.{part} does not fit {where}. {advice} {SWITCH}")
     settings = " and ".join(f"{name}={value}" for name, value in options.items())
     return FitError(f"{next(iter(options))}={given} does not fit {where}. Set {settings}. {SWITCH}", options)
 
@@ -236,9 +134,14 @@ def find_settings(cfg: Config, probe: Probe) -> tuple[dict[str, object], object]
         with suppress(Exception):  # of a model that cannot be built so
             changed.merge_from_dict(copy.deepcopy(options))
             # With a neck, the layer gets the channels instead of a side of the map: another number, to set next.
-            if "model.neck" in options or probe.error.layer in run_probe(changed).passed:
+            if "model.neck" in options or fits(probe.misfit.part, run_probe(changed)):
                 return options, given
-    raise LookupError(probe.error.layer)
+    raise LookupError(probe.misfit.part)
+
+
+def fits(part: str, probe: Probe) -> bool:
+    """Whether a part gave an output in a trial each time that it was called."""
+    return part in probe.passed and not (probe.misfit and probe.misfit.part == part)
 
 
 def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str, object], object]]:
@@ -247,11 +150,16 @@ def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str
     These are the ``in_channels`` of the parts around the layer, the outermost first, then their other numbers of
     channels.
     """
-    error, path = probe.error, probe.error.layer.split(".")
-    if error.is_map and path[0] == "head" and not settings.get("neck"):
-        replace = {"_delete_": True} if "neck" in settings else {}
-        yield {"model.neck": dict(type="GlobalAveragePooling", **replace)}, None
-    inputs = channels_of(probe.maps if path[0] == "neck" else probe.features)
+    misfit, path = probe.misfit, probe.misfit.part.split(".")
+    if misfit.unit == "width":
+        if path[0] == "head":
+            yield (
+                {"model.neck": [*as_list(settings.get("neck")), dict(type="GlobalAveragePooling")]},
+                settings.get("neck"),
+            )
+        return
+    maps = probe.outputs.get("backbone")
+    inputs = channels_of(maps if path[0] == "neck" else probe.outputs.get("neck", maps))
     others = []
     for name in [".".join(path[: i + 1]) for i in range(len(path) - 1)]:
         part, module = find_part(settings, name), probe.model.get_submodule(name)
@@ -259,16 +167,19 @@ def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str
         indices = part.get("in_index", getattr(module, "in_index", None))
         if isinstance(given, (list, tuple)):
             read = indices if isinstance(indices, (list, tuple)) else range(len(inputs))
-            yield {setting: type(given)(inputs[i] for i in read)}, given
+            right = type(given)(inputs[i] for i in read)
+            yield {setting: right}, given
+            if part.get("channels") == sum(given):  # concatenated, and no convolutions
+                others.append(({setting: right, f"model.{name}.channels": sum(right)}, given))
             others.append(({setting: type(given)(inputs[i] for i in reversed(read))}, given))  # from the last map on
         elif given:  # a layer may see each channel several times, as one behind a flattened map does
-            right = given * error.given // error.built_for
+            right = given * misfit.given // misfit.expected
             yield {setting: right}, given
             if part.get("channels") == given:  # a head without convolutions
                 others.append(({setting: right, f"model.{name}.channels": right}, given))
-        for key, value in part.items():
-            if "channels" in key and key != "in_channels" and value == error.built_for:
-                others.append(({f"model.{name}.{key}": error.given}, value))
+        for key, value in sorted(part.items(), key=lambda item: "channels" not in item[0]):
+            if isinstance(value, int) and value == misfit.expected and key != "in_channels":
+                others.append(({f"model.{name}.{key}": misfit.given}, value))
     yield from others
 
 

@@ -55,7 +55,7 @@ def train(
         FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    check_config(cfg, "train", "val")
+    check_config(cfg, "train", "val", training=True)
     if amp:
         if get_device() == "cpu":
             raise MMRepMLPError("--amp uses MMEngine's AmpOptimWrapper, which needs a GPU, and none is available.")

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+from pathlib import Path
+
+import mmcv
+import numpy as np
 import pytest
-from mmengine.config import ConfigDict
+from mmcv.transforms import BaseTransform
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 from mmpretrain.datasets import CIFAR10, CustomDataset
 
 from mmrepmlp.apis import evaluate, train
-from mmrepmlp.apis.runs.checks import check_files
+from mmrepmlp.apis.runs.checks import check_config, check_files
 from tests.fixtures import CONFIG
 
 
@@ -44,15 +51,80 @@ class Generated(CustomDataset):
     ],
 )
 def test_data_sets_that_may_do_without_files_pass(tmp_path, dataset):
-    if dataset["data_root"] == "{root}":
-        dataset = {**dataset, "data_root": str(tmp_path)}
-    check_files(ConfigDict(dataset), "train")
+    check_files(put_root(dataset, str(tmp_path)), "train")
 
 
 @pytest.mark.parametrize("dataset", [dict(type=CustomDataset), dict(type="mmpretrain.CIFAR10", download=False)])
 def test_a_data_set_that_needs_files_does_not(dataset):
     with pytest.raises(FileNotFoundError, match=r"none does not exist; it is set by train\.data_root"):
         check_files(ConfigDict(data_root="none", **dataset), "train")
+
+
+class LoadFromArchive(BaseTransform):
+    """A transform of somebody else, whose images are in no folder."""
+
+    def transform(self, results):
+        return {**results, "img": np.zeros((8, 8, 3), np.uint8)}
+
+
+class FailToLoad(BaseTransform):
+    """A transform of somebody else, whose own file is missing."""
+
+    def transform(self, results):
+        Path("/of/somebody/else").read_text()
+
+
+def put_root(value, root):
+    if isinstance(value, dict):
+        return ConfigDict({key: put_root(part, root) for key, part in value.items()})
+    return value.replace("{root}", root) if isinstance(value, str) else value
+
+
+LOAD = [dict(type="mmcv.LoadImageFromFile")]
+CLASSIFIED = dict(type="mmpretrain.CustomDataset", pipeline=LOAD)
+SEGMENTED = dict(type="mmseg.BaseSegDataset", img_suffix=".png", pipeline=LOAD)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        dict(CLASSIFIED, data_root="missing", data_prefix="{root}/img"),
+        dict(CLASSIFIED, data_root="{root}", data_prefix="missing", ann_file="absolute.txt"),
+        dict(CLASSIFIED, data_prefix="~/img"),
+        dict(CLASSIFIED, data_prefix="~/img", ann_file="~/relative.txt"),
+        dict(
+            CLASSIFIED, data_root="{root}", data_prefix="missing", ann_file="relative.txt", pipeline=[LoadFromArchive()]
+        ),
+        dict(SEGMENTED, data_root="missing", data_prefix=dict(img_path="{root}/img", seg_map_path="{root}/ann")),
+        dict(SEGMENTED, data_root="{root}", data_prefix=dict(img_path="missing"), ann_file="names.txt"),
+    ],
+)
+def test_data_sets_that_find_their_files_elsewhere_pass(tmp_path, monkeypatch, dataset):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mmcv.imwrite(np.zeros((8, 8, 3), np.uint8), str(tmp_path / "img" / "a" / "1.png"))
+    for name, line in {
+        "relative.txt": "a/1.png 0",
+        "absolute.txt": f"{tmp_path}/img/a/1.png 0",
+        "names.txt": f"{tmp_path}/img/a/1",
+    }.items():
+        (tmp_path / name).write_text(line + "\n")
+    dataset = put_root(ConfigDict(dataset), str(tmp_path))
+    assert DATASETS.build(copy.deepcopy(dataset))[0]["img"].shape == (8, 8, 3)  # as the framework does
+    check_files(dataset, "train")
+
+
+@pytest.mark.parametrize("loader", [None, [dict(dataset=dict(data_root="none"))], dict(dataset=object()), object()])
+def test_loaders_that_are_no_configs_of_data_sets_pass(loader):
+    check_config(Config(dict(model=dict(type="NobodyKnows"), test_dataloader=loader)), "test")
+
+
+def test_what_else_is_wrong_with_a_data_set_is_its_own_to_say(tmp_path):
+    (tmp_path / "names.txt").write_text("1\n")
+    dataset = dict(SEGMENTED, data_prefix=dict(img_path="missing"), ann_file=str(tmp_path / "names.txt"))
+    with pytest.raises(FileNotFoundError, match=r"missing does not exist; .* change train\.data_prefix\.img_path"):
+        check_files(ConfigDict(dataset), "train")
+    check_files(ConfigDict(dataset, pipeline=[dict(type="NobodyKnows")]), "train")
+    check_files(ConfigDict(dataset, pipeline=[FailToLoad()]), "train")
 
 
 def test_mistakes_end_before_anything_is_built(tmp_path):
