@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import Runner
 
-from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.config import load_config, require
 from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
@@ -49,11 +49,12 @@ def train(
 
     Raises:
         MMRepMLPError: ``amp`` is set and there is no GPU.
-        ValueError: ``auto_scale_lr`` is set and the config has no base batch size; a head does not fit the backbone; an
-            annotation is of a class that the model does not have.
+        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; a head does not fit
+            the backbone; an annotation is of a class that the model does not have.
         FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    require(cfg, "train_dataloader", "train_cfg", "optim_wrapper")
     check_config(cfg, "train", "val")
     if amp:
         if not torch.cuda.is_available():
@@ -61,7 +62,7 @@ def train(
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError(
                 f"{config} has no auto_scale_lr.base_batch_size, from which --auto-scale-lr scales the learning rate. "
                 "Add it, or omit --auto-scale-lr."
