@@ -33,7 +33,7 @@ def test_configs_of_packages_are_read_and_others_named():
     [
         ("a.py", "model = dict(", "SyntaxError: .* line 1"),
         ("a.py", "\nmodel = nothing", r"NameError: name 'nothing' is not defined \(.*a.py, line 2\)"),
-        ("a.py", "_base_ = 'nobody::a.py'", "AssertionError: .*nobody"),
+        ("a.py", "_base_ = 'nobody::a/b.py'", "AssertionError: .*nobody"),
         ("a.json", '{"model": ', "JSONDecodeError"),
         ("a.json", "[1]", "AttributeError: 'list'"),
         ("a.yaml", "model: [", "ParserError"),
