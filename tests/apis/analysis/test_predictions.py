@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmpretrain.evaluation import Accuracy
 from mmseg.evaluation import IoUMetric
 
+from mmrepmlp.apis.analysis.compare_forms import read_predictions
 from mmrepmlp.apis.analysis.predictions import compare_predictions, mean_iou
 
 
@@ -175,3 +177,13 @@ def test_predictions_belong_to_the_same_images():
         compare_predictions(samples, samples[::-1], Config())
     with pytest.raises(ValueError, match="There are no predictions"):
         compare_predictions([], [], Config())
+
+
+@pytest.mark.parametrize("content", [b"", b"model = dict()", pickle.dumps(dict(a=1))])
+def test_files_without_predictions_are_named(content, tmp_path):
+    path = tmp_path / "a.pkl"
+    with pytest.raises(FileNotFoundError):
+        read_predictions(path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.pkl holds .*Write them with tools/test.py --out"):
+        read_predictions(path)
