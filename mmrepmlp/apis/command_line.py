@@ -3,9 +3,11 @@
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from traceback import walk_tb
+from types import FrameType
 
 from mmengine.config import DictAction
 
@@ -72,7 +74,8 @@ def run_tool(parser: argparse.ArgumentParser, operation: str | Callable[..., obj
     """Call an operation with the arguments of the command line.
 
     An expected error ends the process with ``error: ...`` and exit code 1: one that this package raises, a file that
-    does not exist or cannot be written, a package that is not installed. Any other keeps its traceback.
+    does not exist or cannot be written, a package that is not installed, a type or an argument in a config that does
+    not exist. Any other keeps its traceback.
 
     Args:
         parser: Parser whose arguments are those of the operation.
@@ -85,30 +88,56 @@ def run_tool(parser: argparse.ArgumentParser, operation: str | Callable[..., obj
     try:
         return (getattr(apis, operation) if isinstance(operation, str) else operation)(**arguments)
     except Exception as error:
-        expected = next((link for link in exception_chain(error) if is_expected(link)), None)
-        if expected is None:
+        message = next(filter(None, map(explain, exception_chain(error))), None)
+        if message is None:
             raise
-        sys.exit(f"error: {expected}")
+        sys.exit(f"error: {message}")
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes: MMEngine's registries wrap the errors of constructors."""
+    """An error and its causes."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
-def is_expected(error: BaseException) -> bool:
-    """Whether an error can be reported without a traceback."""
-    if isinstance(error, ValueError):
-        return raising_module(error.__traceback__).split(".")[0] == "mmrepmlp"
-    return isinstance(error, (MMRepMLPError, OSError, ImportError))
+def explain(error: BaseException) -> str | None:
+    """What to report of an error that is expected; None for any other."""
+    if isinstance(error, (MMRepMLPError, OSError, ImportError)):
+        return str(error)
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if isinstance(error, ValueError) and module_of(frames[-1]).startswith("mmrepmlp."):
+        return str(error)
+    return explain_build(error, frames) if isinstance(error, (KeyError, TypeError)) else None
 
 
-def raising_module(traceback: TracebackType | None) -> str:
-    """Name of the module that raised an error."""
-    name = ""
-    while traceback is not None:
-        name = traceback.tb_frame.f_globals.get("__name__", "")
-        traceback = traceback.tb_next
-    return name
+def explain_build(error: KeyError | TypeError, frames: list[FrameType]) -> str | None:
+    """Name the type or the argument in a config that does not exist, if that is what ended a function that builds a
+    part of it; None for any other error."""
+    in_builder = is_builder(frames[-1])
+    while frames[-1].f_code.co_name == "__init__":  # constructors hand unknown arguments on to their bases
+        frames = frames[:-1]
+    part = frames[-1].f_locals.get("cfg") if is_builder(frames[-1]) else None
+    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    handed_on = argument and isinstance(part, Mapping) and argument[1] in part
+    if not (in_builder or handed_on):
+        return None
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind is None:
+        return f"A part of the config cannot be built: {error.args[0]}"
+    if isinstance(error, TypeError):
+        return f"type={kind!r} in the config cannot be built: {error}. Correct its arguments."
+    return (
+        f"type={kind!r} in the config is unknown. Correct the name, or add the module that registers it to "
+        "custom_imports."
+    )
+
+
+def is_builder(frame: FrameType) -> bool:
+    """Whether a frame is of a function that builds parts of a config."""
+    return module_of(frame).startswith(("mmengine.registry.", "mmcv.cnn.bricks."))
+
+
+def module_of(frame: FrameType) -> str:
+    """Name of the module whose code a frame runs."""
+    return frame.f_globals.get("__name__", "")

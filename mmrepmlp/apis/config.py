@@ -3,10 +3,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from traceback import extract_tb
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import Registry
+
+
+class ConfigNotFound(ValueError):
+    """``package::path`` names no config."""
 
 
 def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
@@ -18,25 +23,43 @@ def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: ``package::path`` names no config, or the config has no model.
+        ValueError: ``package::path`` names no config, the file is not a config, or the config has no model.
     """
-    cfg = read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config)
-    cfg.merge_from_dict(cfg_options or {})
-    if "model" not in cfg:
+    try:
+        cfg = read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config)
+        cfg.merge_from_dict(cfg_options or {})
+    except (FileNotFoundError, ImportError, ConfigNotFound):
+        raise
+    except Exception as error:  # of whatever the file made its reader do
+        places = [place for place in extract_tb(error.__traceback__) if place.name == "<module>"]
+        where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+        raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{where}") from error
+    if not isinstance(cfg.get("model"), Mapping):
         raise ValueError(f"{config} has no model. Name a whole config; those in configs/_base_ are parts of one.")
     return cfg
+
+
+def require(cfg: Config, *names: str) -> None:
+    """Check that a config has the settings without which MMEngine has nothing to run.
+
+    Raises:
+        ValueError: One is missing or None.
+    """
+    missing = [name for name in names if cfg.get(name) is None]
+    if missing:
+        raise ValueError(f"The config sets no {' and no '.join(missing)}: nothing to run. Add what is missing.")
 
 
 def read_from_package(name: str) -> Config:
     """Read a config that ``package::path`` names.
 
     Raises:
-        ValueError: There is none of this name.
+        ConfigNotFound: There is none of this name.
     """
     try:
         return get_config(name)
     except (AssertionError, ValueError) as error:  # what MMEngine raises speaks of its own functions
-        raise ValueError(
+        raise ConfigNotFound(
             f"{name} names no config of an installed package. Expected is package::folder/config.py, e.g. "
             "mmdet::atss/atss_r50_fpn_1x_coco.py."
         ) from error
@@ -63,7 +86,7 @@ def load_config(
     if cfg.get("default_scope") == "mmpretrain":
         # The defaults of mmpretrain's own tools, on which its configs rely.
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-            if cfg.get(name) is not None:
+            if isinstance(cfg.get(name), Mapping):
                 defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
                 cfg[name] = ConfigDict({**defaults, "collate_fn": dict(type="default_collate"), **cfg[name]})
     return cfg

@@ -63,6 +63,54 @@ def test_other_errors_keep_their_traceback(monkeypatch, error):
     assert caught.value is error
 
 
+LINEAR = dict(type="mmpretrain.LinearClsHead", num_classes=2)
+STACKED = dict(type="mmpretrain.StackedLinearClsHead", num_classes=2, in_channels=3, mid_channels=[4])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(type="Nope"), "type='Nope' in the config is unknown"),
+        (LINEAR, "type='mmpretrain.LinearClsHead' in the config cannot be built: .*'in_channels'"),
+        # An argument that a constructor hands on to that of its base.
+        (dict(**LINEAR, in_channels=3, topks=1), "type='mmpretrain.LinearClsHead' in the config .*'topks'"),
+        (dict(**STACKED, norm_cfg={}), 'cannot be built: .*key "type"'),
+        (dict(**STACKED, norm_cfg=dict(type="BatchNrom")), "type='BatchNrom' in the config is unknown"),
+        (dict(**STACKED, norm_cfg=dict(type="BN1d", epsilon=1)), "type='BN1d' in the config .*'epsilon'"),
+    ],
+)
+def test_types_and_arguments_that_do_not_exist_are_named(monkeypatch, settings, message):
+    with pytest.raises(SystemExit, match=message):
+        call(monkeypatch, lambda config: MODELS.build(settings), "config.py")
+
+
+@MODELS.register_module()
+class Faulty:
+    """A constructor with an error of its own, which no change of the config mends."""
+
+    def __init__(self, kind):
+        if kind == "key":
+            {}["type"]
+        dict.fromkeys(wrong=1)
+
+
+@pytest.mark.parametrize("kind, error", [("key", KeyError), ("argument", TypeError)])
+def test_errors_inside_of_a_constructor_keep_their_traceback(monkeypatch, kind, error):
+    with pytest.raises(error):
+        call(monkeypatch, lambda config: MODELS.build(dict(type="Faulty", kind=kind)), "config.py")
+
+
+def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback(monkeypatch):
+    def operation(config):
+        try:
+            Path("/nowhere/at/all").read_text()
+        except OSError:
+            1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError):
+        call(monkeypatch, operation, "config.py")
+
+
 def test_every_operation_is_importable_by_name():
     assert {"train", "evaluate", "evaluate_onnx", "reparameterize_checkpoint", "write_dataset"} <= set(apis.__all__)
     assert all(callable(getattr(apis, name)) for name in apis.__all__) and set(apis.__all__) <= set(dir(apis))

@@ -26,3 +26,28 @@ def test_configs_of_packages_are_read_and_others_named():
         read_config("nobody::folder/none.py")
     with pytest.raises(FileNotFoundError, match="none.py"):
         read_config("mmrepmlp::repmlpnet/none.py")
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("a.py", "model = dict(", "SyntaxError: .* line 1"),
+        ("a.py", "\nmodel = nothing", r"NameError: name 'nothing' is not defined \(.*a.py, line 2\)"),
+        ("a.py", "_base_ = 'nobody::a/b.py'", "AssertionError: .*nobody"),
+        ("a.json", '{"model": ', "JSONDecodeError"),
+        ("a.json", "[1]", "AttributeError: 'list'"),
+        ("a.yaml", "model: [", "ParserError"),
+        ("a.txt", "model", "OSError: Only py/yml/yaml/json"),
+        ("a.py", "model = dict(layers=[])", "KeyError: 'Index 3 exceeds"),
+    ],
+)
+def test_files_that_are_no_configs_are_named(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a config: {message}"):
+        read_config(tmp_path / name, {"model.layers.3": 1})
+
+
+def test_a_model_that_is_not_a_dict_is_none(tmp_path):
+    (tmp_path / "a.py").write_text("model = 3")
+    with pytest.raises(ValueError, match="a.py has no model"):
+        read_config(tmp_path / "a.py")

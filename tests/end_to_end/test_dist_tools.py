@@ -21,9 +21,12 @@ from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate
 from mmrepmlp.checkpoint import load_from_local
-from tests.fixtures import CONFIG, ROOT
+from mmrepmlp.datasets import write_segmentation_scenes
+from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT, dump_config
 
 FSDP = str(ROOT / "configs/repmlpnet/repmlpnet-l256_fsdp_8xb32_in1k.py")
+SMALL_LOADER = dict(batch_size=2, num_workers=0, persistent_workers=False)
+THREE_MAPS = dict(in_channels=[24, 48, 96], in_index=[0, 1, 2], channels=8)
 SHORT = {"train_dataloader.dataset.indices": 256, "train_cfg.val_interval": 1}
 
 
@@ -141,6 +144,23 @@ def test_two_processes_predict_what_one_does(trained_by_two, short, tmp_path):
     assert_same(two, one, 359)
     [log] = (tmp_path / "2").glob("*/*.json")
     assert json.loads(log.read_text())["accuracy/top1"] == metrics["accuracy/top1"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_without_the_stages_that_no_head_reads(tmp_path):
+    write_segmentation_scenes(tmp_path / "scenes", counts=dict(train=4, val=2))
+    loaders = [f"{split}_dataloader" for split in ("train", "val", "test")]
+    settings = {f"{name}.dataset.data_root": str(tmp_path / "scenes") for name in loaders}
+    settings |= {f"{name}.{key}": value for name in loaders for key, value in SMALL_LOADER.items()}
+    settings |= {"model.backbone.out_indices": (0, 1, 2), "model.backbone.init_cfg": None, "model.auxiliary_head": None}
+    settings |= {f"model.decode_head.{key}": value for key, value in THREE_MAPS.items()}
+    # DDP misses gradients of the first iteration in the second.
+    settings |= {"train_cfg.max_iters": 3, "train_cfg.val_interval": 3, "default_hooks.checkpoint.interval": 3}
+    config = dump_config(ROOT / "configs" / DENSE_CONFIGS["seg"], settings, tmp_path / "config.py")
+    output = succeed("tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "run")
+    assert "find_unused_parameters" not in config.read_text() and "mIoU: " in output
+    state = load_from_local(tmp_path / "run/iter_3.pth")["state_dict"]
+    assert {name.split(".")[2] for name in state if name.startswith("backbone.stages.")} == {"0", "1", "2"}
 
 
 FAKE_SRUN = f"""#!{sys.executable}

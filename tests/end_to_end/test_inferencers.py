@@ -37,7 +37,16 @@ result = DetInferencer(config, weights=checkpoint, device="cpu")(image, pred_sco
 model = init_detector(config, checkpoint, device="cpu")
 assert len(inference_detector(model, image).pred_instances.scores) == len(result["predictions"][0]["scores"])
 """
-SCRIPTS = dict(cls=CLASSIFY, seg=SEGMENT, det=DETECT)
+# Without a config the checkpoint's own is read, after the checkpoint.
+DETECT_ALONE = """
+import sys
+config, checkpoint, image = sys.argv[1:]
+if config == "import":
+    import mmrepmlp
+from mmdet.apis import DetInferencer
+DetInferencer(weights=checkpoint, device="cpu")(image, no_save_vis=True)
+"""
+SCRIPTS = dict(cls=CLASSIFY, seg=SEGMENT, det=DETECT, alone=DETECT_ALONE)
 
 
 def infer(task, config, checkpoint, tmp_path):
@@ -59,3 +68,6 @@ def test_segmentors_and_detectors(short_run, tmp_path):
     infer(short_run.task, short_run.config, short_run.checkpoint, tmp_path)
     report = reparameterize_checkpoint(short_run.config, short_run.checkpoint, tmp_path / "deploy.pth")
     infer(short_run.task, report.config, report.checkpoint, tmp_path)
+    if short_run.task == "det":
+        infer("alone", "import", short_run.checkpoint, tmp_path)
+        infer("alone", "none", report.checkpoint, tmp_path)

@@ -74,16 +74,36 @@ def compare_forms(
         repeats: Timed forward passes of each form. Default: 30.
 
     Raises:
-        ValueError: The predictions belong to different images.
+        ValueError: The predictions cannot be read, or belong to different images.
     """
     loaded = [read_config(config) for config in configs]
     models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
-    agreement = compare_predictions(*(mmengine.load(str(path)) for path in predictions), loaded[0])
+    agreement = compare_predictions(*map(read_predictions, predictions), loaded[0])
     return Comparison(
         agreement=agreement,
         parameters=tuple(sum(p.numel() for p in model.parameters()) for model in models),
         milliseconds={batch: forward_times(models, batch, repeats) for batch in BATCHES},
     )
+
+
+def read_predictions(path: str | Path) -> list[dict]:
+    """Read predictions that ``tools/test.py --out`` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no predictions.
+    """
+    try:
+        samples = mmengine.load(str(path), file_format="pkl")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of whatever the bytes made the reader do
+        raise ValueError(f"{path} holds no predictions: {error}. Write them with tools/test.py --out.") from error
+    if not isinstance(samples, list):
+        raise ValueError(
+            f"{path} holds a {type(samples).__name__}, no predictions. Write them with tools/test.py --out."
+        )
+    return samples
 
 
 @torch.inference_mode()

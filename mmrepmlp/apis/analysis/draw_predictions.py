@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
-from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.config import read_config, require
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 
@@ -33,10 +33,14 @@ def draw_predictions(
         out: Picture to write, PNG.
         images: Number of images. Default: 6.
         score: Score threshold of detections. Default: 0.5.
+
+    Raises:
+        ValueError: The config has no test set or no visualizer, or is of a classifier.
     """
     cfg = read_config(config)
+    require(cfg, "test_dataloader", "visualizer")
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         visualizer = VISUALIZERS.build({**cfg.visualizer, "name": str(out), "vis_backends": None})
     visualizer.dataset_meta = dataset.metainfo
@@ -49,7 +53,13 @@ def draw_predictions(
 
 
 def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> np.ndarray:
-    """Image, ground truth and prediction of a sample side by side, BGR."""
+    """Image, ground truth and prediction of a sample side by side, BGR.
+
+    Raises:
+        ValueError: The sample holds neither a class map nor objects.
+    """
+    if not {"pred_sem_seg", "pred_instances"} & set(sample.keys()):
+        raise ValueError(f"The model predicts {', '.join(sample.keys())}: expected a segmentor or detector.")
     image = mmcv.imread(sample.img_path, channel_order="rgb")
     factor = max(1, round(PANEL_WIDTH / image.shape[1]))
     image, sample = enlarge(image, sample, factor)

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, METRICS, DefaultScope
+
+from mmrepmlp.apis.config import resolve_type
 
 CLOSE = 0.01  # largest distance in pixels between the corners of two equal boxes
+OVERLAP = 0.99  # smallest intersection over union of two equal masks
+IMAGE_KEYS = ("img_path", "img_id", "sample_idx")  # which of them a sample has, its config decides
+COCO_TYPES = dict(bbox="box", segm="mask")
 
 
 @dataclass
@@ -39,23 +45,59 @@ def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Conf
         cfg: The config that both were tested with.
 
     Raises:
-        ValueError: The predictions belong to different images, or to an unsupported task.
+        ValueError: There are no predictions, or they belong to different images, or to an unsupported task.
     """
-    if [sample["img_path"] for sample in before] != [sample["img_path"] for sample in after]:
+    if not before or not after:
+        raise ValueError("There are no predictions. Write them with tools/test.py --out.")
+    if [image_of(sample) for sample in before] != [image_of(sample) for sample in after]:
         raise ValueError("The predictions belong to different images. Test both forms on the same test set.")
     if "pred_score" in before[0]:
         several = any("gt_score" in s or ("gt_label" in s and s["gt_label"].numel() != 1) for s in before)
         return (compare_label_sets if several else compare_classes)(before, after)
-    if "pred_sem_seg" in before[0]:
-        return compare_class_maps(before, after)
     if "pred_panoptic_seg" in before[0]:
         return compare_segments(before, after)
+    if "pred_sem_seg" in before[0]:
+        ignore = next((e.ignore_index for e in evaluators_of(cfg) if "ignore_index" in e), 255)
+        return compare_class_maps(before, after, ignore, class_names(cfg))
     if "pred_instances" in before[0]:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        return compare_detections(before, after, next((e.ann_file for e in evaluators if e.get("ann_file")), None))
+        return compare_detections(before, after, coco_evaluator(cfg), class_names(cfg))
     raise ValueError(
         f"The predictions hold {', '.join(before[0])}: expected those of a classifier, segmentor or detector."
     )
+
+
+def image_of(sample: dict) -> list[object]:
+    """What names the image of a sample."""
+    return [sample.get(key) for key in IMAGE_KEYS]
+
+
+def evaluators_of(cfg: Config) -> list[ConfigDict]:
+    """The configs of the metrics of a test."""
+    evaluators = cfg.get("test_evaluator") or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
+def coco_evaluator(cfg: Config) -> ConfigDict | None:
+    """The config of the metric that compares with a COCO file, if there is one."""
+    from mmdet.evaluation import CocoMetric
+
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        for evaluator in evaluators_of(cfg):
+            kind = resolve_type(evaluator, METRICS)
+            if evaluator.get("ann_file") and isinstance(kind, type) and issubclass(kind, CocoMetric):
+                return evaluator
+    return None
+
+
+def class_names(cfg: Config) -> Sequence[str] | None:
+    """The classes of the test set, in the order of the labels; None where its config does not tell."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while inner := dataset.get("dataset") or dataset.get("datasets"):
+        dataset = inner[0] if isinstance(inner, list) else inner
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        kind = resolve_type(dataset, DATASETS)
+    meta = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+    return meta["classes"] if isinstance(meta.get("classes"), (list, tuple)) else None
 
 
 def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:
@@ -96,63 +138,128 @@ def compare_segments(before: Sequence[dict], after: Sequence[dict]) -> Agreement
     return Agreement({}, same, maps[0].size, "pixels")
 
 
-def compare_class_maps(before: Sequence[dict], after: Sequence[dict], ignore: int = 255) -> Agreement:
-    """Compare segmented images, by mean intersection over union if there are annotations."""
-    maps = [
-        np.concatenate([sample["pred_sem_seg"]["data"].numpy().ravel() for sample in samples])
-        for samples in (before, after)
-    ]
+def compare_class_maps(
+    before: Sequence[dict], after: Sequence[dict], ignore: int = 255, classes: Sequence[str] | None = None
+) -> Agreement:
+    """Compare segmented images, by mean intersection over union if there are annotations.
+
+    Args:
+        before: Predictions of one form.
+        after: Predictions of the other.
+        ignore: Label of pixels that do not count. Default: 255.
+        classes: Names of all classes. Default: those that occur.
+    """
+    maps = [pixels(samples, "pred_sem_seg") for samples in (before, after)]
     metrics = {}
     if all("gt_sem_seg" in sample for sample in before):
-        truth = np.concatenate([sample["gt_sem_seg"]["data"].numpy().ravel() for sample in before])
+        truth = pixels(before, "gt_sem_seg")
         valid = truth != ignore
-        metrics["mIoU"] = tuple(100 * mean_iou(truth[valid], guess[valid]) for guess in maps)
+        if valid.any():
+            number = len(classes) if classes else None
+            metrics["mIoU"] = tuple(100 * mean_iou(truth[valid], guess[valid], number) for guess in maps)
     return Agreement(metrics, int((maps[0] == maps[1]).sum()), maps[0].size, "pixels")
 
 
-def mean_iou(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Intersection over union, averaged over the classes that are present."""
-    classes = int(max(truth.max(), guess.max())) + 1
-    hits = np.bincount(truth[truth == guess], minlength=classes)
-    union = np.bincount(truth, minlength=classes) + np.bincount(guess, minlength=classes) - hits
+def pixels(samples: Sequence[dict], name: str) -> np.ndarray:
+    """The class maps of all images as one vector; binary segmentation gives them as floats."""
+    return np.concatenate([sample[name]["data"].numpy().ravel().astype(np.int64) for sample in samples])
+
+
+def mean_iou(truth: np.ndarray, guess: np.ndarray, classes: int | None = None) -> float:
+    """Intersection over union, averaged over the classes that are present.
+
+    Args:
+        truth: True classes of pixels.
+        guess: Predicted classes.
+        classes: Number of classes; pixels of others count as none. Default: as many as occur.
+    """
+    classes = int(max(truth.max(), guess.max())) + 1 if classes is None else classes
+
+    def areas(labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
+
+    hits = areas(truth[truth == guess])
+    union = areas(truth) + areas(guess) - hits
     return float((hits[union > 0] / union[union > 0]).mean())
 
 
-def compare_detections(before: Sequence[dict], after: Sequence[dict], ann_file: str | None) -> Agreement:
-    """Compare detected boxes, by COCO's average precision if there are annotations."""
-    precisions = [average_precision(samples, ann_file) if ann_file else {} for samples in (before, after)]
+def compare_detections(
+    before: Sequence[dict], after: Sequence[dict], evaluator: ConfigDict | None, classes: Sequence[str] | None
+) -> Agreement:
+    """Compare detected objects, by COCO's average precision if there are annotations.
+
+    Args:
+        before: Predictions of one form.
+        after: Predictions of the other.
+        evaluator: Config of a CocoMetric; None for no metrics.
+        classes: Names of all classes, in the order of the labels. Default: all of the COCO file.
+    """
+    metrics = {}
+    if evaluator:
+        precisions = [average_precision(samples, evaluator, classes) for samples in (before, after)]
+        metrics = {name: (precisions[0][name], precisions[1][name]) for name in precisions[0]}
     pairs = [(a["pred_instances"], b["pred_instances"]) for a, b in zip(before, after)]
-    same = sum(count_same_boxes(a, b) for a, b in pairs)
-    metrics = {name: (precisions[0][name], precisions[1][name]) for name in precisions[0]}
+    same = sum(count_same_objects(a, b) for a, b in pairs)
     return Agreement(metrics, same, sum(max(len(a["labels"]), len(b["labels"])) for a, b in pairs), "detections")
 
 
-def count_same_boxes(a: dict, b: dict) -> int:
-    """Number of detections of an image with the same rank, the same class and, within CLOSE pixels, the same box."""
+def count_same_objects(a: dict, b: dict) -> int:
+    """Number of detections of an image with the same rank and class, and the same box and mask as far as there are
+    any, within CLOSE pixels and OVERLAP."""
     number = min(len(a["labels"]), len(b["labels"]))
-    apart = (a["bboxes"][:number] - b["bboxes"][:number]).abs().amax(1) if number else torch.zeros(0)
-    return int(((a["labels"][:number] == b["labels"][:number]) & (apart < CLOSE)).sum())
+    same = a["labels"][:number] == b["labels"][:number]
+    if number and "bboxes" in a:
+        same = same & ((a["bboxes"][:number] - b["bboxes"][:number]).abs().amax(1) < CLOSE)
+    if number and isinstance(a.get("masks"), torch.Tensor):
+        first, second = a["masks"][:number].bool(), b["masks"][:number].bool()
+        shared, covered = ((first & second).sum((1, 2)), (first | second).sum((1, 2)))
+        same = same & (shared >= OVERLAP * covered)
+    return int(same.sum())
 
 
-def average_precision(samples: Sequence[dict], ann_file: str) -> dict[str, float]:
-    """COCO's box AP and AP50 in percent, computed by pycocotools, not rounded."""
+def average_precision(
+    samples: Sequence[dict], evaluator: ConfigDict, classes: Sequence[str] | None
+) -> dict[str, float]:
+    """COCO's AP and AP50 of boxes and masks in percent, as mmdet.CocoMetric computes them, not rounded."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    types = [kind for kind in COCO_TYPES if kind in evaluator.get("metric", "bbox")]
+    metrics = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(ann_file)
-        categories = sorted(truth.getCatIds())
-        results = [
-            dict(image_id=sample["img_id"], category_id=categories[label], bbox=[x, y, x2 - x, y2 - y], score=score)
-            for sample in samples
-            for (x, y, x2, y2), label, score in zip(
-                *(sample["pred_instances"][key].tolist() for key in ("bboxes", "labels", "scores"))
-            )
+        truth = COCO(evaluator.ann_file)
+        categories = truth.getCatIds(catNms=list(classes or []))  # in the order of the file, as mmdet numbers them
+        for kind in types:
+            stats = (0.0, 0.0)
+            if results := coco_results(samples, categories, kind):
+                evaluation = COCOeval(truth, truth.loadRes(results), kind)
+                evaluation.params.catIds = categories
+                evaluation.params.maxDets = list(evaluator.get("proposal_nums", (100, 300, 1000)))
+                evaluation.evaluate()
+                evaluation.accumulate()
+                evaluation.summarize()
+                stats = evaluation.stats
+            for name, value in zip(("AP", "AP50"), stats):
+                metrics[f"{COCO_TYPES[kind]} {name}"] = 100 * float(value)
+    return metrics
+
+
+def coco_results(samples: Sequence[dict], categories: Sequence[int], kind: str) -> list[dict]:
+    """Detections as COCO's list of results, of boxes (``bbox``) or masks (``segm``)."""
+    from mmdet.structures.mask import encode_mask_results
+
+    results = []
+    for sample in samples:
+        found = sample["pred_instances"]
+        scores = found.get("mask_scores", found["scores"]) if kind == "segm" else found["scores"]
+        if kind == "segm":
+            masks = found["masks"]
+            shapes = encode_mask_results(masks.numpy()) if isinstance(masks, torch.Tensor) else masks
+            shapes = [dict(segmentation=shape) for shape in shapes]
+        else:
+            shapes = [dict(bbox=[x, y, x2 - x, y2 - y]) for x, y, x2, y2 in found["bboxes"].tolist()]
+        results += [
+            dict(image_id=sample["img_id"], category_id=categories[label], score=score, **shape)
+            for shape, label, score in zip(shapes, found["labels"].tolist(), scores.tolist())
         ]
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox") if results else None
-        if evaluation is None:
-            return {"box AP": 0.0, "box AP50": 0.0}
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {"box AP": 100 * float(evaluation.stats[0]), "box AP50": 100 * float(evaluation.stats[1])}
+    return results

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.evaluator import DumpResults
 
-from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.config import load_config, require
 
 from .checks import check_config
 from .distributed import disable_fsdp
@@ -49,10 +49,13 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: A head does not fit the backbone, or no checkpoint is given.
+        ValueError: The config sets nothing to test, a head does not fit the backbone, or no checkpoint is given.
         FileNotFoundError: A data set does not exist.
     """
+    if out and not str(out).endswith((".pkl", ".pickle")):
+        raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
     check_config(cfg, "test")
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
-from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.config import load_config, require
 from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
@@ -50,11 +50,12 @@ def train(
 
     Raises:
         MMRepMLPError: ``amp`` is set and there is no GPU.
-        ValueError: ``auto_scale_lr`` is set and the config has no base batch size; a head does not fit the backbone; an
-            annotation is of a class that the model does not have.
+        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; a head does not fit
+            the backbone; an annotation is of a class that the model does not have.
         FileNotFoundError: A data set does not exist.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    require(cfg, "train_dataloader", "train_cfg", "optim_wrapper")
     check_config(cfg, "train", "val", training=True)
     if amp:
         if get_device() == "cpu":

@@ -7,6 +7,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmrepmlp.errors import MMRepMLPError
 
+from .checks import as_list
+
 # What merges the predictions where a config has no tta_model.
 MODELS = {
     "mmpretrain": dict(type="AverageClsScoreTTA"),
@@ -20,7 +22,7 @@ def apply_tta(cfg: Config) -> None:
     """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips.
 
     Raises:
-        MMRepMLPError: The config has no ``tta_model``, and its framework no usual one.
+        MMRepMLPError: The config has no ``tta_model`` and its framework no usual one, or there is no pipeline.
     """
     scope = cfg.get("default_scope")
     model = cfg.get("tta_model") or MODELS.get(scope)
@@ -29,21 +31,35 @@ def apply_tta(cfg: Config) -> None:
             f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
             "tta_model and tta_pipeline in the config, or omit --tta."
         )
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    cfg.model = ConfigDict(**model, module=cfg.model)
-    dataset.pipeline = cfg.get("tta_pipeline") or flip_pipeline(dataset.pipeline)
+    cfg.model = ConfigDict({**model, "module": cfg.model})
+    augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"))
+
+
+def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:
+    """Replace the pipeline of a data set, inside wrappers as well, by a given one or by its own with flips.
+
+    Raises:
+        MMRepMLPError: There is neither.
+    """
+    inner = [part for name in ("dataset", "datasets") for part in as_list(dataset.get(name))]
+    if inner:
+        for part in inner:
+            augment(part, pipeline)
+    elif pipeline or dataset.get("pipeline"):
+        dataset.pipeline = copy.deepcopy(pipeline) or flip_pipeline(dataset.pipeline)
+    else:
+        raise MMRepMLPError(f"{dataset.type} has no pipeline to add flips to. Set tta_pipeline in the config.")
 
 
 def flip_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
     """A test pipeline whose images come twice, as they are and flipped; annotations stay as they are."""
     pipeline = copy.deepcopy(pipeline)
     names = [str(step.type).rpartition(".")[2] for step in pipeline]
-    first = next(i for i, name in enumerate(names) if name.startswith(("LoadAnnotations", "Pack")))
+    starts = (i for i, name in enumerate(names) if name.startswith(("LoadAnnotations", "Pack")))
+    first = next(starts, len(pipeline) - 1)
     last = pipeline[-1]
     if "meta_keys" in last:
         last.meta_keys = (*last.meta_keys, *(key for key in FLIP_KEYS if key not in last.meta_keys))
     flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
-    augment = dict(type="TestTimeAug", transforms=[flips, *([step] for step in pipeline[first:])])
-    return [*pipeline[:first], ConfigDict(augment)]
+    both = dict(type="TestTimeAug", transforms=[flips, *([step] for step in pipeline[first:])])
+    return [*pipeline[:first], ConfigDict(both)]

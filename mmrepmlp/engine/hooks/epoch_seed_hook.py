@@ -19,5 +19,6 @@ class EpochSeedHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the generators before the data loader uses them."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            differs = runner._randomness_cfg.get("diff_rank_seed", False)
-            set_random_seed(runner.seed + runner.epoch, runner.deterministic, differs)
+            # Not runner.deterministic, which FlexibleRunner has and never sets.
+            options = {name: runner._randomness_cfg.get(name, False) for name in ("deterministic", "diff_rank_seed")}
+            set_random_seed(runner.seed + runner.epoch, **options)

@@ -23,7 +23,8 @@ def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _B
             norm_cfg = {**norm_cfg, "type": FusibleBatchNorm2d}
         norm = build_norm_layer(norm_cfg, channels)[1]
     except (KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip("'\"").partition(". ")[0]
+        unknown = isinstance(error, KeyError) and "type" in norm_cfg  # of which mmcv says "Cannot find None"
+        reason = "its type is unknown" if unknown else str(error).strip("'\"").partition(". ")[0]
         raise ValueError(
             f"norm_cfg={norm_cfg} builds no norm: {reason}. Expected e.g. dict(type='BN') or dict(type='SyncBN')."
         ) from error

@@ -14,3 +14,9 @@ def test_picture_shows_image_truth_and_prediction(short_run, tmp_path):
     first, truth = (picture[28 : 28 + 240, x : x + 304] for x in (0, 308))
     assert (first == image.repeat(2, 0).repeat(2, 1)).all()
     assert (truth != first).any()
+
+
+@pytest.mark.slow
+def test_classifiers_are_refused(trained, config, tmp_path):
+    with pytest.raises(ValueError, match="The model predicts .*pred_label.*: expected a segmentor or detector"):
+        draw_predictions(config, trained.checkpoint, tmp_path / "picture.png")

@@ -24,9 +24,13 @@ def test_both_forms_evaluate_to_the_same(trained, tmp_path):
         torch.testing.assert_close(training["pred_score"], deployed["pred_score"], rtol=0, atol=1e-5)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_said(tmp_path, options):
+def test_what_cannot_run_is_said_before_the_evaluation(tmp_path, options):
     (tmp_path / "empty.pth").touch()
     with pytest.raises(CheckpointError, match="empty"):
         evaluate(CONFIG, tmp_path / "empty.pth", str(tmp_path), cfg_options=options)
     with pytest.raises(ValueError, match="No checkpoint is given, and .* has none in load_from"):
         evaluate(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    with pytest.raises(ValueError, match="out='a.json': predictions are written as a pickle file"):
+        evaluate(CONFIG, work_dir=str(tmp_path), out="a.json", cfg_options=options)
+    with pytest.raises(ValueError, match="The config sets no test_evaluator: nothing to run"):
+        evaluate(CONFIG, work_dir=str(tmp_path), cfg_options={**options, "test_evaluator": None})

@@ -27,17 +27,21 @@ def test_learning_rate_scales_with_the_batch(tmp_path, options):
 
 def test_what_cannot_run_is_said_before_training(tmp_path, options):
     unscaled = tmp_path / "unscaled.py"
-    unscaled.write_text(f"_base_ = [{CONFIG!r}]\nauto_scale_lr = dict(_delete_=True)\n")
-    with pytest.raises(ValueError, match="no auto_scale_lr.base_batch_size"):
-        train(unscaled, str(tmp_path), auto_scale_lr=True, cfg_options=options)
+    for setting in ("dict(_delete_=True)", "None"):
+        unscaled.write_text(f"_base_ = [{CONFIG!r}]\nauto_scale_lr = {setting}\n")
+        with pytest.raises(ValueError, match="no auto_scale_lr.base_batch_size"):
+            train(unscaled, str(tmp_path), auto_scale_lr=True, cfg_options=options)
+    with pytest.raises(ValueError, match="The config sets no train_dataloader and no train_cfg: nothing to run"):
+        train(CONFIG, str(tmp_path), cfg_options={"train_cfg": None, "train_dataloader": None})
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="--amp .*GPU"):
             train(CONFIG, str(tmp_path), amp=True, cfg_options=options)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_what_is_overridden_or_added_is_logged_in_one_line_each(deterministic, tmp_path, options):
+@pytest.mark.parametrize("deterministic, runner_type", [(False, "Runner"), (True, "Runner"), (True, "FlexibleRunner")])
+def test_what_is_overridden_or_added_is_logged_in_one_line_each(deterministic, runner_type, tmp_path, options):
     settings = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64}
+    settings["runner_type"] = runner_type
     if deterministic:
         settings |= {"randomness.deterministic": True, "default_hooks.checkpoint.max_keep_ckpts": 1}
         settings["custom_hooks"] = [dict(type="mmrepmlp.CheckAnnotationsHook", samples=1)]  # the config's stays

@@ -36,8 +36,41 @@ def test_a_config_may_bring_its_own():
     cfg = Config(dict(model=dict(type="X"), test_dataloader=dict(dataset=dict(pipeline=[])), **own))
     apply_tta(cfg)
     assert cfg.model.type == "Own" and cfg.test_dataloader.dataset.pipeline[0].type == "Mine"
+    cfg.model, cfg.tta_model.module = (
+        dict(type="X"),
+        dict(type="Other"),
+    )  # as a config that such a test run wrote has it
+    apply_tta(cfg)
+    assert cfg.model.module.type == "X"
     del cfg._cfg_dict["tta_model"]
     with pytest.raises(MMRepMLPError, match="default_scope=None has no usual model.*tta_model and tta_pipeline"):
+        apply_tta(cfg)
+
+
+@pytest.mark.parametrize("own", [None, [dict(type="Mine")]])
+def test_each_data_set_in_a_wrapper_is_augmented(own):
+    parts = [dict(type="A", pipeline=[dict(type="Load"), dict(type=f"Pack{i}")]) for i in range(2)]
+    dataset = dict(type="ConcatDataset", datasets=[parts[0], dict(type="RepeatDataset", dataset=parts[1])])
+    cfg = Config(dict(default_scope="mmseg", model=dict(type="X"), test_dataloader=dict(dataset=dataset)))
+    cfg.tta_pipeline = own
+    apply_tta(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    assert "pipeline" not in cfg.test_dataloader.dataset and "pipeline" not in second
+    for i, pipeline in enumerate((first.pipeline, second.dataset.pipeline)):
+        assert own or pipeline[1].transforms[1][0].type == f"Pack{i}"
+        assert [step.type for step in pipeline] == (["Mine"] if own else ["Load", "TestTimeAug"])
+
+
+def test_images_are_flipped_before_the_last_step_whatever_it_is():
+    dataset = dict(type="A", pipeline=[dict(type="Load"), dict(type="Collect")])
+    cfg = Config(dict(default_scope="mmseg", model=dict(type="X"), test_dataloader=dict(dataset=dataset)))
+    apply_tta(cfg)
+    assert [[step.type for step in steps] for steps in cfg.test_dataloader.dataset.pipeline[1].transforms] == [
+        ["RandomFlip", "RandomFlip"],
+        ["Collect"],
+    ]
+    del cfg.test_dataloader.dataset["pipeline"]
+    with pytest.raises(MMRepMLPError, match="A has no pipeline to add flips to. Set tta_pipeline"):
         apply_tta(cfg)
 
 

@@ -11,7 +11,7 @@ from mmrepmlp.engine import EpochSeedHook
 
 def numbers(loop: type, epoch: int, seed: int = 5) -> list[float]:
     """What is drawn in an epoch of a run."""
-    settings = dict(seed=seed, epoch=epoch, deterministic=False, _randomness_cfg={}, train_loop=object.__new__(loop))
+    settings = dict(seed=seed, epoch=epoch, _randomness_cfg={}, train_loop=object.__new__(loop))
     EpochSeedHook().before_train_epoch(SimpleNamespace(**settings))
     return [torch.rand(1).item(), np.random.rand()]
 
