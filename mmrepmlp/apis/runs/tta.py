@@ -5,9 +5,8 @@ import copy
 
 from mmengine.config import Config, ConfigDict
 
+from mmrepmlp.apis.config import as_list
 from mmrepmlp.errors import MMRepMLPError
-
-from .checks import as_list
 
 # What merges the predictions where a config has no tta_model.
 MODELS = {
