@@ -56,7 +56,8 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
     assert meta["dataset_meta"] and meta["mmrepmlp_version"] and meta["epoch"] == 2 and "deploy=True" in meta["cfg"]
 
     assert report.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (original, deployed))
-    compared = [f"{part}{size}" for size in ("", " (83 x 83 pixels)") for part in ("backbone.0", "neck.0", "head")]
+    sizes = ("", " (83 x 83 pixels)")
+    compared = [f"{part}{size}" for size in sizes for part in ("backbone.0", "neck.0")] + [f"head{s}" for s in sizes]
     assert [(d.output, d.dtype) for d in report.differences] == [
         (output, dtype) for dtype in (torch.float64, torch.float32) for output in compared
     ]
