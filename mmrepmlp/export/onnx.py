@@ -2,6 +2,7 @@
 """From a PyTorch model to an ONNX graph that proves to compute the same."""
 
 import copy
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_write, check_overwrite
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import PARTS, image_channels
+from mmrepmlp.models import image_channels, named_parts
 from mmrepmlp.quantization.exportable import make_quantizers_exportable
 from mmrepmlp.reparam import distance, named_tensors, switch_to_deploy
 
@@ -42,7 +43,7 @@ class OnnxReport:
     Attributes:
         path: The ONNX file.
         opset: Version of ONNX's operators.
-        part: What was exported: ``"backbone"``, ``"neck"``, or None for the whole model.
+        part: What was exported: the name of a backbone or neck, or None for the whole model.
         operators: How often each occurs in the graph.
         errors: For each shape (N, C, H, W) of random images, the largest difference of an output from PyTorch's, over
             that output's largest value.
@@ -61,7 +62,7 @@ class OnnxReport:
         table = Table(title=f"{self.path}", title_justify="left", box=box.SIMPLE, show_header=False)
         table.add_row("opset", str(self.opset))
         if self.part:
-            maps = "backbone and neck" if self.part == "neck" else "backbone"
+            maps = "backbone and neck" if self.part.endswith("neck") else "backbone"
             table.add_row("part", f"{maps}; what follows stays in PyTorch")
         table.add_row("size", f"{self.megabytes:.1f} MB")
         table.add_row("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))
@@ -74,39 +75,54 @@ class NamedOutputs(nn.Module):
     """A model as a function of images alone, whose outputs are a flat tuple.
 
     Args:
-        model: A classifier, segmentor or detector, run up to its logits, or a backbone.
-        part: ``"backbone"`` for its maps alone, ``"neck"`` for the maps of the neck. Default: None, the whole model.
+        model: A model of any framework, run up to its raw outputs, or a bare backbone.
+        part: Name of a backbone or neck in the model, to run up to its maps. Default: None, the whole model.
     """
 
     def __init__(self, model: nn.Module, part: str | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.part = part or ("whole" if hasattr(model, "backbone") else "bare")
+        self.model, self.part = model, part
+        owner, _, self.name = (part or "").rpartition(".")
+        self.owner = model.get_submodule(owner)
+        self.arguments = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map (N, C, H, W) to the model's outputs."""
-        if self.part in PARTS:
-            outputs = self.model.backbone(images)
-            outputs = self.model.neck(outputs) if self.part == "neck" else outputs
+        if self.part:
+            outputs = self.owner.backbone(images)
+            outputs = self.owner.neck(outputs) if self.name == "neck" else outputs
         else:
-            outputs = self.model(images, mode="tensor") if self.part == "whole" else self.model(images)
+            outputs = self.model(images, **self.arguments)
         return tuple(tensor for _, tensor in named_tensors(outputs))
 
     def run(self, images: Tensor) -> object:
         """Call the network, as the exporter will.
 
         Raises:
-            ExportError: It takes more than images.
+            ExportError: It cannot be called on images alone, or not on these.
         """
         try:
             return self(images)
         except Exception as error:
-            if self.part != "whole":
-                raise
+            what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
             raise ExportError(
-                f"{type(self.model).__name__} takes more than images ({type(error).__name__}: {error}): no graph of it "
-                "all can be made. Export its maps, with part='neck' or part='backbone' (--part)."
+                f"{what} images of shape {tuple(images.shape)} ({type(error).__name__}: {error}): no graph of it can "
+                f"be made.{self.remedy}"
             ) from error
+
+    @property
+    def remedy(self) -> str:
+        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
+        names = [] if self.part else exportable_parts(self.model)
+        return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
+
+
+def exportable_parts(model: nn.Module) -> list[str]:
+    """Names of the backbones and necks in a model."""
+    parts = {name: part for name, part in named_parts(model).items() if part is not model}
+    backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
+    necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
+    return [name for pair in zip(necks, backbones) for name in pair if name in parts]
 
 
 def export_onnx(
@@ -135,7 +151,8 @@ def export_onnx(
         batch: Number of images, where it is not dynamic. Default: 1.
         dynamic: The symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ("batch",).
         opset: Version of ONNX's operators, from 13 to the newest that the installed onnx knows. Default: 20.
-        part: ``"backbone"`` to export its maps alone, ``"neck"`` for the maps of the neck, which serves any detector.
+        part: ``"backbone"`` to export its maps alone, ``"neck"`` for the maps of the neck, which serves any detector;
+            with the name of the model around it where that is not the outermost, e.g. ``"student.neck"``.
             Default: None, the whole model.
         deploy: Whether to convert to deploy form first. Default: True.
         tolerance: Largest allowed difference, relative to an output's largest value, in float32. Default: 1e-4; 0.05
@@ -157,8 +174,9 @@ def export_onnx(
         raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset={opset}: expected {OLDEST} to {NEWEST}, the newest of the installed onnx.")
-    if part not in (None, *PARTS) or (part and not isinstance(getattr(model, part, None), nn.Module)):
-        raise ValueError(f"part={part!r}: expected None, or a part of the model, {' or '.join(PARTS)}.")
+    if part is not None and part not in exportable_parts(model):
+        known = ", ".join(exportable_parts(model)) or "there is none"
+        raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
     model = copy.deepcopy(model).float().eval()
     network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()
     shape = (max(batch, 2) if "batch" in dynamic else batch, image_channels(model), *size)
@@ -172,7 +190,7 @@ def export_onnx(
         if not errors[worst] <= allowed:
             raise ExportError(
                 f"The graph does not compute what the model does: {errors[worst]:.1e} relative on images of shape "
-                f"{worst}, allowed {allowed:.0e}. Nothing was written."
+                f"{worst}, allowed {allowed:.0e}. Nothing was written.{network.remedy}"
             )
     operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
     return OnnxReport(out, opset, part, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
@@ -205,7 +223,9 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: S
         onnx.save(convert_opset(program.model_proto, opset), str(file))
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.") from error
+        raise ExportError(
+            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{network.remedy}"
+        ) from error
 
 
 def start_session(file: Path, opset: int) -> OnnxNetwork:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from mmrepmlp.export import DYNAMIC_AXES, ExportError, export_onnx
 from mmrepmlp.export import onnx as module
@@ -115,7 +116,7 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     for opset in (12, 99):
         with pytest.raises(ValueError, match=f"opset={opset}: expected 13 to {onnx.defs.onnx_opset_version()}"):
             export_onnx(backbone, path, opset=opset)
-    with pytest.raises(ValueError, match=r"part='neck': expected None, or a part of the model"):
+    with pytest.raises(ValueError, match=r"part='neck': expected None, or a part of the model: there is none"):
         export_onnx(backbone, path, part="neck")
     with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), allowed 1e-12. Nothing"):
         export_onnx(backbone, path, size=(64, 64), tolerance=1e-12)
@@ -127,6 +128,38 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="already exists.*--overwrite"):
         export_onnx(backbone, path)
     assert path.read_text() == "precious"
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.neck = backbone, nn.ModuleList([nn.Conv2d(8, 4, 1)])
+        self.neck.forward = lambda maps: self.neck[0](maps[0])
+
+    def forward(self, images, data_samples=None, mode="tensor"):
+        return data_samples[0]
+
+
+@pytest.mark.slow
+def test_parts_of_nested_models(tmp_path):
+    model = nn.Module()
+    model.forward = lambda images, mode: model.student(images)
+    model.student = Detector(random_network(out_indices=(0,))).eval()
+    path = tmp_path / "network.onnx"
+    with pytest.raises(ExportError, match=r"Module takes more than images.*'student.neck' or part='student.backbone'"):
+        export_onnx(model, path, size=(64, 64))
+    with pytest.raises(ValueError, match="or a part of the model: student.neck, student.backbone"):
+        export_onnx(model, path, part="neck")
+    export_onnx(model, path, size=(64, 64), part="student.neck")
+    assert_same(path, lambda x: [model.student.neck.forward(model.student.backbone(x))], (2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([1.0, float("nan")]), torch.ones(1), torch.zeros(2)])
+def test_no_wrong_output_hides_behind_a_right_one(wrong):
+    right = torch.ones(2, 2)
+    errors = module.compare(lambda x: (right, right[0]), lambda x: (right, wrong), (2, 3, 8, 8), ())
+    assert not errors[2, 3, 8, 8] <= 0.5
+    assert module.compare(lambda x: (0 * right,), lambda x: (0 * right,), (2, 3, 8, 8), ()) == {(2, 3, 8, 8): 0}
 
 
 def test_torch_export_records_the_deploy_form(backbone):
