@@ -90,16 +90,17 @@ class ConversionReport:
 
     def remarks(self) -> list[str]:
         """What the comparison of outputs leaves out, and why that is no gap."""
+        advice = "" if self.metrics else " --verify-on test compares the results on the test set."
         if self.uncompared:
             parts = "; ".join(f"{name} ({reason})" for name, reason in self.uncompared.items())
             return [
-                f"Compared: the maps of backbone and neck, where the conversion acts. Not compared on random images: "
-                f"{parts}. --verify-on test compares predictions."
+                "Compared: the maps of backbone and neck, where the conversion acts. Not compared on random images: "
+                f"{parts}.{advice}"
             ]
         if not all(d.within_tolerance for d in self.differences):
             return [
                 "All maps agree, and the conversion does not touch the heads: their larger difference is what they "
-                "make of rounding. --verify-on test compares predictions."
+                f"make of rounding.{advice}"
             ]
         return []
 
