@@ -43,7 +43,8 @@ class OnnxNetwork(nn.Module):
             raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {error}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
-        self.channels = self.session.get_outputs()[0].shape[1]
+        first, *others = self.session.get_outputs()
+        self.outputs, self.channels = 1 + len(others), first.shape[1] if len(first.shape) > 1 else 1
         self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -100,6 +100,7 @@ def reparameterize_checkpoint(
     converted, target = convert(config, model, cfg)
     precision = getattr(torch, dtype) if dtype else written_precision(state)
     uncompared = find_uncompared(model)
+    allowed = FILE_TOLERANCE[precision] if tolerance is None else tolerance
     report = ConversionReport(
         source=Path(checkpoint),
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
@@ -111,7 +112,7 @@ def reparameterize_checkpoint(
 
     def prove(file: Path, _: Path) -> None:
         written = build_deploy_form(config, target, file)
-        report.differences += compare_models(model, written, precision, tolerance or FILE_TOLERANCE[precision])
+        report.differences += compare_models(model, written, precision, allowed)
         if verify_on == "test" and not report.failures():
             report.metrics, report.same_predictions = evaluate_forms(
                 (cfg, target), (model, written), compare=bool(report.unproven)
