@@ -2,6 +2,6 @@
 from .backbones import RepMLPNet
 from .images import image_channels, image_size
 from .layers import RepMLPBlock, RepMLPNetUnit
-from .parts import PARTS, named_parts
+from .parts import named_parts
 
-__all__ = ["PARTS", "RepMLPBlock", "RepMLPNet", "RepMLPNetUnit", "image_channels", "image_size", "named_parts"]
+__all__ = ["RepMLPBlock", "RepMLPNet", "RepMLPNetUnit", "image_channels", "image_size", "named_parts"]

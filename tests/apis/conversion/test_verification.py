@@ -9,9 +9,11 @@ from mmrepmlp.apis.conversion.reparameterize import ConversionError, raise_failu
 from mmrepmlp.apis.conversion.report import ConversionReport
 from mmrepmlp.apis.conversion.verification import compare_models, find_uncompared, verify_in_float64
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.reparam import Difference, switch_to_deploy
 from tests.conftest import TINY
 from tests.helpers import randomize, render
+
+NAN = float("nan")
 
 
 class Model(nn.Module):
@@ -99,3 +101,15 @@ def test_heads_that_fail_after_the_conversion_are_a_failure():
 def test_nothing_compared_is_no_proof():
     with pytest.raises(ConversionError, match="Random images show nothing"):
         raise_failures(ConversionReport("x.pth", (1, 1), (1, 1), []))
+
+
+@pytest.mark.parametrize(
+    "before, after, refused",
+    [(90.0, 90.02, True), (90.0, 90.001, False), (NAN, NAN, False), (90.0, NAN, True), (NAN, 90.0, True)],
+)
+def test_metrics_have_to_agree_unless_heads_make_much_of_rounding(before, after, refused):
+    equal = Difference("backbone.0", torch.float64, 0.0, 0.0, 1e-10)
+    head = Difference("head", torch.float64, 0.5, 0.5, 1e-10, required=False)
+    metrics = {"mIoU": (before, after)}
+    assert bool(ConversionReport("x.pth", (1, 1), (1, 1), [equal], metrics=metrics).failures()) is refused
+    assert not ConversionReport("x.pth", (1, 1), (1, 1), [equal, head], metrics=metrics).failures()
