@@ -79,6 +79,14 @@ def test_the_config_is_enough_to_test(trained, config, out):
         evaluate(CONFIG, work_dir=str(out.parent / "log"), cfg_options=trained.options)
 
 
+def test_predictions_prove_what_random_images_cannot(trained, config, out, monkeypatch):
+    monkeypatch.setattr(module, "find_uncompared", lambda model: {"backbone": "takes no random images"})
+    assert_refused(ConversionError, "takes no random images.*--verify-on test", out, config, trained.checkpoint)
+    report = reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test")
+    assert report.unproven == ["backbone"] and report.same_predictions == 1
+    assert "same predictions" in render(report.table())
+
+
 def test_the_same_conversion_has_the_same_name(trained, out):
     first = reparameterize_checkpoint(CONFIG, trained.checkpoint, out)
     content = {path.name: path.read_bytes() for path in out.parent.iterdir()}
