@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run models of any framework on random images, part by part and up to their raw outputs."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import copy
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrepmlp.models import image_channels
+from mmrepmlp.models import image_channels, image_size, named_parts
 
-PARTS = ("backbone", "neck")
 # Boxes for the second stage of a detector, as shares of the image: x1, y1, x2, y2.
 BOXES = ((0.0, 0.0, 1.0, 1.0), (0.1, 0.2, 0.5, 0.9), (0.4, 0.3, 0.6, 0.5), (0.7, 0.0, 1.0, 0.2))
 
@@ -24,18 +26,20 @@ class ModelOutputs:
     """What a model computes before any post-processing.
 
     Attributes:
-        maps: Outputs of ``backbone`` and ``neck``, by these names.
-        head: Raw outputs of the heads; None where they could not be called.
+        maps: Outputs of the model's parts, by name: see :func:`mmrepmlp.models.named_parts`.
+        head: Raw outputs of the heads; None where they could not be called, and of a bare backbone.
         error: Why they could not; None where they were.
+        uncalled: Parts that could not be called either, and why.
     """
 
     maps: dict[str, object] = field(default_factory=dict)
     head: object = None
     error: str | None = None
+    uncalled: dict[str, str] = field(default_factory=dict)
 
     def parts(self) -> dict[str, object]:
         """All outputs by the name of the part that computes them."""
-        return {**self.maps, **({} if self.error else {"head": self.head})}
+        return {**self.maps, **({} if self.error or self.head is None else {"head": self.head})}
 
 
 def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
@@ -49,44 +53,78 @@ def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
     Returns:
         Shape (number, channels, height, width).
     """
-    backbone = getattr(model, "backbone", model)
-    side = getattr(backbone, "img_size", 224)
-    height, width = (int(scale * s) for s in ((side, side) if isinstance(side, int) else side))
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(number, image_channels(model), height, width, generator=generator, dtype=torch.float64)
+    return random_maps(number, image_channels(model), *(int(scale * side) for side in image_size(model)))
+
+
+def random_maps(*shape: int) -> Tensor:
+    """Random numbers, float64, the same in every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def run_model(model: nn.Module, images: Tensor) -> ModelOutputs:
     """Compute the maps and the raw outputs of a model.
 
-    The maps are computed in any case. The outputs of the heads are computed where the model can be called without
-    annotations of its own data set. Random numbers that a model draws are the same in every call.
+    The outputs of the heads are computed where the model can be called without annotations of its own data set. Parts
+    that this does not reach, such as a teacher, are called alone. Random numbers that a model draws are the same in
+    every call.
 
     Args:
-        model: A classifier, segmentor or detector, or a bare backbone.
+        model: A model of any framework, or a bare backbone.
         images: Shape (N, C, H, W), normalized.
     """
-    outputs = ModelOutputs()
+    outputs, parts = ModelOutputs(), named_parts(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
-        torch.manual_seed(0)
-        for name in PARTS:
-            part = getattr(model, name, None)
-            if isinstance(part, nn.Module):
-                stack.callback(part.register_forward_hook(keep_output(outputs.maps, name)).remove)
+        stack.enter_context(fixed_seed(images))
+        for name, part in parts.items():
+            stack.callback(part.register_forward_hook(keep_output(outputs.maps, name)).remove)
         try:
-            outputs.head = call_whole(model, images)
+            head = call_whole(model, images)
+            outputs.head = None if model in parts.values() else head
         except Exception as error:  # of whatever the model needs besides images
-            outputs.error = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:200]
-            run_maps(model, images)
+            outputs.error = describe(error)
+        call_missing(parts, images, outputs)
     return outputs
 
 
-def run_maps(model: nn.Module, images: Tensor) -> None:
-    """Call backbone and neck alone."""
-    maps = model.backbone(images)
-    if isinstance(getattr(model, "neck", None), nn.Module):
-        model.neck(maps)
+@contextmanager
+def fixed_seed(images: Tensor) -> Iterator[None]:
+    """Seed all generators of random numbers alike, and put them back afterwards."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0]), np.random.set_state(states[1])
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:200]
+
+
+def call_missing(parts: dict[str, nn.Module], images: Tensor, outputs: ModelOutputs) -> None:
+    """Call the parts whose outputs are missing, on the first of their :func:`possible_inputs` that they take."""
+    missing = [name for name in parts if name not in outputs.maps]
+    for name in sorted(missing, key=lambda name: name.endswith("neck")):
+        for inputs in possible_inputs(name, parts[name], images, outputs.maps):
+            try:
+                output = parts[name](tree_map_only(Tensor, lambda x: x.to(images), inputs))
+            except Exception as error:  # of whatever it needs besides maps
+                outputs.uncalled.setdefault(name, describe(error))
+            else:
+                outputs.maps.setdefault(name, output)
+                outputs.uncalled.pop(name, None)
+                break
+
+
+def possible_inputs(name: str, part: nn.Module, images: Tensor, maps: dict[str, object]) -> Iterator[object]:
+    """What a part may take: the maps of the neck and the backbone beside it, images, or random maps of as many channels
+    as its first layer has."""
+    owner = name[: name.rfind(".") + 1]
+    yield from (maps[beside] for beside in (f"{owner}neck", f"{owner}backbone") if beside in maps)
+    channels = image_channels(part)
+    yield images if channels == images.size(1) else random_maps(len(images), channels, *images.shape[2:])
 
 
 def keep_output(kept: dict[str, object], name: str) -> Callable:
@@ -100,7 +138,7 @@ def keep_output(kept: dict[str, object], name: str) -> Callable:
 
 def call_whole(model: nn.Module, images: Tensor) -> object:
     """Raw outputs of a model's heads; of a bare backbone, its maps."""
-    if not hasattr(model, "backbone"):
+    if "mode" not in inspect.signature(model.forward).parameters:
         return model(images)
     samples = make_samples(model, images)
     if hasattr(model, "roi_head"):
@@ -178,9 +216,10 @@ def count_macs(model: nn.Module) -> int:
     """Multiply-accumulate operations of convolutions and matrix products on one image; without heads that cannot be
     called."""
     images = random_images(model, 1).float()
+    model = copy.deepcopy(model)  # which a forward pass may change
     with FlopCounterMode(display=False) as counter:
         error = run_model(model, images).error
     if error:
         with FlopCounterMode(display=False) as counter:
-            run_maps(model, images)
+            call_missing(named_parts(model), images, ModelOutputs())
     return counter.get_total_flops() // 2

@@ -83,6 +83,17 @@ def deploy_config(cfg: Config) -> Config:
         for part in iter_dicts(cfg.model):
             kind = resolve_type(part, MODELS)
             if hasattr(kind, "switch_to_deploy"):
-                parameters = inspect.signature(kind).parameters
-                part.update({name: True for name in DEPLOY_ARGUMENTS if name in parameters})
+                part.update({name: True for name in DEPLOY_ARGUMENTS if takes_argument(kind, name)})
     return cfg
+
+
+def takes_argument(kind: type, name: str) -> bool:
+    """Whether a class can be built with an argument, which it may pass on to those that it inherits from."""
+    for base in inspect.getmro(kind):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            if name in parameters:
+                return True
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                return False
+    return False

@@ -2,13 +2,14 @@
 """From a PyTorch model to an ONNX graph that proves to compute the same."""
 
 import copy
+import inspect
 import itertools
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from rich import box
@@ -17,19 +18,17 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_write, check_overwrite
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import image_channels
+from mmrepmlp.models import image_channels, named_parts
 from mmrepmlp.quantization.exportable import make_quantizers_exportable
-from mmrepmlp.reparam import named_tensors, switch_to_deploy
+from mmrepmlp.reparam import distance, named_tensors, switch_to_deploy
 
 from .int8_weights import store_weights_as_int8
+from .opsets import NEWEST, OLDEST, convert_opset, recorded_opset
 from .pooling import make_pooling_exportable
 from .session import OnnxNetwork
 
 DYNAMIC_AXES = {"batch": 0, "height": 2, "width": 3}
 OPSET = 20  # the first with GELU as an operator
-OLDEST_OPSET = 13  # the first that quantizes per channel
-DYNAMO_OPSET = 18  # the first of torch's current exporter; its older one serves the rest
-PARTS = ("backbone", "neck")
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05
 
 
@@ -44,7 +43,7 @@ class OnnxReport:
     Attributes:
         path: The ONNX file.
         opset: Version of ONNX's operators.
-        part: What was exported: ``"backbone"``, ``"neck"``, or None for the whole model.
+        part: What was exported: the name of a backbone or neck, or None for the whole model.
         operators: How often each occurs in the graph.
         errors: For each shape (N, C, H, W) of random images, the largest difference of an output from PyTorch's, over
             that output's largest value.
@@ -63,7 +62,7 @@ class OnnxReport:
         table = Table(title=f"{self.path}", title_justify="left", box=box.SIMPLE, show_header=False)
         table.add_row("opset", str(self.opset))
         if self.part:
-            maps = "backbone and neck" if self.part == "neck" else "backbone"
+            maps = "backbone and neck" if self.part.endswith("neck") else "backbone"
             table.add_row("part", f"{maps}; what follows stays in PyTorch")
         table.add_row("size", f"{self.megabytes:.1f} MB")
         table.add_row("operators", ", ".join(f"{count} {name}" for name, count in self.operators.items()))
@@ -76,39 +75,54 @@ class NamedOutputs(nn.Module):
     """A model as a function of images alone, whose outputs are a flat tuple.
 
     Args:
-        model: A classifier, segmentor or detector, run up to its logits, or a backbone.
-        part: ``"backbone"`` for its maps alone, ``"neck"`` for the maps of the neck. Default: None, the whole model.
+        model: A model of any framework, run up to its raw outputs, or a bare backbone.
+        part: Name of a backbone or neck in the model, to run up to its maps. Default: None, the whole model.
     """
 
     def __init__(self, model: nn.Module, part: str | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.part = part or ("whole" if hasattr(model, "backbone") else "bare")
+        self.model, self.part = model, part
+        owner, _, self.name = (part or "").rpartition(".")
+        self.owner = model.get_submodule(owner)
+        self.arguments = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map (N, C, H, W) to the model's outputs."""
-        if self.part in PARTS:
-            outputs = self.model.backbone(images)
-            outputs = self.model.neck(outputs) if self.part == "neck" else outputs
+        if self.part:
+            outputs = self.owner.backbone(images)
+            outputs = self.owner.neck(outputs) if self.name == "neck" else outputs
         else:
-            outputs = self.model(images, mode="tensor") if self.part == "whole" else self.model(images)
+            outputs = self.model(images, **self.arguments)
         return tuple(tensor for _, tensor in named_tensors(outputs))
 
     def run(self, images: Tensor) -> object:
         """Call the network, as the exporter will.
 
         Raises:
-            ExportError: It takes more than images.
+            ExportError: It cannot be called on images alone, or not on these.
         """
         try:
             return self(images)
         except Exception as error:
-            if self.part != "whole":
-                raise
+            what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
             raise ExportError(
-                f"{type(self.model).__name__} takes more than images ({type(error).__name__}: {error}): no graph of it "
-                "all can be made. Export its maps, with part='neck' or part='backbone' (--part)."
+                f"{what} images of shape {tuple(images.shape)} ({type(error).__name__}: {error}): no graph of it can "
+                f"be made.{self.remedy}"
             ) from error
+
+    @property
+    def remedy(self) -> str:
+        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
+        names = [] if self.part else exportable_parts(self.model)
+        return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
+
+
+def exportable_parts(model: nn.Module) -> list[str]:
+    """Names of the backbones and necks in a model."""
+    parts = {name: part for name, part in named_parts(model).items() if part is not model}
+    backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
+    necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
+    return [name for pair in zip(necks, backbones) for name in pair if name in parts]
 
 
 def export_onnx(
@@ -136,8 +150,9 @@ def export_onnx(
         size: Height and width of the images in pixels. Default: (224, 224).
         batch: Number of images, where it is not dynamic. Default: 1.
         dynamic: The symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ("batch",).
-        opset: Version of ONNX's operators, from 13; symbolic height and width need 18. Default: 20.
-        part: ``"backbone"`` to export its maps alone, ``"neck"`` for the maps of the neck, which serves any detector.
+        opset: Version of ONNX's operators, from 13 to the newest that the installed onnx knows. Default: 20.
+        part: ``"backbone"`` to export its maps alone, ``"neck"`` for the maps of the neck, which serves any detector;
+            with the name of the model around it where that is not the outermost, e.g. ``"student.neck"``.
             Default: None, the whole model.
         deploy: Whether to convert to deploy form first. Default: True.
         tolerance: Largest allowed difference, relative to an output's largest value, in float32. Default: 1e-4; 0.05
@@ -157,9 +172,11 @@ def export_onnx(
     unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
     if unknown:
         raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
-    check_opset(opset, dynamic)
-    if part not in (None, *PARTS) or (part and not isinstance(getattr(model, part, None), nn.Module)):
-        raise ValueError(f"part={part!r}: expected None, or a part of the model, {' or '.join(PARTS)}.")
+    if not OLDEST <= opset <= NEWEST:
+        raise ValueError(f"opset={opset}: expected {OLDEST} to {NEWEST}, the newest of the installed onnx.")
+    if part is not None and part not in exportable_parts(model):
+        known = ", ".join(exportable_parts(model)) or "there is none"
+        raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
     model = copy.deepcopy(model).float().eval()
     network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()
     shape = (max(batch, 2) if "batch" in dynamic else batch, image_channels(model), *size)
@@ -167,30 +184,16 @@ def export_onnx(
         record(network, temporary, shape, dynamic, opset)
         rounds = store_weights_as_int8(temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
-        errors = compare(network, OnnxNetwork(temporary), shape, dynamic)
+        errors = compare(network, start_session(temporary, opset), shape, dynamic)
         worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
         allowed = (INT8_TOLERANCE if rounds else TOLERANCE) if tolerance is None else tolerance
         if not errors[worst] <= allowed:
             raise ExportError(
                 f"The graph does not compute what the model does: {errors[worst]:.1e} relative on images of shape "
-                f"{worst}, allowed {allowed:.0e}. Nothing was written."
+                f"{worst}, allowed {allowed:.0e}. Nothing was written.{network.remedy}"
             )
     operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
     return OnnxReport(out, opset, part, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
-
-
-def check_opset(opset: int, dynamic: Sequence[str]) -> None:
-    """Check that a version of ONNX's operators can express the network.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    if opset < OLDEST_OPSET:
-        raise ValueError(f"opset={opset}: expected {OLDEST_OPSET} or higher.")
-    if opset < DYNAMO_OPSET and {"height", "width"} & set(dynamic):
-        raise ValueError(
-            f"opset={opset}: expected {DYNAMO_OPSET} or higher where height or width is dynamic, or a fixed size."
-        )
 
 
 def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: Sequence[str], opset: int) -> None:
@@ -202,55 +205,43 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: S
     images = torch.randn(shape)
     names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network.run(images))]
     names = [f"output_{name}" for name in names] if len(names) > 1 else ["output"]
-    export = export_by_dynamo if opset >= DYNAMO_OPSET else export_by_tracing
+    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
         with torch.no_grad(), make_pooling_exportable(network), make_quantizers_exportable(network):
-            export(network, images, file, names, dynamic, opset)
+            program = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                opset_version=recorded_opset(opset),
+                dynamic_shapes=(axes,) if axes else None,
+                input_names=["images"],
+                output_names=names,
+                verbose=False,
+            )
+        for node in program.model.graph:
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
+        onnx.save(convert_opset(program.model_proto, opset), str(file))
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"torch's exporter cannot record the model: {reason}. Nothing was written.") from error
-    written = {entry.domain: entry.version for entry in onnx.load(str(file)).opset_import}[""]
-    if written != opset:  # the exporter logs that it could not convert the graph, and goes on
-        raise ExportError(f"opset={opset}: torch's exporter offers {written} here. Nothing was written.")
+        raise ExportError(
+            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{network.remedy}"
+        ) from error
 
 
-def export_by_dynamo(
-    network: NamedOutputs, images: Tensor, file: Path, names: list[str], dynamic: Sequence[str], opset: int
-) -> None:
-    """Export with torch's current exporter."""
-    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
-    program = torch.onnx.export(
-        network,
-        (images,),
-        dynamo=True,
-        opset_version=opset,
-        dynamic_shapes=(axes,) if axes else None,
-        input_names=["images"],
-        output_names=names,
-        verbose=False,
-    )
-    for node in program.model.graph:
-        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
-    program.save(str(file), external_data=False)
+def start_session(file: Path, opset: int) -> OnnxNetwork:
+    """Load a graph into ONNX Runtime, which has to prove it.
 
-
-def export_by_tracing(
-    network: NamedOutputs, images: Tensor, file: Path, names: list[str], dynamic: Sequence[str], opset: int
-) -> None:
-    """Export with torch's older exporter."""
-    axes = {DYNAMIC_AXES[name]: name for name in dynamic}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecation, and of tracing sizes, which are fixed
-        torch.onnx.export(
-            network,
-            (images,),
-            str(file),
-            dynamo=False,
-            opset_version=opset,
-            dynamic_axes=dict.fromkeys(["images", *names], axes) if axes else None,
-            input_names=["images"],
-            output_names=names,
-        )
+    Raises:
+        ExportError: It cannot run the graph.
+    """
+    try:
+        return OnnxNetwork(file)
+    except ValueError as error:
+        reason = str(error.__cause__).splitlines()[0]
+        raise ExportError(
+            f"The installed ONNX Runtime cannot run the graph in opset {opset}, so that nothing can be compared: "
+            f"{reason}. Nothing was written; try another --opset."
+        ) from error
 
 
 @torch.no_grad()
@@ -263,7 +254,7 @@ def compare(
     for fresh in other_shapes(shape, dynamic):
         images = torch.randn(fresh, generator=generator)
         pairs = zip(network(images), exported(images), strict=True)
-        errors[fresh] = max(((a - e).abs().max() / e.abs().max()).item() for e, a in pairs)
+        errors[fresh] = float(np.max([distance(actual, expected)[1] for expected, actual in pairs]))  # nan if any is
     return errors
 
 

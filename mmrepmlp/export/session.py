@@ -3,7 +3,14 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NotImplemented,
+    RuntimeException,
+)
 from torch import Tensor, nn
 
 
@@ -32,11 +39,12 @@ class OnnxNetwork(nn.Module):
             raise FileNotFoundError(f"{path} does not exist. Export a graph with tools/deployment/export_onnx.py.")
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail) as error:
+        except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail, NotImplemented, RuntimeException) as error:
             raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {error}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
-        self.channels = self.session.get_outputs()[0].shape[1]
+        first, *others = self.session.get_outputs()
+        self.outputs, self.channels = 1 + len(others), first.shape[1] if len(first.shape) > 1 else 1
         self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
 from .switch import Reparameterizable, set_weight_and_bias, switch_to_deploy
-from .verify import TOLERANCE, Difference, compare_outputs, named_tensors
+from .verify import TOLERANCE, Difference, compare_outputs, distance, named_tensors
 
 __all__ = [
     "TOLERANCE",
@@ -9,6 +9,7 @@ __all__ = [
     "Reparameterizable",
     "compare_outputs",
     "conv_to_fc",
+    "distance",
     "fold_after",
     "fold_before",
     "named_tensors",

@@ -43,7 +43,7 @@ class Difference:
 def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance: float) -> list[Difference]:
     """Compare what a model returns before and after its conversion.
 
-    An output that is missing afterwards, or has another shape, differs infinitely.
+    An output that there is only once, or with another shape, differs infinitely.
 
     Args:
         before: Tensors, or sequences or mappings of them.
@@ -51,16 +51,16 @@ def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance
         dtype: Precision of the converted weights.
         tolerance: The largest allowed relative difference.
     """
-    actual, differences = dict(named_tensors(after)), []
-    for name, expected in named_tensors(before):
-        absolute, relative = distance(actual.get(name), expected)
-        differences.append(Difference(name, dtype, absolute, relative, tolerance))
-    return differences
+    expected, actual = dict(named_tensors(before)), dict(named_tensors(after))
+    return [
+        Difference(name, dtype, *distance(actual.get(name), expected.get(name)), tolerance)
+        for name in expected | actual
+    ]
 
 
-def distance(actual: Tensor | None, expected: Tensor) -> tuple[float, float]:
+def distance(actual: Tensor | None, expected: Tensor | None) -> tuple[float, float]:
     """Largest absolute difference of two tensors, and the same over the largest finite absolute value of the second."""
-    if actual is None or actual.shape != expected.shape:
+    if actual is None or expected is None or actual.shape != expected.shape:
         return float("inf"), float("inf")
     if not expected.numel():
         return 0.0, 0.0
@@ -72,11 +72,12 @@ def distance(actual: Tensor | None, expected: Tensor) -> tuple[float, float]:
 
 
 def named_tensors(outputs: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Walk through nested sequences and mappings of tensors; names are dotted paths, e.g. ``"output.0.1"``."""
+    """Walk through nested sequences, mappings and data elements of tensors; names are dotted paths, e.g.
+    ``"output.0.1"``."""
     if isinstance(outputs, Tensor):
         yield name, outputs
         return
-    if isinstance(outputs, Mapping):
+    if isinstance(outputs, Mapping) or hasattr(outputs, "all_items"):  # as MMEngine's data elements have
         parts = outputs.items()
     elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
         parts = enumerate(outputs)

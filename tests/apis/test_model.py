@@ -4,6 +4,8 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 from mmrepmlp.apis.model import build_untrained, deploy_config
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.quantization import QuantizedRepMLPNet
 from tests.conftest import TINY
 
 PRETRAINED = dict(type="Pretrained", checkpoint="missing.pth")
@@ -28,3 +30,21 @@ def test_weights_that_a_config_loads_are_left_out_of_its_deploy_form(init, kept)
     assert deploy.model.backbone.deploy
     build_untrained(deploy).init_weights()
     assert cfg.model.backbone.init_cfg == init
+
+
+class PassesOn(RepMLPNet):
+    def __init__(self, extra=0, **kwargs):
+        super().__init__(**kwargs)
+
+
+class PassesNothingOn(RepMLPNet):
+    def __init__(self, arch):
+        super().__init__(arch)
+
+
+@pytest.mark.parametrize(
+    "kind, deploy", [(RepMLPNet, True), (QuantizedRepMLPNet, True), (PassesOn, True), (PassesNothingOn, None)]
+)
+def test_the_deploy_form_is_asked_of_what_takes_the_argument(kind, deploy):
+    cfg = deploy_config(Config(dict(model=dict(type="ImageClassifier", backbone=dict(type=kind, arch="T")))))
+    assert cfg.model.backbone.get("deploy") is deploy

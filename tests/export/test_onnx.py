@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from mmrepmlp.export import ExportError, export_onnx
+from mmrepmlp.export import DYNAMIC_AXES, ExportError, export_onnx
 from mmrepmlp.export import onnx as module
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
@@ -78,15 +79,17 @@ def test_graph_computes_what_the_network_does(backbone, tmp_path, dynamic, shape
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [13, 17, 18, 25])
+@pytest.mark.parametrize("opset, dynamic", [(13, ("batch",)), (17, ("height",)), (28, ("batch", "width"))])
 @pytest.mark.parametrize("pad_mode", ["shift", "zeros"])
-def test_other_versions_of_the_operators(tmp_path, opset, pad_mode):
+def test_other_versions_of_the_operators(tmp_path, opset, dynamic, pad_mode):
     backbone = random_network(pad_mode=pad_mode, out_indices=(0, 3))
-    report = export_onnx(backbone, tmp_path / "network.onnx", size=(72, 88), opset=opset)
+    report = export_onnx(backbone, tmp_path / "network.onnx", size=(72, 88), opset=opset, dynamic=dynamic)
     imports = {entry.domain: entry.version for entry in onnx.load(str(report.path)).opset_import}
     assert imports == {"": opset} and report.opset == opset
-    for batch in (1, 3):
-        assert_same(report.path, backbone, (batch, 3, 72, 88))
+    shape = [1, 3, 72, 88]
+    for axis in dynamic:
+        shape[DYNAMIC_AXES[axis]] += 2
+    assert_same(report.path, backbone, shape)
 
 
 @pytest.mark.slow
@@ -110,13 +113,10 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     path = tmp_path / "out/network.onnx"
     with pytest.raises(ValueError, match="dynamic=depth: expected some of batch, height, width"):
         export_onnx(backbone, path, dynamic=("depth",))
-    with pytest.raises(ValueError, match="opset=11: expected 13 or higher"):
-        export_onnx(backbone, path, opset=11)
-    with pytest.raises(ValueError, match="opset=17: expected 18 or higher where height or width is dynamic"):
-        export_onnx(backbone, path, opset=17, dynamic=("height",))
-    with pytest.raises(ExportError, match=r"opset=99"):
-        export_onnx(backbone, path, size=(64, 64), opset=99)
-    with pytest.raises(ValueError, match=r"part='neck': expected None, or a part of the model"):
+    for opset in (12, 99):
+        with pytest.raises(ValueError, match=f"opset={opset}: expected 13 to {onnx.defs.onnx_opset_version()}"):
+            export_onnx(backbone, path, opset=opset)
+    with pytest.raises(ValueError, match=r"part='neck': expected None, or a part of the model: there is none"):
         export_onnx(backbone, path, part="neck")
     with pytest.raises(ExportError, match=r"relative on images of shape \(., 3, 64, 64\), allowed 1e-12. Nothing"):
         export_onnx(backbone, path, size=(64, 64), tolerance=1e-12)
@@ -128,6 +128,38 @@ def test_refusals_write_nothing(backbone, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="already exists.*--overwrite"):
         export_onnx(backbone, path)
     assert path.read_text() == "precious"
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.neck = backbone, nn.ModuleList([nn.Conv2d(8, 4, 1)])
+        self.neck.forward = lambda maps: self.neck[0](maps[0])
+
+    def forward(self, images, data_samples=None, mode="tensor"):
+        return data_samples[0]
+
+
+@pytest.mark.slow
+def test_parts_of_nested_models(tmp_path):
+    model = nn.Module()
+    model.forward = lambda images, mode: model.student(images)
+    model.student = Detector(random_network(out_indices=(0,))).eval()
+    path = tmp_path / "network.onnx"
+    with pytest.raises(ExportError, match=r"Module takes more than images.*'student.neck' or part='student.backbone'"):
+        export_onnx(model, path, size=(64, 64))
+    with pytest.raises(ValueError, match="or a part of the model: student.neck, student.backbone"):
+        export_onnx(model, path, part="neck")
+    export_onnx(model, path, size=(64, 64), part="student.neck")
+    assert_same(path, lambda x: [model.student.neck.forward(model.student.backbone(x))], (2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([1.0, float("nan")]), torch.ones(1), torch.zeros(2)])
+def test_no_wrong_output_hides_behind_a_right_one(wrong):
+    right = torch.ones(2, 2)
+    errors = module.compare(lambda x: (right, right[0]), lambda x: (right, wrong), (2, 3, 8, 8), ())
+    assert not errors[2, 3, 8, 8] <= 0.5
+    assert module.compare(lambda x: (0 * right,), lambda x: (0 * right,), (2, 3, 8, 8), ()) == {(2, 3, 8, 8): 0}
 
 
 def test_torch_export_records_the_deploy_form(backbone):

@@ -19,8 +19,12 @@ def main() -> None:
         choices=["batch", "height", "width"],
         help="symbolic dimensions of the graph (default: batch)",
     )
-    parser.add_argument("--opset", type=int, help="ONNX opset version, from 13 (default: 20)")
-    parser.add_argument("--part", choices=["backbone", "neck"], help="export the maps alone (default: the whole model)")
+    parser.add_argument(
+        "--opset", type=int, help="ONNX opset version, from 13 to the installed onnx's newest (default: 20)"
+    )
+    parser.add_argument(
+        "--part", help="export the maps of the backbone or neck, e.g. student.neck (default: the whole model)"
+    )
     parser.add_argument("--backbone-only", dest="part", action="store_const", const="backbone", help="--part backbone")
     parser.add_argument(
         "--no-deploy", dest="deploy", action="store_false", help="export without converting to deploy form"

@@ -5,16 +5,18 @@ import copy
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mmengine
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.conversion.report import ConversionReport, name_of
-from mmrepmlp.apis.conversion.verification import compare_models, heads_error, verify_in_float64
+from mmrepmlp.apis.conversion.verification import compare_models, find_uncompared, is_converted, verify_in_float64
 from mmrepmlp.apis.forward import count_macs
 from mmrepmlp.apis.model import build_model, deploy_config
 from mmrepmlp.apis.runs.evaluate import evaluate
@@ -28,12 +30,13 @@ from mmrepmlp.checkpoint import (
     unwrap,
 )
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.reparam import TOLERANCE, switch_to_deploy
+from mmrepmlp.reparam import TOLERANCE, named_tensors, switch_to_deploy
 from mmrepmlp.version import __version__
 
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
 HALF = (torch.float16, torch.bfloat16)
 # Of the written file, computed in float32, relative to an output's largest value.
+SAME_PREDICTIONS = 0.999  # share that is demanded where nothing else proves a conversion
 FILE_TOLERANCE = {torch.float32: TOLERANCE[torch.float32], torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -96,19 +99,24 @@ def reparameterize_checkpoint(
     model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
     precision = getattr(torch, dtype) if dtype else written_precision(state)
+    uncompared = find_uncompared(model)
+    allowed = FILE_TOLERANCE[precision] if tolerance is None else tolerance
     report = ConversionReport(
         source=Path(checkpoint),
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
         differences=verify_in_float64(model, switch_to_deploy),
-        heads_error=heads_error(model),
+        uncompared=uncompared,
+        unproven=[name for name in uncompared if is_converted(model, name)],
     )
 
     def prove(file: Path, _: Path) -> None:
         written = build_deploy_form(config, target, file)
-        report.differences += compare_models(model, written, precision, tolerance or FILE_TOLERANCE[precision])
+        report.differences += compare_models(model, written, precision, allowed)
         if verify_on == "test" and not report.failures():
-            report.metrics = evaluate_forms((cfg, target), (model, written))
+            report.metrics, report.same_predictions = evaluate_forms(
+                (cfg, target), (model, written), compare=bool(report.unproven)
+            )
         raise_failures(report)
 
     kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
@@ -167,8 +175,17 @@ def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Modu
 
 def raise_failures(report: ConversionReport) -> None:
     """Refuse to go on where the two forms are not the same model, or nothing shows that they are."""
-    if not report.differences:
-        raise ConversionError("Neither maps nor outputs of the model could be compared. Nothing was written.")
+    if (report.unproven or not report.differences) and report.same_predictions is None:
+        reasons = "; ".join(f"{name}: {report.uncompared[name]}" for name in report.unproven or report.uncompared)
+        raise ConversionError(
+            f"Random images show nothing about a part that is converted ({reasons}). Nothing was written. "
+            "--verify-on test compares predictions on the config's test set instead."
+        )
+    if report.unproven and report.same_predictions < SAME_PREDICTIONS:
+        raise ConversionError(
+            f"The deploy form differs: {report.same_predictions:.2%} of the predicted numbers are the same. Nothing "
+            "was written."
+        )
     failures = report.failures()
     if not failures:
         return
@@ -182,10 +199,14 @@ def raise_failures(report: ConversionReport) -> None:
 
 
 def evaluate_forms(
-    configs: tuple[Config, Config], models: tuple[nn.Module, nn.Module]
-) -> dict[str, tuple[float, float]]:
-    """Evaluate both forms of a model on the test set, each from a config and a checkpoint of its own."""
-    results = []
+    configs: tuple[Config, Config], models: tuple[nn.Module, nn.Module], compare: bool = False
+) -> tuple[dict[str, tuple[float, float]], float | None]:
+    """Evaluate both forms of a model on the test set, each from a config and a checkpoint of its own.
+
+    Returns:
+        The metrics that are numbers; with ``compare`` the share of the same numbers in both predictions, else None.
+    """
+    results, predictions = [], []
     with TemporaryDirectory() as folder:
         for name, cfg, model in zip(("training", "deploy"), configs, models):
             paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
@@ -195,9 +216,25 @@ def evaluate_forms(
             cfg.randomness = {"seed": 0, **(cfg.get("randomness") or {})}  # the same for random parts of both
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])
-            results.append(evaluate(*paths, work_dir=folder))
+            out = str(Path(folder, f"{name}.pkl")) if compare else None
+            results.append(evaluate(*paths, work_dir=folder, out=out))
+            predictions += [mmengine.load(out)] if compare else []
     before, after = results
-    return {name: (float(before[name]), float(after[name])) for name in before}
+    numbers = [name for name, value in before.items() if isinstance(value, Real)]
+    metrics = {name: (float(before[name]), float(after.get(name, "nan"))) for name in numbers}
+    return metrics, share_of_same(*predictions) if compare else None
+
+
+def share_of_same(before: object, after: object) -> float:
+    """Share of the numbers in predictions that are the same in others, up to rounding; 0 if there are none."""
+    actual, same, total = dict(named_tensors(after)), 0, 0
+    for name, expected in named_tensors(before):
+        if ".gt_" in name:
+            continue
+        total += expected.numel()
+        if name in actual and actual[name].shape == expected.shape:
+            same += torch.isclose(actual[name].double(), expected.double(), rtol=1e-3, atol=1e-6).sum().item()
+    return same / max(total, 1)
 
 
 def written_precision(state: dict[str, Tensor]) -> torch.dtype:

@@ -28,17 +28,21 @@ class ConversionReport:
         macs: Multiply-accumulate operations on one image.
         differences: How far each output moved on random images: converted in float64, where nothing but the algebra
             counts, and as the written file has it, in the precision of its weights.
-        heads_error: Why the heads could not be called on random images, so that the maps alone are compared; None if
-            they could.
+        uncompared: Parts that random images tell nothing about, and why; ``"heads"`` are the model's raw outputs.
+        unproven: The converted ones of these.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
+        same_predictions: Share of the numbers in both predictions that are the same, where something is unproven
+            otherwise and the evaluator was asked.
     """
 
     source: Path
     parameters: tuple[int, int]
     macs: tuple[int, int]
     differences: list[Difference]
-    heads_error: str | None = None
+    uncompared: dict[str, str] = field(default_factory=dict)
+    unproven: list[str] = field(default_factory=list)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    same_predictions: float | None = None
     checkpoint: Path | None = None
     config: Path | None = None
 
@@ -48,7 +52,7 @@ class ConversionReport:
         return all(d.accepted for d in self.differences if d.dtype is torch.float64)
 
     def failures(self) -> list[str]:
-        """The outputs and metrics that differ by more than is allowed."""
+        """The outputs that differ by more than is allowed, and the metrics, unless heads make much of rounding."""
         outputs = [
             f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
             for d in self.differences
@@ -59,7 +63,7 @@ class ConversionReport:
             for name, (before, after) in self.metrics.items()
             if not metrics_agree(before, after)
         ]
-        return outputs + metrics
+        return outputs + (metrics if all(d.within_tolerance for d in self.differences) else [])
 
     def table(self) -> Group:
         """The report to print; of the outputs the one that moved most, in each precision."""
@@ -70,6 +74,8 @@ class ConversionReport:
         forms.add_row("GMACs", *(f"{count / 1e9:.3f}" for count in self.macs))
         for metric, values in self.metrics.items():
             forms.add_row(metric, *(f"{value:.4f}" for value in values))
+        if self.same_predictions is not None:
+            forms.add_row("same predictions", "", f"{self.same_predictions:.4%}")
         errors = Table(box=box.SIMPLE)
         for column in ("largest difference", "absolute", "relative", "allowed"):
             errors.add_column(column, justify="left" if column == "largest difference" else "right")
@@ -84,15 +90,17 @@ class ConversionReport:
 
     def remarks(self) -> list[str]:
         """What the comparison of outputs leaves out, and why that is no gap."""
-        if self.heads_error:
+        advice = "" if self.metrics else " --verify-on test compares the results on the test set."
+        if self.uncompared:
+            parts = "; ".join(f"{name} ({reason})" for name, reason in self.uncompared.items())
             return [
-                "Compared: the maps of backbone and neck, where the conversion acts. Not compared: the heads, which "
-                f"cannot be called on random images ({self.heads_error}). --verify-on test compares predictions."
+                "Compared: the maps of backbone and neck, where the conversion acts. Not compared on random images: "
+                f"{parts}.{advice}"
             ]
         if not all(d.within_tolerance for d in self.differences):
             return [
                 "All maps agree, and the conversion does not touch the heads: their larger difference is what they "
-                "make of rounding. --verify-on test compares predictions."
+                f"make of rounding.{advice}"
             ]
         return []
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmrepmlp.apis.forward import PARTS, ModelOutputs, random_images, run_model
-from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs
+from mmrepmlp.apis.forward import random_images, run_model
+from mmrepmlp.models import named_parts
+from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs, named_tensors
 
 SCALES = (1.0, 1.3)  # image sizes over the backbone's: a whole number of tiles, and none
 
@@ -27,72 +28,75 @@ def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tole
     is what they make of rounding (a sorting, a threshold), and is reported without being a reason to refuse.
 
     Args:
-        before: The model, whose parameters give the precision of the computation.
+        before: The model, whose parameters give the precision of the computation. Both are left as they are.
         after: The converted one.
         dtype: What to report as the precision of the converted weights.
         tolerance: Largest allowed difference, relative to an output's largest value.
 
-    Raises:
-        Exception: Of the model, where it cannot be run on images of its own size.
+    Returns:
+        Differences of what could be computed before the conversion; infinite ones of what it could not after.
     """
     precision = next(before.parameters()).dtype
-    differences, callable_heads = [], True
+    maps, heads, callable_heads = [], [], True
     for scale in SCALES:
         images = random_images(before, 2, scale).to(precision)
-        try:
-            expected = run_model(before, images)
-        except Exception:
-            if scale == SCALES[0]:
-                raise
-            continue  # a backbone of one image size
-        size = "" if scale == SCALES[0] else f" ({images.size(2)} x {images.size(3)} pixels)"
-        actual = run_model(after, images)
+        # Copies, since a forward pass may change a model.
+        expected, actual = (run_model(copy.deepcopy(model), images) for model in (before, after))
         callable_heads &= bool(expected.error) or not actual.error
-        differences += compare_parts(expected, actual, dtype, tolerance, size)
-    maps = [d for d in differences if not is_of_head(d)]
+        size = "" if scale == SCALES[0] else f" ({images.size(2)} x {images.size(3)} pixels)"
+        same_parts = {name: maps for name, maps in actual.maps.items() if name in expected.maps}
+        maps += compare_parts(expected.maps, same_parts, dtype, tolerance, size)
+        if not expected.error:
+            heads += compare_parts({"head": expected.head}, {"head": actual.head}, dtype, tolerance, size)
     maps_agree = bool(maps) and all(d.accepted for d in maps)
     if maps_agree and callable_heads and same_heads(before, after, dtype):
-        for difference in filter(is_of_head, differences):
+        for difference in heads:
             difference.required = False
-    return differences
+    return maps + heads
 
 
 @torch.no_grad()
-def heads_error(model: nn.Module) -> str | None:
-    """Why the heads of a model cannot be called on random images; None if they can."""
-    images = random_images(model, 1).to(next(model.parameters()).dtype)
-    return run_model(model, images).error
+def find_uncompared(model: nn.Module) -> dict[str, str]:
+    """The outputs of a model that random images tell nothing about, and why, by name of the part; ``"heads"`` stands
+    for the model's raw outputs."""
+    images = random_images(model, 2).to(next(model.parameters()).dtype)
+    outputs = run_model(copy.deepcopy(model), images)
+    constant = {name: "it gives the same for all images" for name, maps in outputs.maps.items() if is_constant(maps)}
+    return {**outputs.uncalled, **constant, **({"heads": outputs.error} if outputs.error else {})}
+
+
+def is_constant(outputs: object) -> bool:
+    """Whether no output differs between two samples."""
+    return all(len(x) == 2 and torch.equal(x[0], x[1]) for _, x in named_tensors(outputs) if x.dim())
+
+
+def is_converted(model: nn.Module, name: str) -> bool:
+    """Whether a part of a model, by its name, has a deploy form."""
+    part = named_parts(model).get(name, nn.Identity())
+    return any(hasattr(module, "switch_to_deploy") for module in part.modules())
 
 
 def compare_parts(
-    before: ModelOutputs, after: ModelOutputs, dtype: torch.dtype, tolerance: float, suffix: str
+    before: dict[str, object], after: dict[str, object], dtype: torch.dtype, tolerance: float, suffix: str
 ) -> list[Difference]:
     """Compare outputs, named after the part that computes them."""
-    differences = compare_outputs(before.parts(), after.parts(), dtype, tolerance)
+    differences = compare_outputs(before, after, dtype, tolerance)
     for difference in differences:
         difference.output = difference.output.removeprefix("output.") + suffix
     return differences
 
 
-def is_of_head(difference: Difference) -> bool:
-    return difference.output.startswith("head")
-
-
 def same_heads(before: nn.Module, after: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether there are maps to compare and all other parts have kept their tensors, but for a cast to ``dtype``."""
+    """Whether all tensors outside of the compared parts are the same, but for a cast to ``dtype``."""
     expected, actual = head_tensors(before), head_tensors(after)
-    return (
-        hasattr(before, "backbone")
-        and expected.keys() == actual.keys()
-        and all(
-            actual[name].shape == value.shape
-            and torch.equal(actual[name], value.to(dtype).to(value) if value.is_floating_point() else value)
-            for name, value in expected.items()
-        )
+    return expected.keys() == actual.keys() and all(
+        actual[name].shape == value.shape
+        and torch.equal(actual[name], value.to(dtype).to(value) if value.is_floating_point() else value)
+        for name, value in expected.items()
     )
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors outside of backbone and neck."""
-    prefixes = tuple(f"{part}." for part in PARTS)
+    """The tensors outside of the parts whose maps are compared."""
+    prefixes = tuple(f"{part}." for part in named_parts(model))
     return {name: value for name, value in model.state_dict().items() if not name.startswith(prefixes)}

@@ -45,8 +45,12 @@ def replace_forward_by_onnx(model: nn.Module, network: OnnxNetwork) -> None:
     if head is None:
         raise ValueError(f"{type(model).__name__} is neither a classifier nor a segmentor.")
     # A decode head of two classes may have one channel.
-    classes = getattr(head, "out_channels", None) or head.num_classes
-    if network.channels != classes:
+    classes = getattr(head, "out_channels", None) or getattr(head, "num_classes", None)
+    if network.outputs > 1:
+        raise ValueError(
+            f"The graph gives {network.outputs} outputs: expected the logits of one head, of a classifier or segmentor."
+        )
+    if classes not in (None, network.channels):
         raise ValueError(
             f"The graph gives {network.channels} channels, the config's head {classes}, one for each class. Export the "
             "whole model of this config."

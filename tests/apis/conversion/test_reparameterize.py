@@ -56,7 +56,8 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
     assert meta["dataset_meta"] and meta["mmrepmlp_version"] and meta["epoch"] == 2 and "deploy=True" in meta["cfg"]
 
     assert report.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (original, deployed))
-    compared = [f"{part}{size}" for size in ("", " (83 x 83 pixels)") for part in ("backbone.0", "neck.0", "head")]
+    sizes = ("", " (83 x 83 pixels)")
+    compared = [f"{part}{size}" for size in sizes for part in ("backbone.0", "neck.0")] + [f"head{s}" for s in sizes]
     assert [(d.output, d.dtype) for d in report.differences] == [
         (output, dtype) for dtype in (torch.float64, torch.float32) for output in compared
     ]
@@ -76,6 +77,14 @@ def test_the_config_is_enough_to_test(trained, config, out):
     assert name in render(report.table())
     with pytest.raises(ValueError, match="No checkpoint is given"):
         evaluate(CONFIG, work_dir=str(out.parent / "log"), cfg_options=trained.options)
+
+
+def test_predictions_prove_what_random_images_cannot(trained, config, out, monkeypatch):
+    monkeypatch.setattr(module, "find_uncompared", lambda model: {"backbone": "takes no random images"})
+    assert_refused(ConversionError, "takes no random images.*--verify-on test", out, config, trained.checkpoint)
+    report = reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test")
+    assert report.unproven == ["backbone"] and report.same_predictions == 1
+    assert "same predictions" in render(report.table())
 
 
 def test_the_same_conversion_has_the_same_name(trained, out):

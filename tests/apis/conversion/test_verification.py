@@ -7,11 +7,13 @@ from torch import nn
 
 from mmrepmlp.apis.conversion.reparameterize import ConversionError, raise_failures
 from mmrepmlp.apis.conversion.report import ConversionReport
-from mmrepmlp.apis.conversion.verification import compare_models, heads_error, verify_in_float64
+from mmrepmlp.apis.conversion.verification import compare_models, find_uncompared, verify_in_float64
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.reparam import Difference, switch_to_deploy
 from tests.conftest import TINY
 from tests.helpers import randomize, render
+
+NAN = float("nan")
 
 
 class Model(nn.Module):
@@ -74,20 +76,20 @@ def test_any_change_makes_the_heads_count(pair, part):
         raise_failures(ConversionReport("x.pth", (1, 1), (1, 1), differences))
 
 
-def test_without_maps_the_heads_count():
+def test_maps_that_hooks_do_not_see_are_compared_as_well():
     model = Model(called_as_module=False).eval()
     differences = verify_in_float64(model, switch_to_deploy)
-    assert [d.output for d in differences] == ["head", "head (83 x 83 pixels)"] and all(d.required for d in differences)
-    assert not any(d.accepted for d in differences)
+    assert len(differences) == 6 and all(d.accepted for d in differences)
+    assert sum(d.required and d.within_tolerance and d.output.startswith("backbone") for d in differences) == 4
 
 
 def test_heads_that_cannot_be_called_leave_the_maps():
     model = NotCallable().eval()
-    assert heads_error(model) == "KeyError: 'annotations'"
+    assert find_uncompared(model) == {"heads": "KeyError: 'annotations'"}
     differences = verify_in_float64(model, switch_to_deploy)
     assert len(differences) == 4 and all(d.output.startswith("backbone") and d.within_tolerance for d in differences)
-    report = ConversionReport("x.pth", (1, 1), (1, 1), differences, heads_error(model))
-    assert "Not compared: the heads, which cannot be called" in " ".join(render(report.table()).split())
+    report = ConversionReport("x.pth", (1, 1), (1, 1), differences, find_uncompared(model))
+    assert "Not compared on random images: heads (KeyError: 'annotations')" in " ".join(render(report.table()).split())
 
 
 def test_heads_that_fail_after_the_conversion_are_a_failure():
@@ -97,5 +99,17 @@ def test_heads_that_fail_after_the_conversion_are_a_failure():
 
 
 def test_nothing_compared_is_no_proof():
-    with pytest.raises(ConversionError, match="Neither maps nor outputs"):
+    with pytest.raises(ConversionError, match="Random images show nothing"):
         raise_failures(ConversionReport("x.pth", (1, 1), (1, 1), []))
+
+
+@pytest.mark.parametrize(
+    "before, after, refused",
+    [(90.0, 90.02, True), (90.0, 90.001, False), (NAN, NAN, False), (90.0, NAN, True), (NAN, 90.0, True)],
+)
+def test_metrics_have_to_agree_unless_heads_make_much_of_rounding(before, after, refused):
+    equal = Difference("backbone.0", torch.float64, 0.0, 0.0, 1e-10)
+    head = Difference("head", torch.float64, 0.5, 0.5, 1e-10, required=False)
+    metrics = {"mIoU": (before, after)}
+    assert bool(ConversionReport("x.pth", (1, 1), (1, 1), [equal], metrics=metrics).failures()) is refused
+    assert not ConversionReport("x.pth", (1, 1), (1, 1), [equal, head], metrics=metrics).failures()

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import mmpretrain.models  # noqa: F401  registers the models
 import pytest
 import torch
@@ -59,3 +61,22 @@ def test_scenes_give_the_same_metrics_in_onnxruntime(tmp_path):
 def test_other_models_have_no_logits():
     with pytest.raises(ValueError, match="RepMLPNet is neither a classifier nor a segmentor"):
         replace_forward_by_onnx(RepMLPNet(TINY, img_size=64), None)
+
+
+@pytest.mark.parametrize(
+    "head, outputs, channels, message",
+    [
+        (dict(type="MultiTaskHead"), 2, 3, "gives 2 outputs"),
+        (dict(num_classes=4), 1, 3, "gives 3 channels, the config's head 4"),
+        (dict(out_channels=1, num_classes=2), 1, 1, None),
+        (dict(), 1, 3, None),
+    ],
+)
+def test_what_a_graph_and_a_head_may_give(head, outputs, channels, message):
+    model = SimpleNamespace(head=SimpleNamespace(**head))
+    network = SimpleNamespace(outputs=outputs, channels=channels)
+    if message is None:
+        replace_forward_by_onnx(model, network)
+        return
+    with pytest.raises(ValueError, match=message):
+        replace_forward_by_onnx(model, network)
