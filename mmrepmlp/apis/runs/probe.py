@@ -9,8 +9,9 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmrepmlp.apis.forward import PARTS, call_whole, keep_output, make_samples, random_images
+from mmrepmlp.apis.forward import call_whole, keep_output, make_samples, random_images
 from mmrepmlp.apis.model import build_untrained
+from mmrepmlp.models.parts import PARTS
 
 # Packages whose models call their parts as known here; of others, only predictions are known to be what a run needs.
 PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmcv", "mmengine", "mmrepmlp", "torch")

@@ -241,7 +241,6 @@ def subclass(kind: type, **members) -> type:
         ConcatDataset([Listed([dict(gt_label=0)]), Listed()]),
         KFoldDataset(dict(type=Listed), num_splits=2, fold=0),
     ],
-    ids=str,
 )
 def test_wrappers_of_the_frameworks_are_looked_into(dataset):
     with pytest.raises(AnnotationError, match="class 2"):
@@ -260,7 +259,6 @@ def test_wrappers_of_the_frameworks_are_looked_into(dataset):
         subclass(Listed, get_data_info=lambda self, index: dict(gt_label=0))(),
         subclass(RepeatDataset)(Listed(), 2),
     ],
-    ids=str,
 )
 def test_labels_that_may_not_reach_the_model_pass(dataset):
     run(dataset, classifier(2))
