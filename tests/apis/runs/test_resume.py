@@ -152,7 +152,7 @@ def run(monkeypatch, tmp_path, resume=None, **options) -> tuple[bool, str | None
     def stop(cfg):
         raise StopIteration(cfg.get("resume", False), cfg.get("load_from"))
 
-    monkeypatch.setattr("mmrepmlp.apis.runs.train.check_config", lambda *_: None)
+    monkeypatch.setattr("mmrepmlp.apis.runs.train.check_config", lambda *_, **__: None)
     monkeypatch.setattr("mmrepmlp.apis.runs.train.build_runner", stop)
     with pytest.raises(StopIteration) as caught:
         train(CONFIG, str(tmp_path), resume, cfg_options=options)
@@ -177,7 +177,8 @@ def with_resume(*args):
     return cfg
 
 
-def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
+def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmrepmlp.apis.runs.train.check_config", lambda *_, **__: None)  # needs no data
     for name in ("epoch_1.pth", "iter_20.pth"):
         (tmp_path / name).write_bytes(b"PK")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "gone.pth"))
@@ -185,5 +186,5 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
         latest_checkpoint(tmp_path)
     assert "iter_20.pth" in str(error.value)
     with pytest.raises(CheckpointError, match="none of its checkpoints"):
-        train(CONFIG, str(tmp_path), resume="auto", cfg_options={"train_dataloader": None, "val_dataloader": None})
+        train(CONFIG, str(tmp_path), resume="auto")
     assert (tmp_path / "epoch_1.pth").read_bytes() == b"PK"
