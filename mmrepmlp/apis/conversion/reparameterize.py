@@ -35,8 +35,8 @@ from mmrepmlp.version import __version__
 
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
 HALF = (torch.float16, torch.bfloat16)
-# Of the written file, computed in float32, relative to an output's largest value.
 SAME_PREDICTIONS = 0.999  # share that is demanded where nothing else proves a conversion
+# Of the written file, computed in float32, relative to an output's largest value.
 FILE_TOLERANCE = {torch.float32: TOLERANCE[torch.float32], torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
