@@ -109,9 +109,10 @@ def advise(cfg: Config, probe: Probe) -> FitError:
             f"model.{misfit.part}.in_channels to the channels of its maps, {channels} as it is. {SWITCH}"
         )
     gets = "maps instead of vectors" if misfit.unit == "width" else misfit.given
+    unit = "axes" if misfit.unit == "axes" else "channels"
     where = (
-        f"the backbone, whose maps have {channels} channels: {misfit.part} was built for {misfit.expected} channels "
-        f"and gets {gets}"
+        f"the backbone, whose maps have {channels} channels: {misfit.part} was built for {misfit.expected} {unit} and "
+        f"gets {gets}"
     )
     try:
         options, given = find_settings(cfg, probe)
@@ -147,8 +148,8 @@ def fits(part: str, probe: Probe) -> bool:
 def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str, object], object]]:
     """Settings that could make a layer fit, the likely ones first, each with the value that the first of them has now.
 
-    These are the ``in_channels`` of the parts around the layer, the outermost first, then their other numbers of
-    channels.
+    Of channels these are the ``in_channels`` of the parts around the layer, the outermost first, then their other
+    numbers.
     """
     misfit, path = probe.misfit, probe.misfit.part.split(".")
     if misfit.unit == "width":
@@ -157,6 +158,10 @@ def iter_settings(settings: ConfigDict, probe: Probe) -> Iterator[tuple[dict[str
                 {"model.neck": [*as_list(settings.get("neck")), dict(type="GlobalAveragePooling")]},
                 settings.get("neck"),
             )
+        return
+    if misfit.unit == "axes":  # which the layer around it was told
+        owner = ".".join(path[:-1])
+        yield {f"model.{owner}.dim": misfit.given - 2}, find_part(settings, owner).get("dim")
         return
     maps = probe.outputs.get("backbone")
     inputs = channels_of(maps if path[0] == "neck" else probe.outputs.get("neck", maps))

@@ -18,6 +18,8 @@ PACKAGES = ("mmpretrain", "mmseg", "mmdet", "mmcv", "mmengine", "mmrepmlp", "tor
 # How layers name the number of channels that they are built for, and the axis of their input that has them.
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
 
+POOLING = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
 
 @dataclass(frozen=True)
 class Misfit:
@@ -26,7 +28,7 @@ class Misfit:
     Attributes:
         part: Its name in the model.
         unit: What numbers differ: ``channels``; ``width``, where a fully connected layer gets four axes, whose last may
-            be the width of a map; ``maps``; or ``index`` of a map.
+            be the width of a map; ``axes`` of a map to pool; ``maps``; or ``index`` of a map.
         expected: Number that it was built for.
         given: Number that it got.
     """
@@ -100,8 +102,14 @@ def find_misfit(model: nn.Module, error: Exception) -> Misfit | None:
     if not part or not inputs or part.partition(".")[0] == "backbone":
         return None
     if isinstance(inputs[0], Tensor):
-        return compare_channels(part, raised, inputs[0])
+        return compare_axes(part, raised, inputs[0]) or compare_channels(part, raised, inputs[0])
     return compare_maps(part, raised, inputs[0], error) if isinstance(inputs[0], (list, tuple)) else None
+
+
+def compare_axes(part: str, layer: nn.Module, x: Tensor) -> Misfit | None:
+    """The number of axes that a pooling layer is built for and that of its input; None where they agree."""
+    expected = next((2 + dims for dims, kind in POOLING.items() if isinstance(layer, kind)), x.dim())
+    return None if x.dim() in (expected, expected - 1) else Misfit(part, "axes", expected, x.dim())
 
 
 def compare_channels(part: str, layer: nn.Module, x: Tensor) -> Misfit | None:

@@ -269,6 +269,7 @@ def test_an_auxiliary_head_counts_in_training_only():
         ),
         (CLASSIFIER, {"neck": None}, r"Set model\.neck=.*GlobalAveragePooling"),
         (CLASSIFIER, {"neck": TWO_NECKS}, r"model\.head\.in_channels=64 .*gets 12\. Set .*=12\."),
+        (CLASSIFIER, {"neck.dim": 1}, r"model\.neck\.dim=1 .* built for 3 axes and gets 4\. Set model\.neck\.dim=2\."),
         (
             CLASSIFIER,
             {"neck": TWO_NECKS, "neck.1.in_channels": 99, "head.in_channels": 12},
