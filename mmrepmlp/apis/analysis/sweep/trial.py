@@ -27,7 +27,7 @@ from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 
 from .families import config_root, iter_configs, random_squares, swap_backbone
 
-SIDES = (128, 224, 512, 32)  # of the images in pixels; the first that the config's own backbone takes, or its img_size
+SIDES = (128, 224, 512)  # of the images in pixels; the first that the config's own backbone takes
 CANDIDATES = 3  # configs of a family to try until one works with its own backbone
 STEPS = ("control", "train", "convert", "export")
 
@@ -112,27 +112,25 @@ def run_control(cfg: Config) -> tuple[list[Tensor], int]:
         maps[:] = output if isinstance(output, (list, tuple)) else [output]
 
     model.backbone.register_forward_hook(keep)
-    side = find_side(model, cfg)
+    side = find_side(model)
     found = list(maps)  # in training a backbone may give others
     with torch.no_grad():
         compute_loss(model.train(), cfg, side)
     return found, side
 
 
-def find_side(model: nn.Module, cfg: Config) -> int:
-    """The side of the first images that a config's own backbone takes.
+def find_side(model: nn.Module) -> int:
+    """The side of the first images that a model takes.
 
     Raises:
         Exception: Of the framework, where it takes none.
     """
-    own = cfg.model.backbone.get("img_size", SIDES[0])
-    for side in (*SIDES, max(own) if isinstance(own, (list, tuple)) else own):
-        try:
+    for side in SIDES[:-1]:
+        with suppress(AssertionError, RuntimeError, ValueError):
             predict(model, side)
             return side
-        except (AssertionError, RuntimeError, ValueError) as raised:
-            error = raised
-    raise error
+    predict(model, SIDES[-1])
+    return SIDES[-1]
 
 
 @torch.no_grad()
