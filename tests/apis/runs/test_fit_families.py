@@ -31,7 +31,7 @@ def value_of(cfg: Config, setting: str) -> object:
 def test_families_of_configs(package, family):
     _, original = next(iter_configs(package, find_families(package)[family]))
     right = copy.deepcopy(original)
-    maps, side = run_control(original)
+    _, maps, side = run_control(original)
     changed = swap_backbone(right, maps, side)
     check_fit(right)
     predict(build_untrained(right).eval(), side)

@@ -83,7 +83,7 @@ def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) ->
 
 
 def find_control(trial: Trial, files: Sequence[Path]) -> tuple[Config, list[Tensor], int]:
-    """The first config of a family that works with its own backbone, with the result of :func:`run_control`.
+    """The first config of a family that works with its own backbone, its maps, and the side of the image.
 
     Raises:
         Exception: Of the framework, on the first config, where none of those tried works.
@@ -92,7 +92,9 @@ def find_control(trial: Trial, files: Sequence[Path]) -> tuple[Config, list[Tens
     for number, (file, cfg) in enumerate(itertools.islice(iter_configs(trial.package, files), CANDIDATES)):
         config = f"{trial.package}::{file.relative_to(config_root(trial.package))}"
         try:
-            maps, side = run_control(cfg)
+            model, maps, side = run_control(cfg)
+            with torch.no_grad():
+                compute_loss(model.train(), cfg, side)
         except Exception as error:
             if number == 0:
                 trial.config, first_error = config, error
@@ -102,8 +104,8 @@ def find_control(trial: Trial, files: Sequence[Path]) -> tuple[Config, list[Tens
     raise first_error
 
 
-def run_control(cfg: Config) -> tuple[list[Tensor], int]:
-    """Build a config's model, predict, and compute a loss; return the backbone's maps, and the side of the image."""
+def run_control(cfg: Config) -> tuple[nn.Module, list[Tensor], int]:
+    """Build a config's model and predict; return it, the maps of its backbone, and the side of the image."""
     model = build_untrained(cfg).eval()
     model.init_weights()
     maps: list[Tensor] = []
@@ -111,12 +113,10 @@ def run_control(cfg: Config) -> tuple[list[Tensor], int]:
     def keep(module: nn.Module, args: tuple, output: object) -> None:
         maps[:] = output if isinstance(output, (list, tuple)) else [output]
 
-    model.backbone.register_forward_hook(keep)
+    handle = model.backbone.register_forward_hook(keep)
     side = find_side(model)
-    found = list(maps)  # in training a backbone may give others
-    with torch.no_grad():
-        compute_loss(model.train(), cfg, side)
-    return found, side
+    handle.remove()  # in training a backbone may give others
+    return model, maps, side
 
 
 def find_side(model: nn.Module) -> int:
