@@ -134,8 +134,11 @@ def find_settings(cfg: Config, probe: Probe) -> tuple[dict[str, object], object]
         changed = copy.deepcopy(cfg)
         with suppress(Exception):  # of a model that cannot be built so
             changed.merge_from_dict(copy.deepcopy(options))
+            owner, _, key = next(iter(options)).removeprefix("model.").rpartition(".")
+            # Of a setting that is not known to be of channels, all of the part that has it must agree.
+            part = probe.misfit.part if "channels" in key else owner
             # With a neck, the layer gets the channels instead of a side of the map: another number, to set next.
-            if "model.neck" in options or fits(probe.misfit.part, run_probe(changed)):
+            if "model.neck" in options or fits(part, run_probe(changed)):
                 return options, given
     raise LookupError(probe.misfit.part)
 

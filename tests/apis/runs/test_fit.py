@@ -269,6 +269,11 @@ def test_an_auxiliary_head_counts_in_training_only():
         ),
         (CLASSIFIER, {"neck": None}, r"Set model\.neck=.*GlobalAveragePooling"),
         (CLASSIFIER, {"neck": TWO_NECKS}, r"model\.head\.in_channels=64 .*gets 12\. Set .*=12\."),
+        (
+            SEGMENTOR,
+            {"neck": dict(type="Feature2Pyramid", embed_dim=24, norm_cfg=BN)},
+            r"neck\.upsample_4x does not fit .* Change its input channels",
+        ),
         (CLASSIFIER, {"neck.dim": 1}, r"model\.neck\.dim=1 .* built for 3 axes and gets 4\. Set model\.neck\.dim=2\."),
         (
             CLASSIFIER,
