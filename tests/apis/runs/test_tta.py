@@ -5,10 +5,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 
 from mmrepmlp.apis import evaluate
 from mmrepmlp.apis.model import build_model
-from mmrepmlp.apis.runs.tta import apply_tta
+from mmrepmlp.apis.runs.tta import apply_tta, merge_explained
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import CONFIG
@@ -96,3 +97,18 @@ def test_segmentors_and_detectors(short_run, tmp_path):
     metrics = evaluate(short_run.config, short_run.checkpoint, str(tmp_path), tta=True)
     plain = evaluate(short_run.config, short_run.checkpoint, str(tmp_path / "plain"))
     assert metrics.keys() == plain.keys()
+
+
+def test_predictions_that_cannot_be_merged_are_explained():
+    from mmdet.models import DetTTAModel
+    from mmdet.structures import DetDataSample
+
+    masks = InstanceData(bboxes=torch.rand(2, 4), masks=torch.rand(2, 8, 8) > 0.5)
+    samples = [DetDataSample(pred_instances=masks) for _ in range(2)]
+    module = torch.nn.Identity()
+    module.test_step = None
+    message = "DetTTAModel cannot merge .*AssertionError: TTA of instance.*omit --tta"
+    with pytest.raises(MMRepMLPError, match=message), merge_explained():
+        DetTTAModel(module=module).merge_preds([samples])
+    with pytest.raises(AssertionError, match="mine"), merge_explained():
+        raise AssertionError("mine")
