@@ -223,7 +223,7 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: S
         onnx.save(convert_opset(program.model_proto, opset), str(file))
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if dynamic else ""
+        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if "ranges" in reason else ""
         raise ExportError(
             f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
         ) from error
