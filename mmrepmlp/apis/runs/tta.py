@@ -33,6 +33,9 @@ def apply_tta(cfg: Config) -> None:
             f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
             "tta_model and tta_pipeline in the config, or omit --tta."
         )
+    own = cfg.model.get("data_preprocessor")
+    if own and cfg.get("data_preprocessor"):  # which is the default of a model, but BaseTTAModel overwrites with it
+        cfg.data_preprocessor = own
     cfg.model = ConfigDict({**model, "module": cfg.model})
     augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"))
 

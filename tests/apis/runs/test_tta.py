@@ -8,7 +8,9 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from mmrepmlp.apis import evaluate
-from mmrepmlp.apis.model import build_model
+from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.model import build_model, build_untrained
+from mmrepmlp.apis.runs.runner import build_runner
 from mmrepmlp.apis.runs.tta import apply_tta, merge_explained
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.errors import MMRepMLPError
@@ -46,6 +48,19 @@ def test_a_config_may_bring_its_own():
     del cfg._cfg_dict["tta_model"]
     with pytest.raises(MMRepMLPError, match="default_scope=None has no usual model.*tta_model and tta_pipeline"):
         apply_tta(cfg)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_images_are_normalized_as_without_augmentation(tmp_path, own):
+    cfg = load_config(CONFIG, work_dir=str(tmp_path))
+    cfg.data_preprocessor.mean = [7.0] * 3
+    if own:
+        cfg.model.data_preprocessor = dict(type="ClsDataPreprocessor", mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+    expected = build_untrained(cfg).data_preprocessor
+    apply_tta(cfg)
+    preprocessor = build_runner(cfg).model.module.data_preprocessor
+    assert torch.equal(preprocessor.mean, expected.mean) and torch.equal(preprocessor.std, expected.std)
+    assert preprocessor.mean[0, 0, 0] == (1 if own else 7)
 
 
 @pytest.mark.parametrize("own", [None, [dict(type="Mine")]])
