@@ -104,9 +104,10 @@ class NamedOutputs(nn.Module):
         try:
             return self(images)
         except Exception as error:
+            reason = type(error).__name__, str(error)
             what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
             raise ExportError(
-                f"{what} images of shape {tuple(images.shape)} ({type(error).__name__}: {error}): no graph of it can "
+                f"{what} images of shape {tuple(images.shape)} ({': '.join(filter(None, reason))}): no graph of it can "
                 f"be made.{self.remedy}"
             ) from error
 
