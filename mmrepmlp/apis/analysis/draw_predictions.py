@@ -45,11 +45,11 @@ def draw_predictions(
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         visualizer = VISUALIZERS.build({**cfg.visualizer, "name": str(out), "vis_backends": None})
-    visualizer.dataset_meta = dataset.metainfo
-    rows = []
-    for index in range(min(images, len(dataset))):
-        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
-        rows.append(draw_row(visualizer, sample.cpu(), score))
+        visualizer.dataset_meta = dataset.metainfo
+        rows = []
+        for index in range(min(images, len(dataset))):
+            (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+            rows.append(draw_row(visualizer, sample.cpu(), score))
     with atomic_write(out) as temporary:
         temporary.write_bytes(cv2.imencode(".png", stack([draw_titles(rows[0]), *rows], 0))[1].tobytes())
 
