@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from traceback import walk_tb
 from types import FrameType
+from urllib.error import URLError
 
 from mmengine.config import DictAction
 
@@ -103,6 +104,8 @@ def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def explain(error: BaseException) -> str | None:
     """What to report of an error that is expected; None for any other."""
+    if isinstance(error, URLError):
+        return f"A download failed: {error.reason}. Put the file where the config expects it, or mend the connection."
     if isinstance(error, (MMRepMLPError, OSError, ImportError)):
         return str(error)
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]

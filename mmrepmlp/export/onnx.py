@@ -104,9 +104,10 @@ class NamedOutputs(nn.Module):
         try:
             return self(images)
         except Exception as error:
+            reason = type(error).__name__, str(error)
             what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
             raise ExportError(
-                f"{what} images of shape {tuple(images.shape)} ({type(error).__name__}: {error}): no graph of it can "
+                f"{what} images of shape {tuple(images.shape)} ({': '.join(filter(None, reason))}): no graph of it can "
                 f"be made.{self.remedy}"
             ) from error
 
@@ -222,9 +223,10 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: S
             node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
         onnx.save(convert_opset(program.model_proto, opset), str(file))
     except Exception as error:
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if "ranges" in reason else ""
         raise ExportError(
-            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{network.remedy}"
+            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
         ) from error
 
 

@@ -2,6 +2,7 @@
 import os
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -43,6 +44,7 @@ def raise_(error):
         (lambda config: check_overwrite(__file__, overwrite=False), "already exists"),
         (lambda config: Path("/nowhere/at/all").read_text(), "No such file"),
         (lambda config: __import__("no_such_package"), "No module named 'no_such_package'"),
+        (lambda config: urlopen("file:///nowhere"), "A download failed: [Errno 2]"),
         (lambda config: RepMLPNet("X"), "arch='X'"),
         # MMEngine's registry raises a ValueError of its own around ours.
         (lambda config: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),

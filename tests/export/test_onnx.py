@@ -169,3 +169,17 @@ def test_torch_export_records_the_deploy_form(backbone):
     program = torch.export.export(deployed, (images,))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(images)[0], deployed(images)[0], rtol=1e-5, atol=1e-5)
+
+
+class OneByOne(nn.Conv2d):
+    def forward(self, images):
+        return torch.stack([super(OneByOne, self).forward(image) for image in images])
+
+
+@pytest.mark.slow
+def test_networks_for_one_number_of_images(tmp_path):
+    network = OneByOne(3, 2, 1).eval()
+    with pytest.raises(ExportError, match=r"cannot be recorded.*symbolic \(--dynamic, without values"):
+        export_onnx(network, tmp_path / "network.onnx", size=(8, 8))
+    export_onnx(network, tmp_path / "network.onnx", size=(8, 8), dynamic=())
+    assert_same(tmp_path / "network.onnx", lambda x: [network(x)], (1, 3, 8, 8))

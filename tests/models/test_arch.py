@@ -29,6 +29,7 @@ def test_names_of_architectures(names):
         (dict(img_size="64"), "img_size='64': expected a positive int or a pair"),
         (dict(image_size=224), r"no argument image_size \(img_size.*\?\): expected some of arch, img_size"),
         (dict(window=7, deploi=True), r"no argument deploi \(deploy\?\), window: expected"),
+        (dict(pretrained="torchvision://resnet50"), r"no argument pretrained: .* set model\.pretrained=None"),
         (dict(norm_cfg=dict(type="BatchNrom")), r"norm_cfg=.*BatchNrom.* builds no norm: .*dict\(type='BN'\)"),
         (dict(norm_cfg=dict(type="BN", epsilon=1)), r"norm_cfg=.* builds no norm: .*epsilon"),
         (dict(norm_cfg=None), r"norm_cfg=None builds no norm"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw predictions of a segmentor or detector: image, ground truth and prediction side by side."""
 
+import inspect
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
+from torch import Tensor
 
 from mmrepmlp.apis.config import read_config, require
 from mmrepmlp.apis.model import build_model
@@ -43,11 +45,11 @@ def draw_predictions(
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         visualizer = VISUALIZERS.build({**cfg.visualizer, "name": str(out), "vis_backends": None})
-    visualizer.dataset_meta = dataset.metainfo
-    rows = []
-    for index in range(min(images, len(dataset))):
-        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
-        rows.append(draw_row(visualizer, sample.cpu(), score))
+        visualizer.dataset_meta = dataset.metainfo
+        rows = []
+        for index in range(min(images, len(dataset))):
+            (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+            rows.append(draw_row(visualizer, sample.cpu(), score))
     with atomic_write(out) as temporary:
         temporary.write_bytes(cv2.imencode(".png", stack([draw_titles(rows[0]), *rows], 0))[1].tobytes())
 
@@ -56,14 +58,16 @@ def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> n
     """Image, ground truth and prediction of a sample side by side, BGR.
 
     Raises:
-        ValueError: The sample holds neither a class map nor objects.
+        ValueError: The sample holds neither a map nor objects.
     """
-    if not {"pred_sem_seg", "pred_instances"} & set(sample.keys()):
+    if not {"pred_sem_seg", "pred_panoptic_seg", "pred_instances"} & set(sample.keys()):
         raise ValueError(f"The model predicts {', '.join(sample.keys())}: expected a segmentor or detector.")
     image = mmcv.imread(sample.img_path, channel_order="rgb")
     factor = max(1, round(PANEL_WIDTH / image.shape[1]))
     image, sample = enlarge(image, sample, factor)
-    options = dict(pred_score_thr=score) if "pred_instances" in sample else dict(with_labels=False)
+    options = dict(with_labels=False, pred_score_thr=score)
+    known = inspect.signature(visualizer.add_datasample).parameters
+    options = {name: value for name, value in options.items() if name in known}
     panels = [image]
     for truth in (True, False):
         visualizer.add_datasample("", image, sample, draw_gt=truth, draw_pred=not truth, **options)
@@ -74,15 +78,21 @@ def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> n
 def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
     """Enlarge an image and its annotations and predictions by an integer factor."""
     sample = sample.clone()
-    for name in ("gt_sem_seg", "pred_sem_seg"):
-        if name in sample:
-            data = sample.get(name).data.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-            sample.set_field(type(sample.get(name))(data=data), name)
-    for name in ("gt_instances", "pred_instances"):
-        if name in sample:
-            boxes = sample.get(name).bboxes
-            sample.get(name).bboxes = getattr(boxes, "tensor", boxes) * factor
+    for name, part in sample.items():
+        if isinstance(part, PixelData):
+            sample.set_field(PixelData(**{key: enlarge_maps(maps, factor) for key, maps in part.items()}), name)
+        elif isinstance(part, InstanceData):
+            if "bboxes" in part:
+                part.bboxes = getattr(part.bboxes, "tensor", part.bboxes) * factor
+            if "masks" in part:
+                masks = part.masks.to_ndarray() if hasattr(part.masks, "to_ndarray") else part.masks
+                part.masks = enlarge_maps(torch.as_tensor(masks), factor)
     return image.repeat(factor, 0).repeat(factor, 1), sample
+
+
+def enlarge_maps(maps: Tensor, factor: int) -> Tensor:
+    """Enlarge maps, shape (..., H, W), by an integer factor."""
+    return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def draw_titles(row: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,21 @@ def compare_predictions(before: Sequence[dict], after: Sequence[dict], cfg: Conf
         return compare_class_maps(before, after, ignore, class_names(cfg))
     if "pred_instances" in before[0]:
         return compare_detections(before, after, coco_evaluator(cfg), class_names(cfg))
+    if all(isinstance(task, Mapping) for task in before[0].values()):
+        return compare_tasks(before, after, cfg)
     raise ValueError(
         f"The predictions hold {', '.join(before[0])}: expected those of a classifier, segmentor or detector."
     )
+
+
+def compare_tasks(before: Sequence[dict], after: Sequence[dict], cfg: Config) -> Agreement:
+    """Compare the predictions of several classifiers of the same images, by the names of their tasks."""
+    metrics, same, total = {}, 0, 0
+    for task in before[0]:
+        agreement = compare_predictions(*([sample[task] for sample in samples] for samples in (before, after)), cfg)
+        metrics |= {f"{task}: {name}": values for name, values in agreement.metrics.items()}
+        same, total = same + agreement.same, total + agreement.total
+    return Agreement(metrics, same, total, "predictions")
 
 
 def image_of(sample: dict) -> list[object]:

@@ -11,7 +11,7 @@ from mmrepmlp.apis.config import load_config, require
 from .checks import check_config
 from .distributed import disable_fsdp
 from .runner import build_runner
-from .tta import apply_tta
+from .tta import apply_tta, merge_explained
 
 
 class DumpPredictions(DumpResults):
@@ -51,6 +51,7 @@ def evaluate(
     Raises:
         ValueError: The config sets nothing to test, a head does not fit the backbone, or no checkpoint is given.
         FileNotFoundError: A data set does not exist.
+        MMRepMLPError: With ``tta``, the predictions of the model cannot be merged.
     """
     if out and not str(out).endswith((".pkl", ".pickle")):
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
@@ -68,4 +69,5 @@ def evaluate(
     runner = build_runner(cfg)
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
-    return runner.test()
+    with merge_explained():
+        return runner.test()

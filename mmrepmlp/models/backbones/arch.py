@@ -12,6 +12,11 @@ ARCHITECTURES = {
     ("l", "large"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 32, 256]),
 }
 KEYS = ("channels", "depths", "sharesets_nums")
+# Arguments of other backbones that the frameworks hand on, and what to set instead.
+INSTEAD = {
+    "pretrained": "Segmentors and detectors hand model.pretrained, the weights of another backbone, on to it: set "
+    "model.pretrained=None, and init_cfg=dict(type='Pretrained', checkpoint=...) for weights of this one.",
+}
 
 
 def check_arguments(network: type, unknown: Mapping[str, object]) -> None:
@@ -25,9 +30,9 @@ def check_arguments(network: type, unknown: Mapping[str, object]) -> None:
     known = [name for name in inspect.signature(network).parameters if name != "unknown"]
     alike = [f"{name} ({', '.join(matches)}?)" for name in unknown if (matches := get_close_matches(name, known))]
     others = [name for name in unknown if not get_close_matches(name, known)]
-    raise ValueError(
-        f"{network.__name__} has no argument {', '.join(alike + others)}: expected some of {', '.join(known)}."
-    )
+    advice = [INSTEAD[name] for name in unknown if name in INSTEAD]
+    message = f"{network.__name__} has no argument {', '.join(alike + others)}: expected some of {', '.join(known)}."
+    raise ValueError(" ".join([message, *advice]))
 
 
 def resolve_arch(arch: str | dict) -> dict[str, list[int]]:

@@ -45,6 +45,20 @@ def test_images_with_several_labels():
     assert compare_predictions(known, samples(scores), Config()).metrics == {"mAP": (100.0, 100.0)}
 
 
+def test_several_tasks():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+
+    def samples(values):
+        digit = [dict(img_path=str(i), pred_score=v, gt_label=torch.tensor([0])) for i, v in enumerate(values)]
+        return [dict(digit=a, even=dict(img_path=a["img_path"], pred_score=v)) for a, v in zip(digit, scores)]
+
+    agreement = compare_predictions(samples(scores), samples(1 - scores), Config())
+    assert (agreement.same, agreement.total, agreement.unit) == (3, 6, "predictions")
+    assert agreement.metrics == {"digit: top-1 accuracy": pytest.approx((200 / 3, 100 / 3))}
+    with pytest.raises(ValueError, match="different images"):
+        compare_predictions(samples(scores), samples(scores.flip(0))[::-1], Config())
+
+
 def test_panoptic_segmentations():
     def samples(*maps):
         return [dict(img_path=str(i), pred_panoptic_seg=dict(sem_seg=m), pred_instances={}) for i, m in enumerate(maps)]

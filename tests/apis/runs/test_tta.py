@@ -5,10 +5,13 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 
 from mmrepmlp.apis import evaluate
-from mmrepmlp.apis.model import build_model
-from mmrepmlp.apis.runs.tta import apply_tta
+from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.model import build_model, build_untrained
+from mmrepmlp.apis.runs.runner import build_runner
+from mmrepmlp.apis.runs.tta import apply_tta, merge_explained
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import CONFIG
@@ -45,6 +48,19 @@ def test_a_config_may_bring_its_own():
     del cfg._cfg_dict["tta_model"]
     with pytest.raises(MMRepMLPError, match="default_scope=None has no usual model.*tta_model and tta_pipeline"):
         apply_tta(cfg)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_images_are_normalized_as_without_augmentation(tmp_path, own):
+    cfg = load_config(CONFIG, work_dir=str(tmp_path))
+    cfg.data_preprocessor.mean = [7.0] * 3
+    if own:
+        cfg.model.data_preprocessor = dict(type="ClsDataPreprocessor", mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+    expected = build_untrained(cfg).data_preprocessor
+    apply_tta(cfg)
+    preprocessor = build_runner(cfg).model.module.data_preprocessor
+    assert torch.equal(preprocessor.mean, expected.mean) and torch.equal(preprocessor.std, expected.std)
+    assert preprocessor.mean[0, 0, 0] == (1 if own else 7)
 
 
 @pytest.mark.parametrize("own", [None, [dict(type="Mine")]])
@@ -96,3 +112,18 @@ def test_segmentors_and_detectors(short_run, tmp_path):
     metrics = evaluate(short_run.config, short_run.checkpoint, str(tmp_path), tta=True)
     plain = evaluate(short_run.config, short_run.checkpoint, str(tmp_path / "plain"))
     assert metrics.keys() == plain.keys()
+
+
+def test_predictions_that_cannot_be_merged_are_explained():
+    from mmdet.models import DetTTAModel
+    from mmdet.structures import DetDataSample
+
+    masks = InstanceData(bboxes=torch.rand(2, 4), masks=torch.rand(2, 8, 8) > 0.5)
+    samples = [DetDataSample(pred_instances=masks) for _ in range(2)]
+    module = torch.nn.Identity()
+    module.test_step = None
+    message = "DetTTAModel cannot merge .*AssertionError: TTA of instance.*omit --tta"
+    with pytest.raises(MMRepMLPError, match=message), merge_explained():
+        DetTTAModel(module=module).merge_preds([samples])
+    with pytest.raises(AssertionError, match="mine"), merge_explained():
+        raise AssertionError("mine")
