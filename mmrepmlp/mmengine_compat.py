@@ -12,8 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from .checkpoint import load_for_mmengine, load_from_url
-
-HISTORY_STATISTICS = ("min", "max", "current", "mean")
+from .checkpoint.plain_data import HISTORY_STATISTICS
 
 
 class Effect(NamedTuple):

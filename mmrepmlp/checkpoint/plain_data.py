@@ -96,10 +96,11 @@ class PlainClass(NamedTuple):
         return self.kind()
 
 
+HISTORY_STATISTICS = ("min", "max", "current", "mean")
 # Functions that MMEngine stores, by the stand-in of the class that they belong to.
 ONE_CYCLE = f"{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}"
 FUNCTIONS = (
-    (PlainHistory, HistoryBuffer, ("min", "max", "current", "mean")),
+    (PlainHistory, HistoryBuffer, HISTORY_STATISTICS),
     (ONE_CYCLE, OneCycleParamScheduler, ("_annealing_cos", "_annealing_linear")),
 )
 
