@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping
+
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .distributed import setup_distributed
+
+# Hooks added to those of a config, with the reason.
+CHECKS = {
+    "CheckWeightsHook": "a checkpoint without weights stops the run; check_weights=False in the config turns it off.",
+}
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -11,9 +18,19 @@ def build_runner(cfg: Config) -> Runner:
     setup_distributed(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     if cfg.get("check_weights", True):
-        runner.register_hook(dict(type="mmrepmlp.CheckWeightsHook"))
-        runner.logger.info(
-            "CheckWeightsHook is added: a checkpoint without weights stops the run; check_weights=False in the config "
-            "turns it off."
-        )
+        add_hooks(runner, CHECKS)
     return runner
+
+
+def add_hooks(runner: Runner, reasons: Mapping[str, str]) -> None:
+    """Add hooks of this package that a run does not have yet, and log why.
+
+    Args:
+        runner: The runner.
+        reasons: What each hook is for, by the name of its class.
+    """
+    present = {type(hook).__name__ for hook in runner.hooks}
+    for hook, reason in reasons.items():
+        if hook not in present:
+            runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
+            runner.logger.info(f"{hook} is added: {reason}")

@@ -11,7 +11,7 @@ from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
 from .resume import make_resumable, resume_from
-from .runner import build_runner
+from .runner import add_hooks, build_runner
 
 # Hooks added to those of the config, with the reason.
 CHECKS = {
@@ -74,13 +74,10 @@ def train(
     if resume:
         resume_from(cfg, resume)
     runner = build_runner(cfg)
-    checks = CHECKS if cfg.get("check_annotations", True) else {}
-    present = {type(hook).__name__ for hook in runner.hooks}
-    for hook, reason in {**checks, **HOOKS}.items():
-        if hook not in present:
-            runner.register_hook(dict(type=f"mmrepmlp.{hook}"))
-            changes.append(f"{hook} is added: {reason}")
     for change in changes:
         runner.logger.info(change)
+    if cfg.get("check_annotations", True):
+        add_hooks(runner, CHECKS)
+    add_hooks(runner, HOOKS)
     runner.train()
     return runner
