@@ -7,20 +7,23 @@
 # make test       the whole test suite, one test at a time: some measure, or kill what they started
 # make test-fast  what is not marked slow, on all cores
 # make lint       format and lint checks
-# Overrides: VENV=.venv PYTHON=python3 TORCH=x.y.z
+# Overrides: PYTHON=python3 TORCH=x.y.z VENV=.venv
+# STACK=onedl takes the packages that OneDL maintains instead of OpenMMLab's; its environment is .venv-onedl
 SHELL := /bin/bash
-VENV ?= .venv
+STACK ?= openmmlab
+OTHER := $(if $(filter-out openmmlab,$(STACK)),-$(STACK))
+VENV ?= .venv$(OTHER)
 PYTHON ?= python3
 TORCH ?=
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
+STAMP := $(VENV)/.installed$(OTHER)$(if $(TORCH),-torch-$(TORCH))
 
 .PHONY: env demo demo-seg demo-det demo-int8 test test-fast lint clean
 env: $(STAMP)
 
-$(STAMP): setup.py tools/setup_env.sh $(wildcard requirements/*.txt)
+$(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirements/*.txt)
 	@rm -f $(VENV)/.installed*
-	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' tools/setup_env.sh
+	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' STACK='$(STACK)' tools/setup_env.sh
 	@touch $@
 
 demo: $(STAMP)
@@ -43,4 +46,4 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) work_dirs data build *.egg-info
+	rm -rf .venv .venv-onedl $(VENV) work_dirs data build *.egg-info

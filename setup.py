@@ -11,11 +11,19 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read_text())[1]
 
+# OpenMMLab's packages and the onedl ones have the same import names: an environment has either. Neither is required by
+# the core, which would pull one of them over the other, or mmcv over mmcv-lite.
+OPENMMLAB = ["mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3"]
+ONEDL = ["onedl-mmengine>=0.10.12,<1", "onedl-mmcv>=2.3.6,<3"]
 EXTRAS = {
-    "cls": ["mmpretrain>=1.2.0,<2", "torchvision"],
-    # mmseg imports ftfy and regex without declaring them; mmseg and mmdet reject mmcv 2.2.
-    "seg": ["mmsegmentation>=1.2.0,<2", "mmcv<2.2.0", "ftfy", "regex"],
-    "det": ["mmdet>=3.3.0,<4", "mmcv<2.2.0", "pycocotools"],
+    "cls": [*OPENMMLAB, "mmpretrain>=1.2.0,<2", "torchvision"],
+    # mmseg imports ftfy and regex without declaring them; these mmseg and mmdet reject mmcv 2.2.
+    "seg": [*OPENMMLAB, "mmsegmentation>=1.2.0,<2", "mmcv<2.2.0", "ftfy", "regex"],
+    "det": [*OPENMMLAB, "mmdet>=3.3.0,<4", "mmcv<2.2.0", "pycocotools"],
+    "onedl-cls": [*ONEDL, "onedl-mmpretrain>=1.3.6,<2", "torchvision"],
+    "onedl-seg": [*ONEDL, "onedl-mmsegmentation>=1.4.2,<2"],
+    # onedl-mmdetection imports imgaug without declaring it.
+    "onedl-det": [*ONEDL, "onedl-mmdetection>=3.5.1,<4", "imgaug>=0.4"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
     "dev": [
         "pytest>=8",
@@ -59,7 +67,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mmrepmlp", "mmrepmlp.*"]),
     python_requires=">=3.10",
-    install_requires=["torch>=2.4", "mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3", "safetensors>=0.4"],
+    install_requires=["torch>=2.4", "safetensors>=0.4", "rich>=13"],
     extras_require=EXTRAS,
     classifiers=[
         "Development Status :: 4 - Beta",

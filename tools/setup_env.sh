@@ -7,6 +7,7 @@
 #                                   ranges of setup.py, instead of those pinned in requirements/
 #
 # Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
+# STACK (openmmlab; or onedl, for the packages that OneDL maintains under the same import names),
 # XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are cached in its mmrepmlp/ folder.
 # Safe to interrupt and run again: a compiled mmcv is kept, an unfinished environment is recreated.
 set -euo pipefail
@@ -15,12 +16,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV-.venv}
 PYTHON=${PYTHON:-python3}
 TORCH=${TORCH:-}
+STACK=${STACK:-openmmlab}
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmrepmlp
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 pip_install() { "$PYTHON" -m pip install --progress-bar off "$@" \
   | sed -unE 's/^(Processing|  Downloading) ([^ ]*\/)?([^ ]+).*/    \3/p; /^(Successfully|Installing)/p' | cut -c1-160; }
+
+check_stack() {
+  MMCV=$(sed -nE 's/^((onedl-)?mmcv==.*)/\1/p' "requirements/$STACK.txt" 2>/dev/null) && [ -n "$MMCV" ] \
+    || die "STACK is '$STACK'; expected openmmlab or onedl"
+}
+
+# OpenMMLab's packages and OneDL's write to the same folders: one over the other is neither.
+check_other_stack() {
+  local other='onedl-mm(cv|engine|pretrain|segmentation|detection)' found
+  [ "$STACK" = openmmlab ] || other='mm(cv|engine|pretrain|segmentation|det)'
+  found=$("$PYTHON" -m pip list --format freeze | sed -nE "s/^(($other|mmcv-lite)==.*)/\\1/p" | paste -sd ' ')
+  [ -z "$found" ] || die "the environment has $found, and STACK is $STACK. Set STACK to match, uninstall these, or choose another VENV"
+}
 
 check_machine() {
   command -v "$PYTHON" >/dev/null || die "'$PYTHON' not found. Install Python 3.10 or newer, or set its path: make PYTHON=/path/to/python3"
@@ -59,72 +74,19 @@ install_torch() {
   fi
 }
 
-# Everything that an mmcv binary depends on; a cached wheel is reused only if every line is the same.
-mmcv_key() {
-  "$PYTHON" - "$1" <<'PY'
-import os, platform, subprocess, sys, sysconfig
-import torch
-from torch.utils.cpp_extension import CUDA_HOME
-
-cxx = os.environ.get("CXX", "g++")
-print("mmcv", sys.argv[1])
-print("python", sysconfig.get_config_var("SOABI"), sysconfig.get_platform(), *platform.libc_ver())
-print("torch", torch.__version__, "cxx11abi", torch.compiled_with_cxx11_abi())
-print("compiler", subprocess.check_output([cxx, "--version"], text=True).splitlines()[0])
-print("cuda", torch.version.cuda if torch.cuda.is_available() else None, CUDA_HOME)
-for name in ("CFLAGS", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "MMCV_CUDA_ARGS"):
-    print(name, os.environ.get(name, ""))
-if torch.cuda.is_available():
-    print("gpu", torch.cuda.get_device_capability())
-PY
-}
-
-build_mmcv() {  # build_mmcv VERSION FOLDER: write the wheel to FOLDER
-  mkdir -p "$CACHE"
-  find "$CACHE" -maxdepth 1 -name 'build.*' -mtime +0 -exec rm -rf {} +  # leftovers of killed builds
-  build=$(mktemp -d "$CACHE/build.XXXXXX")  # global: the trap runs after this function
-  trap 'rm -rf "$build"' EXIT
-  # pip's own cache ignores the torch version: it could return a wheel compiled against another one.
-  (
-    cd "$build"
-    "$PYTHON" -m pip download -q --no-deps --no-binary mmcv --no-build-isolation --no-cache-dir "mmcv==$1"
-    tar xzf "mmcv-$1.tar.gz"
-    if grep -q 202002L "$("$PYTHON" -c 'import torch; print(torch.__path__[0])')/include/ATen/ATen.h"; then
-      sed -i 's/std=c++17/std=c++20/' "mmcv-$1/setup.py"  # this torch's headers need C++20
-    fi
-    : >build.log
-    "$PYTHON" -m pip wheel -v --no-deps --no-build-isolation --no-cache-dir -w wheel "./mmcv-$1" >build.log 2>&1 &
-    local pid=$!
-    trap 'kill $pid 2>/dev/null' EXIT
-    tail -f --pid=$pid -n +1 build.log | sed -unE 's|^ *\[([0-9]+/[0-9]+)\] .* -o [^ ]*/([^/ ]+)\.o .*|    mmcv \1  \2|p'
-    trap - EXIT
-    wait $pid || { tail -n 40 build.log >&2; die "mmcv $1 did not compile; the end of its log is above"; }
-  )
-  rm -rf "$2"
-  mv "$build/wheel" "$2"
-}
-
 install_mmcv() {
-  local version key folder
-  version=$(sed -n 's/^mmcv==//p' requirements/reference.txt)
-  key=$(mmcv_key "$version")
-  folder=$CACHE/mmcv-$version-$(printf '%s' "$key" | sha256sum | cut -c1-16)
-  if [ -e "$folder"/*.whl ]; then
-    say "mmcv $version: using the compiled wheel in $folder"
-  else
-    say "mmcv $version: compiling for this torch (once; about 8 minutes on 2 cores)"
-    build_mmcv "$version" "$folder"
-    printf '%s\n' "$key" >"$folder/built-for.txt"
-  fi
-  pip_install --no-deps --force-reinstall "$folder"/*.whl
+  say "$MMCV"
+  local wheel
+  wheel=$("$PYTHON" tools/build_mmcv.py "$MMCV" --cache "$CACHE") || exit 1
+  pip_install --no-deps --force-reinstall "$wheel"
 }
 
 install_packages() {
-  say "OpenMMLab, test tools and mmrepmlp itself"
-  local pins=(-r requirements/reference.txt)
-  [ -n "$VENV" ] || pins=("$(grep '^mmcv==' requirements/reference.txt)")
-  pip_install "${pins[@]}" -r requirements/build.txt "torch==$(installed_torch)" --no-build-isolation \
-    -e '.[cls,seg,det,dev]'
+  say "the packages of $STACK, test tools and mmrepmlp itself"
+  local pins=(-r requirements/reference.txt -r "requirements/$STACK.txt") extras=cls,seg,det
+  [ -n "$VENV" ] || pins=("$MMCV")
+  [ "$STACK" = openmmlab ] || extras=$STACK-cls,$STACK-seg,$STACK-det
+  pip_install "${pins[@]}" -r requirements/build.txt "torch==$(installed_torch)" -e ".[$extras,dev]"
 }
 
 check_install() {
@@ -136,8 +98,10 @@ check_install() {
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export CFLAGS=${CFLAGS--g0 -O1}  # a third less build time, and a wheel of 1 MB instead of 32
+check_stack
 check_machine
 [ -z "$VENV" ] || create_venv
+check_other_stack
 install_torch
 install_mmcv
 install_packages
