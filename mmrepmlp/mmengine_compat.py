@@ -11,7 +11,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from .checkpoint import load_for_mmengine, load_from_url
+from .checkpoint import LOADERS
 from .checkpoint.plain_data import HISTORY_STATISTICS
 
 
@@ -40,12 +40,11 @@ def history_statistic(owner: type, name: str) -> object:
     raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is refused: it may run code.")
 
 
-def read_files_safely() -> None:
-    CheckpointLoader.register_scheme("", load_for_mmengine, force=True)
-
-
-def read_urls_safely() -> None:
-    CheckpointLoader.register_scheme(("http://", "https://"), load_from_url, force=True)
+def read_checkpoints_safely() -> None:
+    for pattern, loader in LOADERS.items():
+        registered = CheckpointLoader._schemes.get(pattern)
+        if registered is None or registered.__module__ == CheckpointLoader.__module__:  # not somebody's own
+            CheckpointLoader.register_scheme(pattern, loader, force=True)
 
 
 def trust_plain_data() -> None:
@@ -75,15 +74,11 @@ def name_package() -> None:
 
 EFFECTS = [
     Effect(
-        "MMEngine's loader of local checkpoints",
-        "With torch < 2.6 it executes code that a file may contain, and its errors do not explain damaged files. With "
-        "ours, load_from, --resume and init_cfg=dict(type='Pretrained') behave alike and read safetensors as well.",
-        read_files_safely,
-    ),
-    Effect(
-        "MMEngine's loader of http:// and https:// checkpoints",
-        "It unpickles downloads with torch's default, weights_only=False before 2.6, and so executes untrusted code.",
-        read_urls_safely,
+        "MMEngine's loaders of checkpoints: local, http(s), torchvision://, open-mmlab://, mmcls://, s3://, pavi://",
+        "They execute code that a file may contain: by default on torch < 2.6, with onedl-mmengine once the safe way "
+        "fails. With ours, load_from, --resume and init_cfg=dict(type='Pretrained') behave alike, damaged files are "
+        "explained, and safetensors are read.",
+        read_checkpoints_safely,
     ),
     Effect(
         "torch's list of types that are safe to load",
