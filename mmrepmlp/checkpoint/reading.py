@@ -4,6 +4,7 @@
 import io
 import os
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,15 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         elif allow_unsafe:
             print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
             content = torch.load(path, map_location=map_location, weights_only=False)
+        elif tarfile.is_tarfile(path):  # torch < 2.6 would execute code in it, weights_only or not
+            raise CheckpointError(
+                f"{path} has torch's first format, tar, which cannot be read safely. If you trust its author, "
+                "convert it with tools/reparameterize.py --allow-unsafe."
+            )
         else:
             with trust_plain_data():
                 content = to_plain(torch.load(path, map_location=map_location, weights_only=True))
-    except PermissionError:
+    except (PermissionError, CheckpointError):
         raise
     except Exception as error:  # of whatever the bytes made the readers do
         if allow_unsafe and isinstance(error, (ModuleNotFoundError, AttributeError)):

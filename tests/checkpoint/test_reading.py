@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -25,6 +27,19 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, zipped):
     assert not proof.exists()
     load_from_local(path, allow_unsafe=True)
     assert proof.exists()
+
+
+def test_archives_of_the_first_torch_are_not_read(tmp_path):
+    path, proof = tmp_path / "checkpoint.pth", tmp_path / "proof"
+    (tmp_path / "member").write_bytes(pickle.dumps(CreatesAFile(proof), 2))
+    with tarfile.open(path, "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.add(tmp_path / "member", name)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pth has .*tar, which cannot be read safely.*--allow-unsafe"
+    ):
+        load_from_local(path)
+    assert not proof.exists()
 
 
 def test_objects_of_a_package_that_is_not_there(tmp_path):
