@@ -6,20 +6,13 @@ resume its own checkpoints on current torch, without running code that a checkpo
 lists every such effect.
 """
 
-import mmcv
-import mmengine
-from mmengine.utils import digit_version
+from .frameworks import check_frameworks
 
-from . import mmengine_compat, registry
-from .reparam import switch_to_deploy
-from .version import __version__
+check_frameworks()  # before whatever imports them
 
-for package, lowest, below in ((mmengine, "0.10.4", "1.0.0"), (mmcv, "2.0.0", "3.0.0")):
-    if not digit_version(lowest) <= digit_version(package.__version__) < digit_version(below):
-        raise ImportError(
-            f"{package.__name__} {package.__version__} is installed; mmrepmlp works with {lowest} up to, but not "
-            f"including, {below}."
-        )
+from . import mmengine_compat, registry  # noqa: E402
+from .reparam import switch_to_deploy  # noqa: E402
+from .version import __version__  # noqa: E402
 
 mmengine_compat.install()
 

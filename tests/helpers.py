@@ -2,6 +2,7 @@
 """What several test modules share: random networks, error measures, and the block once more, written out naively."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,16 @@ from mmrepmlp.apis.benchmarks.measure import BenchmarkReport
 from mmrepmlp.models import RepMLPBlock
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+
+
+class CreatesAFile:
+    """Unpickling this runs a command."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
 
 
 def randomize(model: nn.Module, generator: torch.Generator, spread: float = 0.5) -> nn.Module:

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
 import sys
@@ -25,9 +30,30 @@ def test_the_algebra_needs_torch_alone():
     assert not {"mmcv", "mmengine", "mmrepmlp"} & modules_after(statement)
 
 
-def test_an_unsuitable_version_is_named():
-    statement = "import mmcv; mmcv.__version__ = '1.7.0'; import mmrepmlp"
+@pytest.mark.parametrize("hidden", [["mmcv"], ["mmengine"], ["mmengine", "mmcv"]], ids="-".join)
+@pytest.mark.parametrize("command", ["import mmrepmlp", "import mmrepmlp.models", "tools/train.py"])
+def test_missing_packages_are_named_with_both_ways_to_install_them(hidden, command):
+    hide = f"import sys; sys.modules.update(dict.fromkeys({hidden}))"
+    if command.startswith("tools"):
+        command = f"import runpy; runpy.run_path({str(ROOT / command)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", f"{hide}\n{command}"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: mmrepmlp needs {' and '.join(hidden)}: pip install 'mmrepmlp[cls]' (or seg, det) installs "
+        "open-mmlab's packages, pip install 'mmrepmlp[onedl-cls]' (or onedl-seg, onedl-det) those that onedl maintains."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("mmcv", "1.7.0"), ("mmcv", "3.0.0"), ("mmengine", "0.9.1"), ("mmengine", "1.0.0")]
+)
+def test_an_unsuitable_version_is_named(name, version):
+    suitable = {
+        "mmcv": "2.0.0 up to, but not including, 3.0.0",
+        "mmengine": "0.10.4 up to, but not including, 1.0.0",
+    }[name]
+    statement = f"import {name}; {name}.__version__ = {version!r}; import mmrepmlp"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: mmcv 1.7.0 is installed; mmrepmlp works with 2.0.0 up to, but not including, 3.0.0."
+        f"ImportError: {name} {version} is installed; mmrepmlp works with {suitable}."
     )

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from .adapt import adapt_state_dict, build_form
 from .names import architecture_of, backbone_part, form_of, to_native_names, to_official_names
-from .reading import CheckpointError, load_for_mmengine, load_from_local, load_from_url
+from .reading import CheckpointError, load_from_local
+from .schemes import LOADERS, load_from_url
 from .unwrap import abbreviate, meta_of, unwrap
 from .validate import check_state_dict, check_values, raise_faults
 from .writing import atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
 
 __all__ = [
+    "LOADERS",
     "CheckpointError",
     "abbreviate",
     "adapt_state_dict",
@@ -19,7 +21,6 @@ __all__ = [
     "check_values",
     "file_hash",
     "form_of",
-    "load_for_mmengine",
     "load_from_local",
     "load_from_url",
     "meta_of",

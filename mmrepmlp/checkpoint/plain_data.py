@@ -7,6 +7,7 @@ what such objects really write, and nothing else; :func:`to_plain` replaces them
 """
 
 import argparse
+import codecs
 import contextlib
 import datetime
 import decimal
@@ -18,12 +19,14 @@ import types
 import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.utils import digit_version
 from torch import Tensor
 
 SCALAR = np.float64(0).__reduce__()[0]
@@ -96,6 +99,7 @@ class PlainClass(NamedTuple):
         return self.kind()
 
 
+TAKES_NAMES = digit_version(torch.__version__) >= digit_version("2.6")  # in torch's list of what is safe
 HISTORY_STATISTICS = ("min", "max", "current", "mean")
 # Functions that MMEngine stores, by the stand-in of the class that they belong to.
 ONE_CYCLE = f"{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}"
@@ -150,6 +154,9 @@ PLAIN = {
     "builtins.range": plain_range,
     "builtins.Ellipsis": ...,
     "builtins.getattr": plain_function,
+    # Newer torch has these two by itself.
+    "builtins.set": set,
+    "_codecs.encode": codecs.encode,
     # torch fills in ordinary dicts and lists only.
     "collections.defaultdict": lambda *factory: {},
     "collections.deque": lambda items=(), length=None: list(items),
@@ -175,6 +182,11 @@ def trust_plain_data() -> Iterator[None]:
     """Let torch's safe unpickler read plain data, besides what it reads otherwise."""
     before = torch.serialization.get_safe_globals()
     others = [entry for entry in before if name_of(entry) not in PLAIN]
+    if not TAKES_NAMES:
+        trusted = {**{name_of(entry): entry for entry in others}, **PLAIN}
+        with mock.patch("torch._weights_only_unpickler._get_user_allowed_globals", lambda: trusted):
+            yield
+        return
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([*others, *((stand_in, name) for name, stand_in in PLAIN.items())])
     try:

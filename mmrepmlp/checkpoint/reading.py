@@ -2,27 +2,21 @@
 """Read checkpoint files of torch.save or safetensors without executing code that they may contain."""
 
 import io
-import logging
 import os
 import re
-import traceback
+import tarfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import mmengine
 import torch
-from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import _load_checkpoint_with_prefix
 from safetensors import safe_open
 
 from mmrepmlp.errors import MMRepMLPError
 
 from .plain_data import to_plain, trust_plain_data
-from .unwrap import unwrap
 
 
 class CheckpointError(MMRepMLPError):
@@ -57,10 +51,15 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         elif allow_unsafe:
             print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
             content = torch.load(path, map_location=map_location, weights_only=False)
+        elif tarfile.is_tarfile(path):  # torch < 2.6 would execute code in it, weights_only or not
+            raise CheckpointError(
+                f"{path} has torch's first format, tar, which cannot be read safely. If you trust its author, "
+                "convert it with tools/reparameterize.py --allow-unsafe."
+            )
         else:
             with trust_plain_data():
                 content = to_plain(torch.load(path, map_location=map_location, weights_only=True))
-    except PermissionError:
+    except (PermissionError, CheckpointError):
         raise
     except Exception as error:  # of whatever the bytes made the readers do
         if allow_unsafe and isinstance(error, (ModuleNotFoundError, AttributeError)):
@@ -87,41 +86,6 @@ def check_device(path: Path, map_location: Any) -> Any:
     return map_location
 
 
-def load_for_mmengine(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
-    """Read a checkpoint as :func:`load_from_local` does, and give its weights the name under which MMEngine looks.
-
-    Once this package is imported, MMEngine reads local files with this function, for ``load_from``, ``--resume`` and
-    ``init_cfg=dict(type='Pretrained')`` alike.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file cannot be read, or contains code.
-    """
-    content = load_from_local(filename, map_location)
-    try:
-        state = unwrap(content)
-    except ValueError as error:  # perhaps its reader knows what it is
-        print_log(f"{filename}: {error}", "current", logging.WARNING)
-        if not isinstance(content.get("state_dict", {}), Mapping):
-            del content["state_dict"]  # MMEngine would take it for one
-        return content
-    given = content.get("state_dict", content)
-    prefix = requested_prefix()
-    if prefix and isinstance(given, Mapping) and any(str(name).startswith(prefix) for name in given):
-        return content
-    if isinstance(given, Mapping) and given.keys() == state.keys():
-        given.update(state)  # the same object, since it may have attributes
-    else:
-        content["state_dict"] = state
-    return content
-
-
-def requested_prefix() -> str | None:
-    """The ``prefix`` of the ``init_cfg`` that MMEngine is loading for: it may be one that :func:`unwrap` removes."""
-    callers = (frame for frame, _ in traceback.walk_stack(None))
-    return next((c.f_locals["prefix"] for c in callers if c.f_code is _load_checkpoint_with_prefix.__code__), None)
-
-
 def is_safetensors(path: Path) -> bool:
     """Tell by the name, or by the content: the length of a JSON header, and the header."""
     with path.open("rb") as file:
@@ -142,37 +106,6 @@ def read_safetensors(path: Path, map_location: Any) -> dict:
         return {"meta": mmengine.load(io.StringIO(meta), file_format="json"), "state_dict": state}
     except ValueError:  # text of somebody else
         return {"meta": {}, "state_dict": state}
-
-
-def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
-    """Download a checkpoint, unless it is cached, and read it without executing code that it may contain.
-
-    Once this package is imported, MMEngine reads URLs with this function; its own loader would execute such code.
-
-    Args:
-        filename: URL, http or https.
-        map_location: Device of the tensors. Default: ``"cpu"``.
-        model_dir: Folder for downloads. Default: torch's, ``~/.cache/torch/hub/checkpoints``.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        CheckpointError: The file cannot be downloaded or read.
-    """
-    folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
-    path = folder / Path(urlparse(filename).path).name
-    another_process_downloads = is_distributed() and int(os.environ.get("LOCAL_RANK", 0)) > 0
-    if not path.exists() and not another_process_downloads:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, str(path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{filename} cannot be downloaded: {error}. Download it elsewhere and give its path instead."
-            ) from error
-    barrier()
-    return load_for_mmengine(path, map_location)
 
 
 def explain_failure(path: Path, error: Exception) -> str:

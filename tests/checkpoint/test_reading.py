@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import pickle
+import tarfile
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -14,16 +13,7 @@ from safetensors.torch import save_file
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from tests.conftest import DATA
-
-
-class CreatesAFile:
-    """Unpickling this runs a command."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
+from tests.helpers import CreatesAFile
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -37,6 +27,19 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, zipped):
     assert not proof.exists()
     load_from_local(path, allow_unsafe=True)
     assert proof.exists()
+
+
+def test_archives_of_the_first_torch_are_not_read(tmp_path):
+    path, proof = tmp_path / "checkpoint.pth", tmp_path / "proof"
+    (tmp_path / "member").write_bytes(pickle.dumps(CreatesAFile(proof), 2))
+    with tarfile.open(path, "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.add(tmp_path / "member", name)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pth has .*tar, which cannot be read safely.*--allow-unsafe"
+    ):
+        load_from_local(path)
+    assert not proof.exists()
 
 
 def test_objects_of_a_package_that_is_not_there(tmp_path):
@@ -134,35 +137,3 @@ def test_safetensors_hold_no_optimizer(tmp_path):
     with pytest.raises(ValueError, match="not optimizer.*pth"):
         save_checkpoint({"state_dict": {}, "optimizer": {}}, tmp_path / "checkpoint.safetensors")
     assert not os.listdir(tmp_path)
-
-
-@pytest.fixture
-def served(tmp_path):
-    """A folder and the address under which this machine serves it."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_addresses_are_downloaded_once_and_run_no_code(served, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("LOCAL_RANK", "1")  # left by a launcher; without a process group nobody else downloads
-    folder, address = served
-    weights, proof = {"state_dict": {"weight": torch.arange(3.0)}}, tmp_path / "proof"
-    torch.save(weights, folder / "good.pth")
-    torch.save({**weights, "config": CreatesAFile(proof)}, folder / "bad.pth")
-    for _ in range(2):
-        loaded = CheckpointLoader.load_checkpoint(f"{address}/good.pth", map_location="cpu")
-        assert torch.equal(loaded["state_dict"]["weight"], torch.arange(3.0))
-        (folder / "good.pth").unlink(missing_ok=True)
-    with pytest.raises(CheckpointError, match="refused"):
-        CheckpointLoader.load_checkpoint(f"{address}/bad.pth")
-    assert not proof.exists()
-    with pytest.raises(CheckpointError, match=r"none\.pth cannot be downloaded: .*404.*give its path"):
-        CheckpointLoader.load_checkpoint(f"{address}/none.pth")

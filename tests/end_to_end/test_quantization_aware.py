@@ -7,6 +7,7 @@ import torch
 from mmrepmlp.apis import compare_graphs, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
 from mmrepmlp.apis.deployment.quantize_checkpoint import quantize_checkpoint
+from mmrepmlp.checkpoint import load_from_local
 from tests.fixtures import CONFIG, ROOT, dump_config
 from tests.helpers import render
 
@@ -16,7 +17,7 @@ RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64p
 
 
 def state_of(checkpoint):
-    return torch.load(checkpoint, weights_only=True)["state_dict"]
+    return load_from_local(checkpoint)["state_dict"]
 
 
 def test_trained_for_int8(trained, options, tmp_path):
