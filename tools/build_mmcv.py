@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -72,13 +71,15 @@ def pip(*arguments: str) -> list[str]:
 
 
 def unpack(requirement: str, folder: Path) -> Path:
-    """Download the source of ``name==version`` and unpack it into ``folder``; returns the folder of the source."""
-    name, version = requirement.split("==")
-    subprocess.run(pip("download", "-q", "--no-binary", name, "-d", str(folder), requirement), check=True)
-    stem = f"{name.replace('-', '_')}-{version}"
-    with tarfile.open(folder / f"{stem}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / stem
+    """Download the source of ``name==version`` into ``folder``; returns where it lies unpacked."""
+    folder.mkdir(exist_ok=True)
+    # pip runs setup.py on the way, which fails on Python 3.13 until it is modernized; the source is there all the same.
+    command = [*pip("download", "-q", "--no-binary", requirement.split("==")[0], requirement), "--no-clean"]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
+    sources = [path.parent for path in folder.glob("pip-download-*/*/setup.py")]
+    if not sources:
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout + done.stderr)
+    return sources[0]
 
 
 def modernize(source: Path) -> None:
@@ -154,7 +155,7 @@ def compile_wheel(source: Path, folder: Path) -> Path:
 def build(requirement: str, folder: Path) -> Path:
     """Compile ``name==version`` in ``folder``, merged into a few units where that is possible."""
     if for_cpu_only():
-        source = unpack(requirement, folder)
+        source = unpack(requirement, folder / "merged")
         modernize(source)
         merge(source)
         try:
@@ -162,8 +163,7 @@ def build(requirement: str, folder: Path) -> Path:
         except subprocess.CalledProcessError as error:
             reason = next((line.strip() for line in error.output.splitlines() if "error" in line), "no reason given")
             say(f"The merged files do not compile here ({reason}); compiling them one by one, which takes minutes.")
-            shutil.rmtree(source)
-    source = unpack(requirement, folder)
+    source = unpack(requirement, folder / "plain")
     modernize(source)
     return compile_wheel(source, folder)
 

@@ -2,6 +2,7 @@
 """How the set-up compiles mmcv, tried on small sources in mmcv's layout."""
 
 import importlib.util
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -96,15 +97,7 @@ def compiled(source, monkeypatch):
     attempts, fails = [], set()
 
     def unpack(requirement: str, folder: Path) -> Path:
-        return source.rename(folder / "source") if source.exists() else restore(folder)
-
-    original = {path.relative_to(source): path.read_text() for path in source.rglob("*") if path.is_file()}
-
-    def restore(folder: Path) -> Path:
-        for name, text in original.items():
-            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "source" / name).write_text(text)
-        return folder / "source"
+        return Path(shutil.copytree(source, folder))
 
     def compile_wheel(tree: Path, folder: Path) -> Path:
         kind = "merged" if (tree / build_mmcv.SOURCES / "unit_1.cpp").exists() else "plain"
