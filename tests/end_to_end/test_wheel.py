@@ -7,12 +7,15 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 IGNORED = (".*", "build", "data", "dist", "work_dirs", "*.egg-info", "__pycache__")
+LINES = ("mm", "onedl")
 PROJECT = """
 import sys
 import mmrepmlp
@@ -54,6 +57,26 @@ def test_it_carries_configs_tools_and_index(wheel):
         if path.is_file() and "__pycache__" not in path.parts:
             assert f"mmrepmlp/.mim/{path.relative_to(ROOT)}" in names
     assert not [name for name in names if name.startswith("tests") or name.endswith(".pyc")]
+
+
+def test_no_line_of_openmmlab_is_installed_over_the_other(wheel):
+    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    required = [
+        Requirement(line) for line in message_from_bytes(zipfile.ZipFile(wheel).read(metadata)).get_all("Requires-Dist")
+    ]
+
+    def names(extra: str) -> set[str]:
+        return {need.name for need in required if not need.marker or need.marker.evaluate({"extra": extra})}
+
+    assert names("") == {"torch", "safetensors", "rich"}
+    frameworks = dict(cls="mmpretrain", seg="mmsegmentation")
+    for extra, framework in [*frameworks.items(), ("det", "mmdet")]:
+        found = {name for name in names(extra) if name.startswith(LINES)}
+        assert found == {"mmengine", "mmcv", framework}
+    for extra, framework in [*frameworks.items(), ("det", "mmdetection")]:
+        found = {name for name in names(f"onedl-{extra}") if name.startswith(LINES)}
+        assert found == {"onedl-mmengine", "onedl-mmcv", f"onedl-{framework}"}
+    assert not any(name.startswith(LINES) for extra in ("export", "dev") for name in names(extra))
 
 
 @pytest.mark.slow
