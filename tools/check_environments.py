@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,13 @@ versions = {name: importlib.import_module(name).__version__ for name in ("torch"
 print(json.dumps(versions | {"python": platform.python_version()}))
 """
 # What needs neither compiled operators nor a second framework.
-LITE_TESTS = ("tests/models", "tests/reparam", "tests/checkpoint", "tests/quantization", "tests/test_mmcv_lite.py")
+LITE_TESTS = (
+    "tests/models",
+    "tests/reparam",
+    "tests/checkpoint",
+    "tests/quantization",
+    "tests/end_to_end/test_mmcv_lite.py",
+)
 HEADER = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 # Environments
 
@@ -60,6 +67,13 @@ def set_up(python: str, torch: str, stack: str, venv: Path, log: Path) -> bool:
     )
 
 
+def reason(log: Path) -> str:
+    """The error that a log ends with."""
+    lines = log.read_text().strip().splitlines() or ["no output"]
+    errors = [line for line in lines if re.match(r"(ERROR|error|setup|\w+Error): ", line)]
+    return (errors or lines)[-1][:120]
+
+
 def count(report: Path) -> dict[str, int]:
     """Numbers of tests in a JUnit report; an error in a fixture counts as a failure."""
     suite = ElementTree.parse(report).getroot().find("testsuite")
@@ -80,11 +94,10 @@ def try_environment(python: str, torch: str, stack: str, logs: Path) -> dict[str
     with tempfile.TemporaryDirectory(prefix="mmrepmlp-environment-") as folder:
         venv, report = Path(folder, "venv"), Path(folder, "report.xml")
         if not set_up(python, torch, stack, venv, logs / f"{name}-setup.log"):
-            lines = (logs / f"{name}-setup.log").read_text().strip().splitlines()
-            return row | dict(remark=f"not set up: {lines[-1][:100] if lines else 'no output'}")
+            return row | dict(remark=f"not set up: {reason(logs / f'{name}-setup.log')}")
         versions = subprocess.check_output([venv / "bin/python", "-W", "ignore", "-c", VERSIONS], text=True, cwd=folder)
         row |= json.loads(versions.splitlines()[-1])
-        selected = LITE_TESTS if stack == "mmcv-lite" else ()
+        selected = LITE_TESTS if stack == "mmcv-lite" else ("-m", "not slow")
         command = [
             venv / "bin/python",
             "-m",
