@@ -148,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--logs", type=Path, default=ROOT / "work_dirs/environments", help="folder of the logs")
     args = parser.parse_args(arguments)
     args.logs.mkdir(parents=True, exist_ok=True)
+    write_table(read_table())  # other pages lead to it
     combinations = list(itertools.product(args.python, args.torch, args.stack))
     for index, combination in enumerate(combinations, 1):
         started = time.monotonic()
