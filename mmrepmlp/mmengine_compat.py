@@ -48,8 +48,8 @@ EFFECTS = [
     ),
     Effect(
         "mmengine.config.utils.MODULE2PACKAGE",
-        "MMEngine locates the package of mmseg:: or mmrepmlp:: in a config by the name of its distribution, which fails "
-        "for onedl-mmsegmentation and for editable installs; the name of a module works for any.",
+        "MMEngine locates the package of mmseg:: or mmrepmlp:: in a config by the name of its distribution, which is "
+        "another one in onedl's line, and fails for editable installs; the name of a module works for any.",
         name_packages_by_their_modules,
     ),
 ]
