@@ -2,6 +2,7 @@
 """All global side effects of importing mmrepmlp: :data:`EFFECTS`, each with a reason."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from mmengine.config.utils import MODULE2PACKAGE
@@ -31,8 +32,10 @@ def read_checkpoints_safely() -> None:
             CheckpointLoader.register_scheme(pattern, loader, force=True)
 
 
-def name_package() -> None:
-    MODULE2PACKAGE.setdefault("mmrepmlp", "mmrepmlp.registry")
+def name_packages_by_their_modules() -> None:
+    MODULE2PACKAGE["mmrepmlp"] = "mmrepmlp.registry"
+    if find_spec("mmseg"):  # else MMEngine's message names what to install
+        MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
 EFFECTS = [
@@ -45,9 +48,9 @@ EFFECTS = [
     ),
     Effect(
         "mmengine.config.utils.MODULE2PACKAGE",
-        "MMEngine locates the package of mmrepmlp:: in a config by the name of its distribution, which fails for an "
-        "editable install; the name of a module works for any.",
-        name_package,
+        "MMEngine locates the package of mmseg:: or mmrepmlp:: in a config by the name of its distribution, which is "
+        "another one in onedl's line, and fails for editable installs; the name of a module works for any.",
+        name_packages_by_their_modules,
     ),
 ]
 

@@ -17,7 +17,7 @@ def test_importing_applies_every_effect_and_again_changes_nothing():
     before = changed()
     schemes, packages = before
     assert schemes == LOADERS  # every scheme of this MMEngine, of either line
-    assert packages["mmrepmlp"] == "mmrepmlp.registry"
+    assert packages["mmrepmlp"] == "mmrepmlp.registry" and packages["mmseg"] == "mmseg"
     mmengine_compat.install()
     assert changed() == before
 

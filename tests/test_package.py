@@ -24,6 +24,12 @@ def test_the_backbone_needs_no_framework_and_no_compiled_ops():
     assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet", "sklearn"} & loaded
 
 
+def test_export_names_the_torch_that_it_needs():
+    statement = "import torch; torch.export.Dim = print; torch.__version__ = '2.5.1'; import mmrepmlp.export"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ImportError: Export needs torch 2.6 or newer; 2.5.1 is installed."
+
+
 def test_the_algebra_needs_torch_alone():
     statement = "import importlib.util as u, os, sys; p = u.find_spec('mmrepmlp').submodule_search_locations[0]; "
     statement += "sys.path.insert(0, p); import reparam"

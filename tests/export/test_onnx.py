@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import onnx
@@ -49,6 +50,19 @@ def test_deploy_form_has_neither_batch_norms_nor_grouped_convolutions(backbone, 
     assert set(groups) <= {1}
     assert not backbone.deploy and os.listdir(tmp_path) == ["network.onnx"]
     assert "5 MatMul" in render(report.table())
+
+
+@pytest.mark.parametrize("patch", ["partial", "default"])
+def test_packages_that_turn_the_old_exporter_on_change_nothing(patch, tmp_path, monkeypatch):
+    export, backbone = torch.onnx.export, random_network(out_indices=(0,))
+    expected = export_onnx(backbone, tmp_path / "expected.onnx", size=(64, 64))
+    patches = {
+        "partial": partial(export, dynamo=False),
+        "default": lambda *arguments, dynamo=False, **options: export(*arguments, dynamo=dynamo, **options),
+    }
+    monkeypatch.setattr(torch.onnx, "export", patches[patch])
+    actual = export_onnx(backbone, tmp_path / "actual.onnx", size=(64, 64))
+    assert actual.operators == expected.operators and actual.opset == expected.opset
 
 
 @pytest.mark.slow
