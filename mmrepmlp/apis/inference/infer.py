@@ -18,6 +18,7 @@ from .predictor import Predictor
 from .results import describe, to_picture
 
 MAPS = ("sem_seg", "panoptic_seg")
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # formats to write; any other becomes PNG
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Inference:
 
     def __str__(self) -> str:
         lines = [f"skipped {item['image']}: {item['reason']}" for item in self.skipped]
-        return "\n".join([*lines, f"{self.file}: predictions for {len(self.predictions)} images"])
+        text = "\n".join([*lines, f"{self.file}: predictions for {len(self.predictions)} images"])
+        return text.encode(errors="backslashreplace").decode()  # a name may be no text
 
 
 def infer(
@@ -98,7 +100,7 @@ def infer(
         skipped=result.skipped,
     )
     with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False))
+        temporary.write_text(json.dumps(content))
     return result
 
 
@@ -111,8 +113,7 @@ def predict_image(predictor: Predictor, image: np.ndarray, name: str, out: Path,
     sample = predictor.predict(image)
     result = describe(sample, predictor.inferencer, predictor.name_of)
     drawn = predictor.draw(image, sample, score)[..., ::-1]
-    # A format that OpenCV cannot write becomes PNG.
-    picture = f"visualizations/{name}" + ("" if cv2.haveImageWriter(name) else ".png")
+    picture = f"visualizations/{name}" + ("" if name.lower().endswith(PICTURES) else ".png")
     write_picture(out / picture, drawn)
     for kind in MAPS:
         if kind in result:

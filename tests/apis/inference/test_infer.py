@@ -2,6 +2,7 @@
 """Predictions of all three frameworks, against their own inferencers on the plain config."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -155,6 +156,18 @@ def test_one_image_and_an_existing_folder(images, tmp_path):
     result = infer(CONFIG, checkpoint, images / "a.png", out, overwrite=True)
     assert [item["image"] for item in result.predictions] == ["a.png"] and result.skipped == []
     assert (out / "mine.txt").read_text() == "precious" and not list(out.rglob("*.tmp"))
+
+
+def test_names_that_are_no_text(tmp_path):
+    checkpoint, folder = random_checkpoint(CONFIG, tmp_path / "random.pth"), tmp_path / "images"
+    good, broken = (os.fsdecode(name) for name in (b"a\xff.png", b"b\xff.png"))
+    folder.mkdir()
+    Image.new("RGB", (30, 20)).save(folder / good)
+    (folder / broken).touch()
+    result = infer(CONFIG, checkpoint, folder, tmp_path / "out")
+    assert "skipped b\\udcff.png: the file is empty\n" in str(result)
+    (found,) = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert found["image"] == good and (tmp_path / "out" / found["visualization"]).is_file()
 
 
 def test_a_run_without_any_readable_image_fails(images, tmp_path):
