@@ -28,9 +28,11 @@ class CheckAnnotationsHook(Hook):
 
     Checked before training: labels of all images (mmpretrain), labels of all boxes (mmdetection), and class maps of
     some images spread over the data set (mmsegmentation). The other class maps are checked when they are loaded. Names
-    of classes that match no category are rejected as well; names in another order than that of the folders or
-    categories are logged. What the hook does not understand passes, such as models, losses and transforms of other
-    packages, and what goes wrong in the check itself is logged and does not stop the training.
+    of classes that match no category are rejected as well. What is likely to be a mistake is logged: names in another
+    order than that of the folders or categories, and class maps of one class beside what is ignored.
+
+    What the hook does not understand passes, such as models, losses and transforms of other packages, and what goes
+    wrong in the check itself is logged and does not stop the training.
 
     Args:
         samples: Number of class maps to read before training. Default: 100.
@@ -69,7 +71,9 @@ class CheckAnnotationsHook(Hook):
             if classes := object_classes(model):
                 check_instances(dataset, classes)
             if self.pixel_classes:
-                check_class_maps(dataset, self.pixel_classes, self.samples)
+                mistake = check_class_maps(dataset, self.pixel_classes, self.samples)
+                if mistake:
+                    runner.logger.warning(mistake)
 
     def _check_class_names(self, runner: Runner) -> None:
         loader = runner.train_dataloader

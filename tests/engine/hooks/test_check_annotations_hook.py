@@ -95,6 +95,17 @@ def test_class_maps_are_read_before_training(segmentation):
     run(segmentation, segmentor(2), samples=2)  # the first and the last
 
 
+@pytest.mark.parametrize(
+    "values, likely", [((0, 255), True), ((0, 1, 255), False), ((0, 1), False), ((0,), False), ((255,), True)]
+)
+def test_masks_of_what_is_ignored(segmentation, tmp_path, caplog, values, likely):
+    for file in (tmp_path / "ann").iterdir():
+        cv2.imwrite(str(file), np.resize(np.array(values, np.uint8), (4, 6)))
+    run(segmentation, segmentor(2))
+    known = f"no other label than {' and '.join(map(str, values))}, of which 255 is ignored"
+    assert [known in record.getMessage() for record in caplog.records] == [True] * likely
+
+
 def batch(values: torch.Tensor) -> dict:
     sample = SegDataSample(metainfo=dict(seg_map_path="some.png"))
     sample.gt_sem_seg = PixelData(data=values)
