@@ -23,6 +23,7 @@ LOCATIONS = {
     "mmrepmlp.apis.deployment.evaluate_onnx": ("evaluate_onnx",),
     "mmrepmlp.apis.deployment.export_checkpoint": ("export_checkpoint",),
     "mmrepmlp.apis.deployment.quantize_checkpoint": ("QuantizationReport", "quantize_checkpoint"),
+    "mmrepmlp.apis.inference.infer": ("Inference", "infer"),
     "mmrepmlp.apis.runs.evaluate": ("evaluate",),
     "mmrepmlp.apis.runs.train": ("train",),
     "mmrepmlp.datasets": ("write_dataset",),

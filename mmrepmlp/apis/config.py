@@ -7,7 +7,7 @@ from traceback import extract_tb
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
-from mmengine.registry import Registry
+from mmengine.registry import DATASETS, DefaultScope, Registry
 
 
 class ConfigNotFound(ValueError):
@@ -98,6 +98,24 @@ def add_import(cfg: Config) -> None:
     imports = [imports] if isinstance(imports, str) else list(imports)
     if "mmrepmlp" not in imports:
         cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": [*imports, "mmrepmlp"]}
+
+
+def innermost_dataset(cfg: Config) -> ConfigDict:
+    """The config of the test set, the first one inside wrappers; empty where there is none."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or ConfigDict()
+    while inner := dataset.get("dataset") or dataset.get("datasets"):
+        dataset = inner[0] if isinstance(inner, list) else inner
+    return dataset
+
+
+def dataset_metainfo(cfg: Config) -> dict:
+    """What the test set's config and class tell of it without reading it: ``classes``, ``palette`` and more."""
+    dataset = innermost_dataset(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        kind = resolve_type(dataset, DATASETS)
+    given = {"classes": dataset["classes"]} if dataset.get("classes") else {}
+    meta = {**getattr(kind, "METAINFO", {}), **given, **(dataset.get("metainfo") or {})}
+    return {name: value for name, value in meta.items() if name != "classes" or isinstance(value, (list, tuple))}
 
 
 def resolve_type(part: Mapping, registry: Registry) -> object:

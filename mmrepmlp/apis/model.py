@@ -4,6 +4,7 @@
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -40,6 +41,23 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     if unexpected:  # of heads that only trained, which MMEngine ignores as well
         print_log(f"Ignored, since the model has no such tensors: {abbreviate(unexpected)}.", "current")
     return model.eval()
+
+
+def fitting_config(cfg: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config whose model a state dict fits: the given one, or that of its deploy form.
+
+    Raises:
+        ValueError: The state dict fits neither.
+    """
+    try:
+        build_model(cfg, state)
+        return cfg
+    except ValueError:
+        deployed = deploy_config(cfg)
+        with suppress(ValueError):
+            build_model(deployed, state)
+            return deployed
+        raise
 
 
 def build_untrained(cfg: Config) -> nn.Module:

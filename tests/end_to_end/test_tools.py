@@ -18,6 +18,7 @@ CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
 OPTIONS = {
     "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher"),
     "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--cfg-options", "--launcher"),
+    "infer.py": ("config", "checkpoint", "image_or_folder", "--out", "--device", "--score", "--overwrite"),
     "reparameterize.py": (
         *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
         *("--keep-training-state", "--allow-unsafe"),
@@ -46,6 +47,7 @@ OPTIONS = {
 ARGUMENTS = {
     "train.py": "{config} --work-dir {folder}/run --resume {checkpoint}",
     "test.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "infer.py": "{config} {checkpoint} docs/images --out {folder}",
     "model_converters/official_to_mmrepmlp.py": "{checkpoint} {out}",
     "model_converters/mmrepmlp_to_official.py": "{checkpoint} {out}",
     "deployment/quantize.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
@@ -133,7 +135,10 @@ def test_an_empty_checkpoint(call, tool, config, tmp_path):
 
 @pytest.mark.parametrize("tool", tools_with("--overwrite"))
 def test_what_exists_stays(call, tool, tmp_path):
-    checkpoint, existing = tmp_path / "random.pth", [tmp_path / "out.pth", tmp_path / "out.py"]
+    checkpoint, existing = (
+        tmp_path / "random.pth",
+        [tmp_path / name for name in ("out.pth", "out.py", "predictions.json")],
+    )
     save_random(CONFIG, checkpoint)
     if tool == "model_converters/publish_model.py":  # it names its files after what is in them
         assert call(tool, checkpoint=checkpoint) == 0

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw predictions of a segmentor or detector: image, ground truth and prediction side by side."""
 
-import inspect
 from pathlib import Path
 
 import cv2
@@ -10,15 +9,14 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
-from torch import Tensor
 
 from mmrepmlp.apis.config import read_config, require
+from mmrepmlp.apis.drawing import draw_sample, enlarge, factor_of
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 
-PANEL_WIDTH = 304  # pixels; smaller images are enlarged to keep labels readable
 GAP = 4
 TITLES = ("image", "truth", "prediction")
 
@@ -63,36 +61,9 @@ def draw_row(visualizer: Visualizer, sample: BaseDataElement, score: float) -> n
     if not {"pred_sem_seg", "pred_panoptic_seg", "pred_instances"} & set(sample.keys()):
         raise ValueError(f"The model predicts {', '.join(sample.keys())}: expected a segmentor or detector.")
     image = mmcv.imread(sample.img_path, channel_order="rgb")
-    factor = max(1, round(PANEL_WIDTH / image.shape[1]))
-    image, sample = enlarge(image, sample, factor)
-    options = dict(with_labels=False, pred_score_thr=score)
-    known = inspect.signature(visualizer.add_datasample).parameters
-    options = {name: value for name, value in options.items() if name in known}
-    panels = [image]
-    for truth in (True, False):
-        visualizer.add_datasample("", image, sample, draw_gt=truth, draw_pred=not truth, **options)
-        panels.append(visualizer.get_image())
+    panels = [enlarge(image, sample, factor_of(image))[0]]
+    panels += [draw_sample(visualizer, image, sample, score, truth, labels=False) for truth in (True, False)]
     return stack(panels, 1)[..., ::-1]
-
-
-def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
-    """Enlarge an image and its annotations and predictions by an integer factor."""
-    sample = sample.clone()
-    for name, part in sample.items():
-        if isinstance(part, PixelData):
-            sample.set_field(PixelData(**{key: enlarge_maps(maps, factor) for key, maps in part.items()}), name)
-        elif isinstance(part, InstanceData):
-            if "bboxes" in part:
-                part.bboxes = getattr(part.bboxes, "tensor", part.bboxes) * factor
-            if "masks" in part:
-                masks = part.masks.to_ndarray() if hasattr(part.masks, "to_ndarray") else part.masks
-                part.masks = enlarge_maps(torch.as_tensor(masks), factor)
-    return image.repeat(factor, 0).repeat(factor, 1), sample
-
-
-def enlarge_maps(maps: Tensor, factor: int) -> Tensor:
-    """Enlarge maps, shape (..., H, W), by an integer factor."""
-    return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def draw_titles(row: np.ndarray) -> np.ndarray:

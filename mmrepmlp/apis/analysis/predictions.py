@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, METRICS, DefaultScope
+from mmengine.registry import METRICS, DefaultScope
 
-from mmrepmlp.apis.config import resolve_type
+from mmrepmlp.apis.config import dataset_metainfo, resolve_type
 
 CLOSE = 0.01  # largest distance in pixels between the corners of two equal boxes
 OVERLAP = 0.99  # smallest intersection over union of two equal masks
@@ -103,13 +103,7 @@ def coco_evaluator(cfg: Config) -> ConfigDict | None:
 
 def class_names(cfg: Config) -> Sequence[str] | None:
     """The classes of the test set, in the order of the labels; None where its config does not tell."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while inner := dataset.get("dataset") or dataset.get("datasets"):
-        dataset = inner[0] if isinstance(inner, list) else inner
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        kind = resolve_type(dataset, DATASETS)
-    meta = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
-    return meta["classes"] if isinstance(meta.get("classes"), (list, tuple)) else None
+    return dataset_metainfo(cfg).get("classes")
 
 
 def compare_classes(before: Sequence[dict], after: Sequence[dict]) -> Agreement:

@@ -11,7 +11,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData, PixelData
 
 from mmrepmlp.apis import draw_predictions
-from mmrepmlp.apis.analysis.draw_predictions import enlarge
+from mmrepmlp.apis.drawing import enlarge
 
 
 @pytest.mark.slow
