@@ -49,11 +49,11 @@ def test_every_command_works(tmp_path, monkeypatch):
 
     classified = read_predictions(folder / "classify")
     right = [prediction["pred_class"] == prediction["image"].partition("/")[0] for prediction in classified]
-    assert len(right) > 100 and np.mean(right) > 0.8  # chance: a quarter
+    assert len(right) > 60 and np.mean(right) > 0.8  # chance: a quarter
     assert printed(notebook, "session.run", 0).count(" is ") == len(classified[::20])
 
     overlaps = [overlap(folder, prediction["sem_seg"]) for prediction in read_predictions(folder / "segment")]
-    assert len(overlaps) == 60 and np.mean(overlaps) > 0.8
+    assert len(overlaps) == 40 and np.mean(overlaps) > 0.8
     assert float(printed(notebook, "session.run", 1).split()[-1]) > 0.9
 
     (report,) = folder.glob("detect/deploy-*.json")
@@ -93,6 +93,6 @@ def check_real_size(path: Path, base: str) -> None:
     check_config(cfg, "train", "val", training=True)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         train, val = [DATASETS.build(cfg[f"{split}_dataloader"].dataset) for split in ("train", "val")]
-    assert len(train) >= 400 and len(val) >= 60 and all("inputs" in dataset[0] for dataset in (train, val))
+    assert len(train) >= 400 and len(val) >= 40 and all("inputs" in dataset[0] for dataset in (train, val))
     (head,) = {"head", "decode_head", "bbox_head"} & cfg.model.keys()
     assert cfg.model[head].num_classes == len(train.metainfo["classes"]) == len(val.metainfo["classes"])
