@@ -40,9 +40,8 @@ def test_the_notebook_is_the_page():
 def test_every_command_works(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     (tmp_path / "tools").symlink_to(ROOT / "tools")
-    settings = dict(IPYTHONDIR="ipython", JUPYTER_RUNTIME_DIR="jupyter")  # not in the home folder
-    for name, folder in settings.items():
-        monkeypatch.setenv(name, str(tmp_path / folder))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # instead of the home folder
+        monkeypatch.setenv(name, str(tmp_path / name))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources=dict(metadata=dict(path=str(tmp_path / "docs")))).execute()
     folder = tmp_path / "tutorial"
@@ -57,8 +56,8 @@ def test_every_command_works(tmp_path, monkeypatch):
     assert float(printed(notebook, "session.run", 1).split()[-1]) > 0.9
 
     (report,) = folder.glob("detect/deploy-*.json")
-    before, after = json.loads(report.read_text())["metrics"].values()
-    assert before == pytest.approx(after, abs=1e-3) and after["coco/bbox_mAP_50"] > 0.4
+    before, after = json.loads(report.read_text())["metrics"]["coco/bbox_mAP_50"]
+    assert before == pytest.approx(after, abs=1e-3) and after > 0.7
     assert printed(notebook, "session.run", 2).count("(1, 48, ") == 3
 
     monkeypatch.chdir(tmp_path)
