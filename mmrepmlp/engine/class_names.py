@@ -51,7 +51,8 @@ def check_class_names(dataset: BaseDataset, alone: bool) -> list[str]:
 def own_names(dataset: BaseDataset) -> list[str] | None:
     """The class names of a data set that a config sets; None where they are those of the framework's class."""
     names = dataset.metainfo.get("classes")
-    return None if names is None or names == type(dataset).METAINFO.get("classes") else list(names)
+    is_own = isinstance(names, (list, tuple)) and names != type(dataset).METAINFO.get("classes")
+    return list(names) if is_own else None
 
 
 def names_in_files(dataset: BaseDataset) -> tuple[str, list[str] | None]:

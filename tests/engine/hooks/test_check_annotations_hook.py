@@ -367,6 +367,7 @@ def test_boxes_that_are_ignored_may_have_any_label(ignored):
     [
         (("a", "b"), []),
         (("b",), []),  # boxes of the other category are left out
+        ("ab", []),  # a comma was forgotten; what mmdetection makes of it is its own
         (("b", "a"), ["numbers the classes in the order ['a', 'b'], but"]),
         (("a", "B"), ["has no category ['B']: its categories are ['a', 'b']"]),
         (("A", "b"), ["has no category ['A']", "numbers the classes in the order ['b'], but"]),
