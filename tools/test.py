@@ -5,7 +5,7 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank")
+    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank", "--progress")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint file (default: the config's load_from)")
     parser.add_argument("--out", help="pickle file to write the predictions to")
     parser.add_argument("--deploy", action="store_true", help="convert the model to deploy form first")

@@ -5,7 +5,7 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank")
+    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank", "--progress")
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -23,7 +23,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=2, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", eta_min=0, by_epoch=True, begin=2, end=epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=7)
+train_cfg = dict(max_epochs=epochs, val_interval=1)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=epochs, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=64)
 randomness = dict(seed=0)

@@ -43,6 +43,9 @@ ARGUMENTS = {
     ),
     "--launcher": dict(choices=["none", "pytorch", "slurm", "mpi"], help="job launcher (default: none)"),
     "--local-rank": dict(action=SetLocalRank, dest=argparse.SUPPRESS, help="set by torch's launcher"),
+    "--progress": dict(
+        action="store_true", help="print a progress bar, metrics and warnings; the log goes to its file alone"
+    ),
     "--ema": dict(action="store_true", help="use the weights averaged over the training (EMA)"),
     "--overwrite": dict(action="store_true", help="replace existing files"),
     "--allow-unsafe": dict(

@@ -105,6 +105,11 @@ def deploy_config(cfg: Config) -> Config:
     return cfg
 
 
+def is_deploy_config(cfg: Config) -> bool:
+    """Whether a config builds a model in deploy form, or a part of it."""
+    return any(part.get(name) is True for part in iter_dicts(cfg.model) for name in DEPLOY_ARGUMENTS)
+
+
 def takes_argument(kind: type, name: str) -> bool:
     """Whether a class can be built with an argument, which it may pass on to those that it inherits from."""
     for base in inspect.getmro(kind):

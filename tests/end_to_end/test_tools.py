@@ -16,8 +16,8 @@ TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted
 BENCHMARK = ("--arch", "--img-size", "--threads", "--dtype", "--repeats", "--json", "--plot")
 CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
 OPTIONS = {
-    "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher"),
-    "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--cfg-options", "--launcher"),
+    "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher", "--progress"),
+    "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--cfg-options", "--launcher", "--progress"),
     "infer.py": ("config", "checkpoint", "image_or_folder", "--out", "--device", "--score", "--overwrite"),
     "reparameterize.py": (
         *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
@@ -31,14 +31,14 @@ OPTIONS = {
         *("--backbone-only", "--ema", "--tolerance", "--overwrite"),
     ),
     "deployment/quantize.py": ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options"),
-    "deployment/test_onnx.py": ("config", "onnx_file", "--work-dir", "--cfg-options"),
+    "deployment/test_onnx.py": ("config", "onnx_file", "--work-dir", "--cfg-options", "--progress"),
     "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
     "analysis_tools/benchmark.py": ("compare", "sizes", "breakdown"),
     "analysis_tools/benchmark.py compare": (*BENCHMARK, "--batches", "--training-step", "--runtimes"),
     "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--sizes"),
     "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--sizes", "--batches"),
     "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
-    "analysis_tools/draw_predictions.py": ("config", "checkpoint", "out", "--images", "--score"),
+    "analysis_tools/draw_predictions.py": ("config", "checkpoints", "out", "--images", "--score"),
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
     "analysis_tools/compare_graphs.py": ("config", "graphs", "--work-dir", "--cfg-options"),
     "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
@@ -126,7 +126,7 @@ def test_a_config_that_is_not_there(call, tool, config, message):
     assert_one_line(call(tool, config=config), message)
 
 
-@pytest.mark.parametrize("tool", tools_with("checkpoint|--checkpoints|--resume|onnx_file|graphs"))
+@pytest.mark.parametrize("tool", tools_with("checkpoint|(--)?checkpoints|--resume|onnx_file|graphs"))
 def test_an_empty_checkpoint(call, tool, config, tmp_path):
     empty = tmp_path / "empty.pth"
     empty.touch()

@@ -24,18 +24,18 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 if [ "$task" != cls ] && [ ! -e $pretrained/last_checkpoint ]; then
   [ -d data/digits ] || run python tools/dataset_converters/digits.py
-  run python tools/train.py $classifier
+  run python tools/train.py $classifier --progress
 fi
 rm -rf "$work"
 run python tools/dataset_converters/digits.py --task "$task" --out "$data" --overwrite
-run python tools/train.py "$config" --work-dir "$work"
+run python tools/train.py "$config" --work-dir "$work" --progress
 trained=$(cat "$work/last_checkpoint")
 trained=${trained#"$PWD/"}
-run python tools/test.py "$config" "$trained" --work-dir "$work/test" --out "$work/training_form.pkl"
+run python tools/test.py "$config" "$trained" --work-dir "$work/test" --out "$work/training_form.pkl" --progress
 run python tools/reparameterize.py "$config" "$trained" "$work/deploy.pth"
 deployed=$(echo "$work"/deploy-*.pth)
-run python tools/test.py "$work/deploy.py" --work-dir "$work/test" --out "$work/deploy_form.pkl"
-[ "$task" = cls ] ||
-  run python tools/analysis_tools/draw_predictions.py "$work/deploy.py" "$deployed" "$work/predictions.png"
+run python tools/test.py "$work/deploy.py" --work-dir "$work/test" --out "$work/deploy_form.pkl" --progress
+run python tools/analysis_tools/draw_predictions.py "$config" "$trained" "$deployed" "$work/predictions.png"
 run python tools/analysis_tools/compare_forms.py --configs "$config" "$work/deploy.py" \
   --checkpoints "$trained" "$deployed" --predictions "$work/training_form.pkl" "$work/deploy_form.pkl"
+echo "picture: $work/predictions.png"

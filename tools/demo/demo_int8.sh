@@ -14,15 +14,15 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf $work
 run python tools/dataset_converters/digits.py --overwrite
-run python tools/train.py $config --work-dir $work/float
+run python tools/train.py $config --work-dir $work/float --progress
 run python tools/deployment/export_onnx.py $config $work/float/epoch_14.pth $work/float32.onnx
 run python tools/deployment/quantize.py $config $work/float/epoch_14.pth $work/after_training.onnx
 
 run python tools/reparameterize.py $config $work/float/epoch_14.pth $work/float/deploy.pth
-run python tools/train.py $recover --work-dir $work/recovered --cfg-options load_from="$(echo $work/float/deploy-*.pth)"
+run python tools/train.py $recover --work-dir $work/recovered --progress --cfg-options load_from="$(echo $work/float/deploy-*.pth)"
 run python tools/deployment/export_onnx.py $recover $work/recovered/epoch_4.pth $work/recovered.onnx
 
-run python tools/train.py $aware --work-dir $work/aware
+run python tools/train.py $aware --work-dir $work/aware --progress
 run python tools/deployment/export_onnx.py $aware $work/aware/epoch_14.pth $work/quantization_aware.onnx
 
 run python tools/analysis_tools/compare_graphs.py $config $work/{float32,after_training,recovered,quantization_aware}.onnx

@@ -5,7 +5,7 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 
 def main() -> None:
-    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options")
+    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--progress")
     parser.add_argument("onnx_file", help="file written by export_onnx.py for a model of this config")
     run_tool(parser, "evaluate_onnx")
 

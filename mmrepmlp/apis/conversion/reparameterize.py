@@ -217,7 +217,7 @@ def evaluate_forms(
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])
             out = str(Path(folder, f"{name}.pkl")) if compare else None
-            results.append(evaluate(*paths, work_dir=folder, out=out))
+            results.append(evaluate(*paths, work_dir=folder, out=out, progress=True))
             predictions += [mmengine.load(out)] if compare else []
     before, after = results
     numbers = [name for name, value in before.items() if isinstance(value, Real)]

@@ -79,7 +79,7 @@ def compare_graphs(
         stems = [Path(path).stem for path in graphs]
         graphs = dict(zip(stems if len(set(stems)) == len(stems) else map(str, graphs), graphs))
     networks = {name: OnnxNetwork(path) for name, path in graphs.items()}
-    metrics = {name: evaluate_onnx(config, path, work_dir, cfg_options) for name, path in graphs.items()}
+    metrics = {name: evaluate_onnx(config, path, work_dir, cfg_options, progress=True) for name, path in graphs.items()}
     image = calibration_batches(cfg, images=1, batch_size=1)[0]
     calls = {name: lambda network=network: network(image) for name, network in networks.items()}
     seconds = interleave(calls, repeats, "one image")

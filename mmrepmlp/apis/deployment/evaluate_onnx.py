@@ -10,7 +10,11 @@ from mmrepmlp.export import OnnxNetwork
 
 
 def evaluate_onnx(
-    config: str | Path, onnx_file: str | Path, work_dir: str | None = None, cfg_options: dict | None = None
+    config: str | Path,
+    onnx_file: str | Path,
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Evaluate an exported classifier or segmentor on a config's test set with ONNX Runtime.
 
@@ -19,6 +23,7 @@ def evaluate_onnx(
         onnx_file: File written by :func:`export_checkpoint` for a model of this config.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override, by dotted names. Default: None.
+        progress: Whether the terminal gets a progress bar and the metrics instead of the log. Default: False.
 
     Returns:
         The metrics.
@@ -30,7 +35,7 @@ def evaluate_onnx(
     cfg = load_config(config, cfg_options, work_dir)
     check_config(cfg, "test")
     cfg.load_from = None
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, progress)
     replace_forward_by_onnx(runner.model, OnnxNetwork(onnx_file))
     return runner.test()
 

@@ -31,6 +31,7 @@ def evaluate(
     tta: bool = False,
     cfg_options: dict | None = None,
     launcher: str = "none",
+    progress: bool = False,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on a config's test set.
 
@@ -44,6 +45,8 @@ def evaluate(
             or of each image and its mirror image. Default: False.
         cfg_options: Settings to override, by dotted names. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+        progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
+            has in full. Default: False.
 
     Returns:
         The metrics.
@@ -66,7 +69,7 @@ def evaluate(
         apply_tta(cfg)
     if deploy:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, progress)
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
     with merge_explained():

@@ -6,6 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .distributed import setup_distributed
+from .progress import with_progress
 
 # Hooks added to those of a config, with the reason.
 CHECKS = {
@@ -13,10 +14,23 @@ CHECKS = {
 }
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with the distributed setup for its launcher and a check of what it loads."""
+def build_runner(cfg: Config, progress: bool = False) -> Runner:
+    """Build the runner of a config, with the distributed setup for its launcher and a check of what it loads.
+
+    Args:
+        cfg: The config.
+        progress: Whether the terminal gets a progress bar and the metrics instead of the log. Default: False.
+
+    Raises:
+        ValueError: The config's ``runner_type`` is unknown.
+    """
     setup_distributed(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
+    if kind is None:
+        raise ValueError(
+            f"runner_type={cfg.runner_type!r} is unknown. Correct it, or add its module to custom_imports."
+        )
+    runner = (with_progress(kind) if progress else kind).from_cfg(cfg)
     if cfg.get("check_weights", True):
         add_hooks(runner, CHECKS)
     return runner

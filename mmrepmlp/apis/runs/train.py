@@ -31,6 +31,7 @@ def train(
     auto_scale_lr: bool = False,
     cfg_options: dict | None = None,
     launcher: str = "none",
+    progress: bool = False,
 ) -> Runner:
     """Train a model.
 
@@ -44,6 +45,8 @@ def train(
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
         cfg_options: Settings to override, by dotted names. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+        progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
+            has in full. Default: False.
 
     Returns:
         The runner, after training.
@@ -73,7 +76,7 @@ def train(
     resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
     if resume:
         resume_from(cfg, resume)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, progress)
     for change in changes:
         runner.logger.info(change)
     if cfg.get("check_annotations", True):
