@@ -183,16 +183,28 @@ def largest_label(label: object) -> int | None:
     return int(values.max()) if values.size and np.issubdtype(values.dtype, np.integer) else None
 
 
-def check_class_maps(dataset: BaseDataset, classes: Classes, samples: int) -> None:
+def check_class_maps(dataset: BaseDataset, classes: Classes, samples: int) -> str | None:
     """Check some class maps spread over a segmentation data set.
+
+    Returns:
+        What is likely to be a mistake: that there is but one class beside what is ignored, as in masks of 0 and 255.
 
     Raises:
         AnnotationError: One has pixels of a class that the head does not have.
     """
+    labels = set()
     for index in np.linspace(0, len(dataset) - 1, min(samples, len(dataset)), dtype=int):
         info = load_class_map(dataset, int(index))
         if info is not None:
             check_class_map(info.get("seg_map_path", f"Class map {index}"), info["gt_seg_map"], classes)
+            labels.update(np.unique(info["gt_seg_map"]).tolist())
+    ignored = labels.intersection(classes.ignored)
+    if not ignored or len(labels - ignored) > 1:
+        return None
+    return (
+        f"The class maps that were read have no other label than {' and '.join(map(str, sorted(labels)))}, of which "
+        f"{', '.join(map(str, ignored))} is ignored. A label that stands for a class must be below {classes.number}."
+    )
 
 
 def load_class_map(dataset: BaseDataset, index: int) -> dict | None:

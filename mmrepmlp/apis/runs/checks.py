@@ -76,7 +76,9 @@ def find_missing(dataset: object, name: str) -> FileNotFoundError | None:
     if not reads_local_files(dataset):
         return None
     missing = [(setting, path) for setting, path in local_paths(dataset) if not Path(path).exists()]
-    error = try_dataset(dataset) if missing else None
+    if not missing:
+        return find_no_image(dataset, name)
+    error = try_dataset(dataset)
     named = [(setting, path) for setting, path in missing if path in str(error)]
     if error is None or (isinstance(error, OTHER_ERRORS) and not named):
         return None
@@ -86,6 +88,27 @@ def find_missing(dataset: object, name: str) -> FileNotFoundError | None:
     return FileNotFoundError(
         f"{path} does not exist; it is set by {name}.{setting}. Put the data there, or change {name}.{changed}; "
         "docs/datasets.md shows each layout and how to get the data."
+    )
+
+
+def find_no_image(dataset: ConfigDict, name: str) -> FileNotFoundError | None:
+    """What a data set of mmsegmentation lacks that lists a folder, where no file in it has the ending of an image."""
+    kind, folder = resolve_type(dataset, DATASETS), dict(local_paths(dataset)).get("data_prefix.img_path")
+    settings = [inspect.signature(base.__init__).parameters for base in inspect.getmro(kind)[:-1]]
+    suffix = dataset.get("img_suffix") or next((s["img_suffix"].default for s in settings if "img_suffix" in s), None)
+    if not folder or not isinstance(suffix, str) or dataset.get("ann_file"):
+        return None
+    endings = set()
+    for path in Path(folder).rglob("*"):
+        if path.name.endswith(suffix):
+            return None
+        if path.is_file():
+            endings.add(path.suffix)
+    if not endings or try_dataset(dataset) is None:
+        return None
+    return FileNotFoundError(
+        f"{folder} has no file that ends in {suffix!r}, but {', '.join(sorted(endings))}. Set {name}.img_suffix, and "
+        f"{name}.seg_map_suffix for the masks."
     )
 
 

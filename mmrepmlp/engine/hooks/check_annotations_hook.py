@@ -19,6 +19,7 @@ from ..annotations import (
     object_classes,
     pixel_classes,
 )
+from ..class_names import check_class_names
 
 
 @HOOKS.register_module()
@@ -26,9 +27,12 @@ class CheckAnnotationsHook(Hook):
     """Reject annotations of classes that the model does not have, which otherwise end in index errors or as background.
 
     Checked before training: labels of all images (mmpretrain), labels of all boxes (mmdetection), and class maps of
-    some images spread over the data set (mmsegmentation). The other class maps are checked when they are loaded. What
-    the hook does not understand passes, such as models, losses and transforms of other packages, and what goes wrong in
-    the check itself is logged and does not stop the training.
+    some images spread over the data set (mmsegmentation). The other class maps are checked when they are loaded. Names
+    of classes that match no category are rejected as well. What is likely to be a mistake is logged: names in another
+    order than that of the folders or categories, and class maps of one class beside what is ignored.
+
+    What the hook does not understand passes, such as models, losses and transforms of other packages, and what goes
+    wrong in the check itself is logged and does not stop the training.
 
     Args:
         samples: Number of class maps to read before training. Default: 100.
@@ -42,9 +46,11 @@ class CheckAnnotationsHook(Hook):
         """Check the training set.
 
         Raises:
-            AnnotationError: An annotation is of a class that the model does not have.
+            AnnotationError: An annotation is of a class that the model does not have, or none is of a class that the
+                data set names.
         """
         attempt(runner, self._check_datasets, runner)
+        attempt(runner, self._check_class_names, runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Check the class maps of a batch.
@@ -65,7 +71,15 @@ class CheckAnnotationsHook(Hook):
             if classes := object_classes(model):
                 check_instances(dataset, classes)
             if self.pixel_classes:
-                check_class_maps(dataset, self.pixel_classes, self.samples)
+                mistake = check_class_maps(dataset, self.pixel_classes, self.samples)
+                if mistake:
+                    runner.logger.warning(mistake)
+
+    def _check_class_names(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        for dataset in iter_loaded(loader):
+            for mistake in check_class_names(dataset, alone=dataset is loader.dataset):
+                runner.logger.warning(mistake)
 
     def _check_batch(self, samples: object) -> None:
         for sample in samples if isinstance(samples, Sequence) else ():

@@ -113,6 +113,25 @@ def test_data_sets_that_find_their_files_elsewhere_pass(tmp_path, monkeypatch, d
     check_files(dataset, "train")
 
 
+@pytest.mark.parametrize("kind, ending", [("BaseSegDataset", ".jpg"), ("CityscapesDataset", "_leftImg8bit.png")])
+def test_images_with_another_ending(tmp_path, kind, ending):
+    def check(**settings):
+        dataset = dict(type=f"mmseg.{kind}", data_root=str(tmp_path), data_prefix=dict(img_path="img"), pipeline=LOAD)
+        check_files(ConfigDict(dataset, **settings), "train")
+
+    image = np.zeros((8, 8, 3), np.uint8)
+    mmcv.imwrite(image, str(tmp_path / "img/a/1.png"))
+    with pytest.raises(
+        FileNotFoundError, match=rf"img has no file that ends in '{ending}', but \.png\. Set train\.img_suf"
+    ):
+        check()
+    check(img_suffix=".png")
+    (tmp_path / "names.txt").write_text("a/1\n")
+    check(ann_file="names.txt")  # which may name what is in no folder
+    mmcv.imwrite(image, str(tmp_path / f"img/a/1{ending}"))
+    check()
+
+
 @pytest.mark.parametrize("loader", [None, [dict(dataset=dict(data_root="none"))], dict(dataset=object()), object()])
 def test_loaders_that_are_no_configs_of_data_sets_pass(loader):
     check_config(Config(dict(model=dict(type="NobodyKnows"), test_dataloader=loader)), "test")

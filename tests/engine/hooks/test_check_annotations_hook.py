@@ -95,6 +95,17 @@ def test_class_maps_are_read_before_training(segmentation):
     run(segmentation, segmentor(2), samples=2)  # the first and the last
 
 
+@pytest.mark.parametrize(
+    "values, likely", [((0, 255), True), ((0, 1, 255), False), ((0, 1), False), ((0,), False), ((255,), True)]
+)
+def test_masks_of_what_is_ignored(segmentation, tmp_path, caplog, values, likely):
+    for file in (tmp_path / "ann").iterdir():
+        cv2.imwrite(str(file), np.resize(np.array(values, np.uint8), (4, 6)))
+    run(segmentation, segmentor(2))
+    known = f"no other label than {' and '.join(map(str, values))}, of which 255 is ignored"
+    assert [known in record.getMessage() for record in caplog.records] == [True] * likely
+
+
 def batch(values: torch.Tensor) -> dict:
     sample = SegDataSample(metainfo=dict(seg_map_path="some.png"))
     sample.gt_sem_seg = PixelData(data=values)
@@ -191,6 +202,32 @@ def test_labels_of_a_classification_data_set(tmp_path):
     with pytest.raises(AnnotationError, match=r"b/0\.png is of class 4, .* 0 to 2\. Set model\.head\.num_classes=5"):
         run(listed, classifier(3))
     run(CustomDataset(data_root=str(tmp_path), with_label=False), classifier(2))
+
+
+@pytest.mark.parametrize(
+    "classes, wrong",
+    [
+        (None, False),
+        (["a", "b"], False),
+        (["b", "a"], True),
+        (["b", "c"], True),  # b is the name of the second folder
+        (["A", "B"], False),  # readable names for folders with other ones
+        (["A", "b"], False),
+    ],
+)
+def test_folders_are_numbered_alphabetically(tmp_path, caplog, classes, wrong):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((4, 4, 3), np.uint8))
+    dataset = CustomDataset(data_root=str(tmp_path), classes=classes)
+    run(RepeatDataset(dataset, 2), classifier(2))
+    message = (
+        f"{tmp_path} numbers the classes in the order ['a', 'b'], but the config names them in the order {classes}."
+    )
+    assert [record.getMessage().startswith(message) for record in caplog.records] == [True] * wrong
+    (tmp_path / "list.txt").write_text("a/0.png 0\nb/0.png 1\n")  # the numbers are in the file
+    run(CustomDataset(data_root=str(tmp_path), ann_file="list.txt", classes=["b", "a"]), classifier(2))
+    assert len(caplog.records) == wrong
 
 
 class Listed(BaseDataset):
@@ -293,19 +330,19 @@ def test_what_is_not_understood_passes(model):
     run(None, model)
 
 
+def coco_dataset(folder, classes: tuple) -> CocoDataset:
+    """The data set of the file that the fixture below writes, with other names of its classes."""
+    files = dict(ann_file="coco.json", data_root=str(folder), data_prefix=dict(img=""))
+    return CocoDataset(**files, metainfo=dict(classes=classes), pipeline=[])
+
+
 @pytest.fixture
 def detection(tmp_path):
     boxes = [dict(id=i, image_id=0, category_id=c, bbox=[0, 0, 2, 2], area=4, iscrowd=0) for i, c in ((8, 1), (9, 2))]
     images = [dict(id=0, file_name="0.png", height=4, width=4)]
     coco = dict(images=images, annotations=boxes, categories=[dict(id=1, name="a"), dict(id=2, name="b")])
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    return CocoDataset(
-        ann_file="coco.json",
-        data_root=str(tmp_path),
-        data_prefix=dict(img=""),
-        metainfo=dict(classes=("a", "b")),
-        pipeline=[],
-    )
+    return coco_dataset(tmp_path, ("a", "b"))
 
 
 def test_labels_of_boxes(detection):
@@ -323,6 +360,32 @@ def test_boxes_that_are_ignored_may_have_any_label(ignored):
         dataset = Listed([dict(instances=boxes, img_shape=(32, 32))], pipeline=LOAD_BOXES)
         samples = [dataset[0]["data_samples"]]
         assert agrees(lambda: model.bbox_head.loss(features, samples), lambda: run(dataset, model))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    "classes, mistakes",
+    [
+        (("a", "b"), []),
+        (("b",), []),  # boxes of the other category are left out
+        ("ab", []),  # a comma was forgotten; what mmdetection makes of it is its own
+        (("b", "a"), ["numbers the classes in the order ['a', 'b'], but"]),
+        (("a", "B"), ["has no category ['B']: its categories are ['a', 'b']"]),
+        (("A", "b"), ["has no category ['A']", "numbers the classes in the order ['b'], but"]),
+    ],
+)
+def test_categories_are_numbered_as_in_the_file(detection, tmp_path, caplog, classes, mistakes):
+    run(coco_dataset(tmp_path, classes), detector(2))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(mistakes)
+    assert all(message.startswith(f"{tmp_path}/coco.json {start}") for message, start in zip(messages, mistakes))
+
+
+def test_names_of_no_category(detection, tmp_path, caplog):
+    unmatched = coco_dataset(tmp_path, ("A", "B"))
+    with pytest.raises(AnnotationError, match=r"coco\.json has the categories \['a', 'b'\], .*\['A', 'B'\] names none"):
+        run(unmatched, detector(2))
+    run(ConcatDataset([detection, unmatched], ignore_keys=["classes"]), detector(2))  # images with none of the objects
+    assert [record.getMessage().endswith("no box is used.") for record in caplog.records] == [True]
 
 
 def test_labels_without_a_name():
