@@ -29,7 +29,7 @@ def files_in(folder: Path) -> set[Path]:
 
 def pytest_configure(config):
     """Compute in one thread, in this process and those that it starts: there is a process of tests for each core."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     torch.set_num_threads(1)
     if hasattr(config, "cache"):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
