@@ -4,8 +4,8 @@
 # make demo-seg   the same for segmentation, with a picture
 # make demo-det   the same for detection, with a picture
 # make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
-# make test       the whole test suite, one test at a time: some measure, or kill what they started
-# make test-fast  what is not marked slow, on all cores
+# make test       the whole test suite, as many tests at a time as there are cores; the slowest are listed at the end
+# make test-fast  the same for what is not marked slow
 # make lint       format and lint checks
 # Overrides: PYTHON=python3 TORCH=x.y.z VENV=.venv
 # STACK=onedl takes the packages that OneDL maintains instead of OpenMMLab's; its environment is .venv-onedl
@@ -17,6 +17,8 @@ PYTHON ?= python3
 TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(OTHER)$(if $(TORCH),-torch-$(TORCH))
+# One test after the other goes to whichever process is free.
+PARALLEL := -n auto --dist load --maxschedchunk 1
 
 .PHONY: env demo demo-seg demo-det demo-int8 test test-fast lint clean
 env: $(STAMP)
@@ -36,10 +38,10 @@ demo-int8: $(STAMP)
 	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo_int8.sh
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,21 +11,38 @@ import torch
 from hypothesis import settings
 from mmengine.registry import DefaultScope
 
-from tests.fixtures import config, digits, options, short_run, trained  # noqa: F401
+from tests.fixtures import build_once, config, digits, options, short_run, trained  # noqa: F401
+from tests.session import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_sessionstart,
+    pytest_terminal_summary,
+)
 
 DATA = Path(__file__).parent / "data"
 TINY = dict(channels=[8, 16, 32, 64], depths=[1, 1, 2, 1], sharesets_nums=[1, 2, 4, 8])
 
-settings.register_profile("local", deadline=None, print_blob=True)
-settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """Keep what killed processes leave in the temporary folder in that of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def isolated():
-    """Seed every test alike; take back the environment variables and the default scope that a Runner leaves behind."""
+    """Seed every test alike; take back the threads, the environment variables and the default scope that one sets."""
     torch.manual_seed(0)
     np.random.seed(0)
+    torch.set_num_threads(1)
     with patch.dict(os.environ):
         yield
     DefaultScope._instance_dict.clear()

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real digits, and what is trained on them in short; ``conftest.py`` hands the fixtures to all tests."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from mmengine.config import Config
 
 from mmrepmlp.apis import train
@@ -35,10 +38,26 @@ class TrainedRun:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    write_digits(folder)
-    return folder
+def build_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Build a folder of some name once for all processes that share the tests; the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def build(name: str, write: Callable[[Path], object]) -> Path:
+        folder, built = root / "shared" / name, root / f"{name}.built"
+        with FileLock(f"{built}.lock"):
+            if not built.exists():
+                folder.parent.mkdir(exist_ok=True)
+                write(folder)
+                built.touch()
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def digits(build_once) -> Path:
+    return build_once("digits", write_digits)
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +82,8 @@ def config(tmp_path_factory, options) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, options) -> TrainedRun:
-    work_dir = tmp_path_factory.mktemp("run")
-    train(CONFIG, work_dir=str(work_dir), cfg_options=options)
+def trained(build_once, options) -> TrainedRun:
+    work_dir = build_once("trained", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=options))
     return TrainedRun(work_dir, options)
 
 
@@ -88,8 +106,13 @@ class ShortRun:
 
 
 @pytest.fixture(scope="session", params=["seg", "det"])
-def short_run(request, tmp_path_factory) -> ShortRun:
-    task, folder = request.param, tmp_path_factory.mktemp(request.param)
+def short_run(request, build_once) -> ShortRun:
+    task = request.param
+    folder = build_once(task, lambda folder: train_on_scenes(task, folder))
+    return ShortRun(task, str(folder / "config.py"), Path((folder / "run/last_checkpoint").read_text()), folder)
+
+
+def train_on_scenes(task: str, folder: Path) -> None:
     data = folder / "scenes"
     WRITERS[task](data, counts=dict(train=32, val=6))
     settings = {f"{split}_dataloader.dataset.data_root": str(data) for split in ("train", "val", "test")}
@@ -98,6 +121,5 @@ def short_run(request, tmp_path_factory) -> ShortRun:
     settings |= {"model.backbone.init_cfg": None, "default_hooks.checkpoint.interval": 1, **LENGTH[task]}
     if task == "det":
         settings |= {f"{split}_evaluator.ann_file": str(data / "annotations/val.json") for split in ("val", "test")}
-    config = str(dump_config(ROOT / "configs" / DENSE_CONFIGS[task], settings, folder / "config.py"))
+    config = dump_config(ROOT / "configs" / DENSE_CONFIGS[task], settings, folder / "config.py")
     train(config, work_dir=str(folder / "run"))
-    return ShortRun(task, config, Path((folder / "run/last_checkpoint").read_text()), folder)

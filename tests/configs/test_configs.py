@@ -80,7 +80,9 @@ def test_norms_and_biases_do_not_decay(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(path for path in CONFIGS.glob("*.py") if "_fsdp_" not in path.stem), ids=lambda path: path.stem
+)  # the one with FSDP has the model of another
 def test_every_config_trains_predicts_and_converts(path):
     cfg = load(path)
     model = build(cfg)

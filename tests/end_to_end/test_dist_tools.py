@@ -116,13 +116,16 @@ def last_metrics(work_dir: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(tmp_path_factory, short) -> Path:
+def trained_by_two(build_once, short) -> Path:
     """Two epochs in two processes, on a model that would have SyncBN where that works."""
-    folder = tmp_path_factory.mktemp("two")
-    config = write_config(folder / "config.py", short, **{"model.backbone.norm_cfg": dict(type="SyncBN")})
-    output = succeed("tools/dist_train.sh", config, 2, "--work-dir", folder / "run")
-    assert output.count("SyncBN needs a GPU and none is available: 40 SyncBN layers are replaced by BN.") == 1
-    return folder / "run"
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        config = write_config(folder / "config.py", short, **{"model.backbone.norm_cfg": dict(type="SyncBN")})
+        output = succeed("tools/dist_train.sh", config, 2, "--work-dir", folder / "run")
+        assert output.count("SyncBN needs a GPU and none is available: 40 SyncBN layers are replaced by BN.") == 1
+
+    return build_once("two", write) / "run"
 
 
 @pytest.mark.slow

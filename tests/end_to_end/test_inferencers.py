@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inferencers of the three frameworks, in processes that never import this package by themselves."""
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
 from mmrepmlp.apis import reparameterize_checkpoint
+from tests.end_to_end.commands import run_scripts
 
 pytestmark = pytest.mark.slow
 
 CLASSIFY = """
 import sys
+assert "mmrepmlp" not in sys.modules
 config, checkpoint, image = sys.argv[1:]
 from mmpretrain import ImageClassificationInferencer, get_model
 result = ImageClassificationInferencer(config, pretrained=checkpoint, device="cpu")(image)[0]
@@ -23,6 +22,7 @@ assert abs(result["pred_scores"].sum() - 1) < 1e-5
 """
 SEGMENT = """
 import sys
+assert "mmrepmlp" not in sys.modules
 config, checkpoint, image = sys.argv[1:]
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 result = MMSegInferencer(config, weights=checkpoint, device="cpu")(image, return_datasamples=True)
@@ -31,6 +31,7 @@ assert (inference_model(model, image).pred_sem_seg.data == result.pred_sem_seg.d
 """
 DETECT = """
 import sys
+assert "mmrepmlp" not in sys.modules
 config, checkpoint, image = sys.argv[1:]
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 result = DetInferencer(config, weights=checkpoint, device="cpu")(image, pred_score_thr=0, no_save_vis=True)
@@ -40,6 +41,7 @@ assert len(inference_detector(model, image).pred_instances.scores) == len(result
 # Without a config the checkpoint's own is read, after the checkpoint.
 DETECT_ALONE = """
 import sys
+assert "mmrepmlp" not in sys.modules
 config, checkpoint, image = sys.argv[1:]
 if config == "import":
     import mmrepmlp
@@ -47,27 +49,29 @@ from mmdet.apis import DetInferencer
 DetInferencer(weights=checkpoint, device="cpu")(image, no_save_vis=True)
 """
 SCRIPTS = dict(cls=CLASSIFY, seg=SEGMENT, det=DETECT, alone=DETECT_ALONE)
+PACKAGES = dict(cls="mmpretrain.apis", seg="mmseg.apis", det="mmdet.apis")
 
 
-def infer(task, config, checkpoint, tmp_path):
-    image = tmp_path / "image.png"
-    cv2.imwrite(str(image), np.random.randint(0, 255, (120, 152, 3), np.uint8))
-    (tmp_path / "script.py").write_text(SCRIPTS[task])
-    command = [sys.executable, "-W", "ignore", "script.py", str(config), str(checkpoint), str(image)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+def infer(framework, *runs, folder):
+    """Run scripts on configs and checkpoints, each in a process of its own, in which the framework is imported."""
+    cv2.imwrite(str(folder / "image.png"), np.random.randint(0, 255, (120, 152, 3), np.uint8))
+    for name, text in SCRIPTS.items():
+        (folder / f"{name}.py").write_text(text)
+    commands = [(folder / f"{name}.py", config, checkpoint, folder / "image.png") for name, config, checkpoint in runs]
+    for command, done in zip(commands, run_scripts([PACKAGES[framework]], commands), strict=True):
+        assert done.returncode == 0, (command, done.stderr[-2000:])
 
 
 def test_classifiers(trained, config, tmp_path):
-    infer("cls", config, trained.checkpoint, tmp_path)
     report = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth")
-    infer("cls", report.config, report.checkpoint, tmp_path)
+    runs = [("cls", config, trained.checkpoint), ("cls", report.config, report.checkpoint)]
+    infer("cls", *runs, folder=tmp_path)
 
 
 def test_segmentors_and_detectors(short_run, tmp_path):
-    infer(short_run.task, short_run.config, short_run.checkpoint, tmp_path)
-    report = reparameterize_checkpoint(short_run.config, short_run.checkpoint, tmp_path / "deploy.pth")
-    infer(short_run.task, report.config, report.checkpoint, tmp_path)
-    if short_run.task == "det":
-        infer("alone", "import", short_run.checkpoint, tmp_path)
-        infer("alone", "none", report.checkpoint, tmp_path)
+    task, checkpoint = short_run.task, short_run.checkpoint
+    report = reparameterize_checkpoint(short_run.config, checkpoint, tmp_path / "deploy.pth")
+    runs = [(task, short_run.config, checkpoint), (task, report.config, report.checkpoint)]
+    if task == "det":
+        runs += [("alone", "import", checkpoint), ("alone", "none", report.checkpoint)]
+    infer(task, *runs, folder=tmp_path)

@@ -16,12 +16,16 @@ AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
 RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
 
 
+FEW = {"train_dataloader.dataset.indices": 256}
+
+
 def state_of(checkpoint):
     return load_from_local(checkpoint)["state_dict"]
 
 
 def test_trained_for_int8(trained, options, tmp_path):
-    config = dump_config(AWARE, {**options, "custom_hooks.0.begin": 1}, tmp_path / "aware.py")
+    settings = {**options, **FEW, "custom_hooks.0.begin": 1, "load_from": str(trained.checkpoint)}
+    config = dump_config(AWARE, settings, tmp_path / "aware.py")
     train(config, work_dir=str(tmp_path))
     first, last = (state_of(tmp_path / f"epoch_{epoch}.pth") for epoch in (1, 2))
     assert not first["backbone.fake_quantization_enabled"] and last["backbone.fake_quantization_enabled"]
@@ -48,11 +52,9 @@ def test_trained_for_int8(trained, options, tmp_path):
 
 
 def test_training_that_is_resumed_goes_on_rounding(options, tmp_path):
-    config = dump_config(
-        AWARE, {**options, "custom_hooks.0.begin": 0, "train_cfg.max_epochs": 1}, tmp_path / "aware.py"
-    )
-    train(config, work_dir=str(tmp_path))
-    resumed = dump_config(AWARE, {**options, "custom_hooks.0.begin": 0}, tmp_path / "resumed.py")
+    settings = {**options, **FEW, "custom_hooks.0.begin": 0}
+    train(dump_config(AWARE, {**settings, "train_cfg.max_epochs": 1}, tmp_path / "aware.py"), work_dir=str(tmp_path))
+    resumed = dump_config(AWARE, settings, tmp_path / "resumed.py")
     train(resumed, work_dir=str(tmp_path), resume="auto")
     before, after = (state_of(tmp_path / f"epoch_{epoch}.pth") for epoch in (1, 2))
     assert after["backbone.fake_quantization_enabled"]
@@ -64,7 +66,12 @@ def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options
     deployed = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth")
     recover = dump_config(
         RECOVER,
-        {**options, "custom_hooks.1.begin": 1, "load_from": str(deployed.checkpoint)},
+        {
+            **options,
+            "custom_hooks.1.begin": 1,
+            "load_from": str(deployed.checkpoint),
+            "train_dataloader.dataset.indices": 512,
+        },
         tmp_path / "recover.py",
     )
     train(recover, work_dir=str(tmp_path))

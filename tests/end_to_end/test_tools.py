@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.apis.conversion.test_reparameterize_models import save_random
-from tests.end_to_end.commands import run_tool
+from tests.end_to_end.commands import run_tools
 from tests.fixtures import CONFIG, ROOT
 
 TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
@@ -90,26 +90,29 @@ def assert_one_line(error: int | str, message: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", sorted({*TOOLS, *OPTIONS}))
-def test_help_names_the_options(tool):
-    done = run_tool(tool, "--help")
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert all(option in done.stdout for option in ("usage:", *OPTIONS.get(tool, ())))
+def test_help_names_the_options():
+    tools = sorted({*TOOLS, *OPTIONS})
+    for tool, done in zip(tools, run_tools(*([tool, "--help"] for tool in tools)), strict=True):
+        assert done.returncode == 0 and not done.stderr, (tool, done.stderr)
+        assert all(option in done.stdout for option in ("usage:", *OPTIONS.get(tool, ()))), (tool, done.stdout)
 
 
 @pytest.mark.slow
 def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     (tmp_path / "empty.pth").touch()
     out = tmp_path / "deploy.pth"
-    done = run_tool("reparameterize.py", CONFIG, tmp_path / "empty.pth", out)
-    assert done.returncode == 1 and not out.exists()
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
-    done = run_tool("model_converters/mmrepmlp_to_official.py", tmp_path / "empty.pth", out)
-    assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
-    done = run_tool("train.py", config, "--work-dir", tmp_path / "run", "--resume", tmp_path / "empty.pth")
-    assert done.returncode == 1 and done.stderr == f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
-    done = run_tool("dataset_converters/digits.py", "--out", tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} already exists")
+    empty, again = tmp_path / "empty.pth", f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
+    converted, renamed, trained, written = run_tools(
+        ("reparameterize.py", CONFIG, empty, out),
+        ("model_converters/mmrepmlp_to_official.py", empty, out),
+        ("train.py", config, "--work-dir", tmp_path / "run", "--resume", empty),
+        ("dataset_converters/digits.py", "--out", tmp_path),
+    )
+    assert converted.returncode == 1 and not out.exists()
+    assert converted.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in converted.stderr
+    assert renamed.returncode == 1 and renamed.stderr == again
+    assert trained.returncode == 1 and trained.stderr == again
+    assert written.returncode == 1 and written.stderr.startswith(f"error: {tmp_path} already exists")
 
 
 @pytest.mark.parametrize("tool", tools_with("(--)?configs?"))

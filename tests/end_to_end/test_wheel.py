@@ -43,12 +43,13 @@ def run(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*IGNORED))
-    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
-    run(*pip, "--wheel-dir", folder, folder / "source", cwd=folder)
-    return next(folder.glob("mmrepmlp-*.whl"))
+def wheel(build_once) -> Path:
+    def write(folder: Path) -> None:
+        shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*IGNORED))
+        pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+        run(*pip, "--wheel-dir", folder, folder / "source", cwd=folder)
+
+    return next(build_once("wheel", write).glob("mmrepmlp-*.whl"))
 
 
 def test_it_carries_configs_tools_and_index(wheel):

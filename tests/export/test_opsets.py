@@ -24,9 +24,9 @@ class Classifier(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = random_network(out_indices=1)
-        self.group_norm, self.layer_norm = nn.GroupNorm(4, 16), nn.LayerNorm(16)
-        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.backbone = random_network(out_indices=0)
+        self.group_norm, self.layer_norm = nn.GroupNorm(4, 8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
 
     def forward(self, images, mode):
         x = self.layer_norm(self.group_norm(self.backbone(images)[0]).flatten(2).transpose(1, 2))

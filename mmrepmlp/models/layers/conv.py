@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from mmrepmlp.reparam import Reparameterizable, fold_after, fold_before, scale_and_shift, set_weight_and_bias
 
 from .norm import build_batch_norm
+from .tiling import count_tiles
 from .tracing import is_symbolic
 
 
 def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     """Pad a map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
-    bottom, right = (h - x.size(-2) % h) % h, (w - x.size(-1) % w) % w
+    bottom, right = (count_tiles(size, side) * side - size for size, side in zip(x.shape[-2:], (h, w)))
     if not is_symbolic(bottom) and not is_symbolic(right) and not bottom and not right:
         return x
     return F.pad(x, (0, right, 0, bottom))

@@ -63,7 +63,9 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
 
 def count_tiles(size: int, side: int) -> int:
     """How many tiles cover a side of a map."""
-    return (size + side - 1) // side  # not -(-size // side): exporters round the quotient of a negative one up
+    # Not -(-size // side): exporters round the quotient of a negative one up. No remainders either: of sizes that are
+    # symbolic, those of one stage after the other nest, and an exporter spends minutes on them.
+    return (size + side - 1) // side
 
 
 def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
@@ -86,15 +88,14 @@ def crop_padding(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Te
     size = as_number(size)
     if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, kept_positions(size, side, x.device))
-    rest = size % side
-    if rest and pad_mode == "shift" and size > side:
+    if pad_mode == "shift" and size > side and (rest := size % side):
         return torch.cat([x.narrow(dim, 0, size - rest), x.narrow(dim, x.size(dim) - rest, rest)], dim)
     return x.narrow(dim, 0, size)
 
 
 def mirror(positions: Tensor, size: int) -> Tensor:
     """Fold positions beyond the end of a line of ``size`` pixels back into it."""
-    period = as_tensor(torch.sym_max(2 * (size - 1), 1), positions)
+    period = as_tensor(2 * (size - 1), positions).clamp(min=1)
     positions = positions.remainder(period)
     return torch.minimum(positions, period - positions)
 

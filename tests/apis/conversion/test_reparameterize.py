@@ -198,6 +198,7 @@ def test_averaged_weights_on_request(trained, out, tmp_path):
 def test_averaged_weights_of_a_training_with_mmengines_hook(out, tmp_path, options):
     hooks = [dict(type="EMAHook", momentum=0.5)]
     short = {**options, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 2, "custom_hooks": hooks}
+    short["train_dataloader.dataset.indices"] = 256
     runner = train(CONFIG, str(tmp_path / "run"), cfg_options=short)
     averaged = next(hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
     assert not torch.equal(averaged.head.fc.bias, runner.model.head.fc.bias)

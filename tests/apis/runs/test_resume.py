@@ -17,9 +17,9 @@ from tests.fixtures import CONFIG
 @pytest.mark.slow
 def test_resuming_goes_on_where_training_stopped(trained, tmp_path):
     work_dir = tmp_path / "resumed"
-    options = {**trained.options, "train_cfg.max_epochs": 3}
+    options = {**trained.options, "train_cfg.max_epochs": 3, "train_dataloader.dataset.indices": 128}
     runner = train(CONFIG, work_dir=str(work_dir), resume=str(trained.checkpoint), cfg_options=options)
-    assert runner.epoch == 3 and runner.iter == 3 * 23
+    assert runner.epoch == 3 and runner.iter == 2 * 23 + 2
     assert {path.name for path in work_dir.glob("epoch_*.pth")} == {"epoch_3.pth"}
     again = train(CONFIG, work_dir=str(work_dir), resume="auto", cfg_options={**options, "train_cfg.max_epochs": 4})
     assert again.epoch == 4 and {path.name for path in work_dir.glob("*.pth")} == {"epoch_3.pth", "epoch_4.pth"}

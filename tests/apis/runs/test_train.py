@@ -20,6 +20,7 @@ def test_training_writes_checkpoints_that_hold_more_than_tensors_and_load(traine
 @pytest.mark.slow
 def test_learning_rate_scales_with_the_batch(tmp_path, options):
     short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.batch_size": 32}
+    short["train_dataloader.dataset.indices"] = 64
     runner = train(CONFIG, str(tmp_path), auto_scale_lr=True, cfg_options=short)
     assert runner.optim_wrapper.optimizer.defaults["lr"] == 2e-3  # the config's, for 64 images
     assert runner.optim_wrapper.param_groups[0]["initial_lr"] == pytest.approx(1e-3)
