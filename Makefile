@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make            set up the environment in .venv
-# make demo       classification: real images -> train -> test -> re-parameterize -> test again -> summary
+# make demo       classification: real images -> train -> test -> re-parameterize -> test again -> picture and table
 # make demo-seg   the same for segmentation, with a picture
 # make demo-det   the same for detection, with a picture
 # make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
