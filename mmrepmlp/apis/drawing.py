@@ -58,6 +58,8 @@ def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np
         if isinstance(part, PixelData):
             sample.set_field(PixelData(**{key: enlarge_maps(maps, factor) for key, maps in part.items()}), name)
         elif isinstance(part, InstanceData):
+            part = part.clone()
+            sample.set_field(part, name)
             if "bboxes" in part:
                 part.bboxes = getattr(part.bboxes, "tensor", part.bboxes) * factor
             if "masks" in part:

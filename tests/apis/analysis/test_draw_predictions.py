@@ -105,6 +105,7 @@ def test_boxes_masks_and_maps_grow_with_the_image():
     expected = torch.from_numpy(cv2.resize(masks[0], (10, 6), interpolation=cv2.INTER_NEAREST))[None]
     assert (large.gt_instances.masks == expected).all() and (large.pred_instances.masks == expected).all()
     assert (large.pred_panoptic_seg.sem_seg[:, 1::2, 1::2] == torch.arange(15).view(1, 3, 5)).all()
+    assert (sample.gt_instances.bboxes.tensor == boxes).all() and sample.pred_instances.masks.shape == (1, 3, 5)
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dict(classes=tuple("abcdefghijklmno"))
     visualizer.add_datasample("", image, large, draw_gt=False)
