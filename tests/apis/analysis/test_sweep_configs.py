@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 
+import mmengine
 import pytest
 import torch
 
 from mmrepmlp.apis import sweep_configs
 from mmrepmlp.apis.analysis.sweep.families import choose_stages, find_families
-from mmrepmlp.apis.analysis.sweep.sweep_configs import Sweep
+from mmrepmlp.apis.analysis.sweep.sweep_configs import Sweep, versions
 from mmrepmlp.apis.analysis.sweep.trial import Trial, run_trial
 
 # Classifiers with and without a neck; segmentors with one head and several, with other numbers of channels to set, with
@@ -82,3 +83,9 @@ def test_names_that_do_not_exist(tmp_path):
     with pytest.raises(ValueError, match="No configs of any family in mmnone"):
         sweep_configs(tmp_path / "table.csv", packages=["mmnone"])
     assert not list(tmp_path.iterdir())
+
+
+def test_versions_are_those_of_the_installed_line():
+    found = dict(entry.split() for entry in versions())
+    assert torch.__version__.startswith(found["torch"]) and found.keys() & {"mmcv", "onedl-mmcv", "mmcv-lite"}
+    assert mmengine.__version__ in (found.get("mmengine"), found.get("onedl-mmengine"))

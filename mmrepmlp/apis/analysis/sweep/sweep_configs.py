@@ -26,7 +26,9 @@ from mmrepmlp.checkpoint import atomic_write
 from .families import PACKAGES, find_families
 from .trial import STEPS, Trial, run_trial
 
-VERSIONED = ("mmrepmlp", "torch", "mmengine", "mmcv", "mmpretrain", "mmsegmentation", "mmdet")
+OPENMMLAB = ("mmengine", "mmcv", "mmcv-lite", "mmpretrain", "mmsegmentation", "mmdet")
+ONEDL = ("onedl-mmengine", "onedl-mmcv", "onedl-mmpretrain", "onedl-mmsegmentation", "onedl-mmdetection")
+VERSIONED = ("mmrepmlp", "torch", *OPENMMLAB, *ONEDL)
 HEADING = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 # Compatibility
 
