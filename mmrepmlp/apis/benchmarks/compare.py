@@ -30,7 +30,7 @@ TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
 
 
 def benchmark_repmlpnet(
-    arch: str = "B",
+    arch: str | dict = "B",
     img_size: int = 224,
     batches: Sequence[int] = (1, 8),
     threads: int | None = None,
@@ -42,7 +42,7 @@ def benchmark_repmlpnet(
     """Benchmark this package's RepMLPNet against mmpretrain's with the same weights, in interleaved calls.
 
     Args:
-        arch: Letter of the architecture. Default: B.
+        arch: Letter of the architecture, or its settings as a dict. Default: B.
         img_size: Height and width of the images in pixels. Default: 224.
         batches: Batch sizes. Default: (1, 8).
         threads: Number of threads; None for torch's choice. Default: None.
@@ -81,7 +81,7 @@ def benchmark_repmlpnet(
     return Benchmark({**settings, **environment()}, rows)
 
 
-def build_pair(arch: str, img_size: int, dtype: torch.dtype) -> tuple[nn.Module, RepMLPNet]:
+def build_pair(arch: str | dict, img_size: int, dtype: torch.dtype) -> tuple[nn.Module, RepMLPNet]:
     """mmpretrain's network and ours in training form, with the same weights where the architecture allows."""
     from mmpretrain.models.backbones.repmlp import RepMLPNet as Theirs
 
