@@ -22,6 +22,7 @@ def assert_same_state(model: nn.Module, expected: dict[str, Tensor]) -> None:
     torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_names_and_shapes_of_the_released_models_load_strictly(official_shapes, form):
     for name, tensors in official_shapes.items():

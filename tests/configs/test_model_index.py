@@ -48,6 +48,7 @@ def build(cfg):
         return MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor}).eval()
 
 
+@pytest.mark.slow
 def test_figures_of_the_classifiers(index):
     figures = {model.name: model for model in index.models if model.metadata}
     assert len(figures) == len([path for path in CONFIGS if path.startswith("configs/repmlpnet/")])

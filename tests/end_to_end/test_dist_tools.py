@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ class Job:
         env = {**inherited, "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
         env = {**env, "OMP_NUM_THREADS": "1", "PORT": str(free_port()), **environment, "JOB_MARK": self.mark}
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
+        tool, *arguments = command
+        # MMEngine leaves a folder where it runs.
+        self.process = subprocess.Popen([ROOT / tool, *arguments], cwd=tempfile.gettempdir(), env=env, **pipes)
 
     def finish(self, timeout: float = 120) -> str:
         return self.process.communicate(timeout=timeout)[0]

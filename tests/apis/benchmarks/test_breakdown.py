@@ -7,6 +7,7 @@ from mmrepmlp.apis.benchmarks.breakdown import PARTS
 from tests.helpers import render, saved
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_the_whole(tmp_path):
     benchmark = benchmark_breakdown("T", 64, ((64, 64), (64, 128)), (1, 2), repeats=2)
     assert [(row.height, row.width, row.batch) for row in benchmark.rows] == [

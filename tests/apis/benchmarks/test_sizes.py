@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import mmcv
+import pytest
 
 from mmrepmlp.apis import benchmark_sizes
 from tests.helpers import render, saved
 
 
+@pytest.mark.slow
 def test_sweep_over_sizes(tmp_path):
     benchmark = benchmark_sizes("T", 64, ((64, 64), (50, 200)), repeats=1)
     assert [(row.height, row.width, row.form) for row in benchmark.rows] == [

@@ -49,6 +49,7 @@ def test_the_classifier_computes_what_the_authors_does(tiny_state, tiny_outputs,
     torch.testing.assert_close(logits, tiny_outputs["native/logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_all_released_variants_are_recognized(official_shapes, variant, form, source, tmp_path):
