@@ -28,6 +28,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "filelock>=3.12",
         "hypothesis>=6.100",
         "ruff>=0.6",
         "pre-commit>=3",
