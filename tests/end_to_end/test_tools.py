@@ -63,7 +63,7 @@ ARGUMENTS = {
 
 def tools_with(pattern: str) -> list[str]:
     """The tools that name an argument."""
-    return [tool for tool, text in TOOLS.items() if re.search(f'"{pattern}"', text)]
+    return [tool for tool, text in TOOLS.items() if re.search(f'"({pattern})"', text)]
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatc
 def run(monkeypatch, tmp_path, resume=None, **options) -> tuple[bool, str | None]:
     """What a training is asked to resume from or load."""
 
-    def stop(cfg):
+    def stop(cfg, progress):
         raise StopIteration(cfg.get("resume", False), cfg.get("load_from"))
 
     monkeypatch.setattr("mmrepmlp.apis.runs.train.check_config", lambda *_, **__: None)
