@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tests.fixtures import ROOT
 
+OVERRIDES = ("MAKEFLAGS", "MFLAGS", "PYTHON", "STACK", "TORCH", "VENV")
+
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
-    """Run a command in the root of the repository, with what it prints captured."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "TORCH")}
+    """Run a command in the root of the repository, with what it prints captured, and without the overrides of make."""
+    inherited = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
     env = {**inherited, "PYTHONWARNINGS": "ignore", **environment}
     arguments = [str(part) for part in command]
     return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
