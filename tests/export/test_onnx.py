@@ -36,6 +36,7 @@ def assert_same(path, backbone, shape):
         np.testing.assert_allclose(a, e.numpy(), rtol=1e-4, atol=1e-4 * e.abs().max().item())
 
 
+@pytest.mark.slow
 def test_deploy_form_has_neither_batch_norms_nor_grouped_convolutions(backbone, tmp_path):
     report = export_onnx(backbone, tmp_path / "network.onnx", size=(64, 64))
     graph = onnx.load(str(report.path)).graph

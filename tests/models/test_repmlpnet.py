@@ -147,7 +147,11 @@ def test_features_and_logits_of_the_authors_code(tiny_state, tiny_outputs):
 
 
 @pytest.mark.parametrize(
-    "arch, img_size", [("B", 224), (dict(channels=[32, 64, 128], depths=[1, 2, 1], sharesets_nums=[2, 4, 8]), 48)]
+    "arch, img_size",
+    [
+        pytest.param("B", 224, marks=pytest.mark.slow),
+        (dict(channels=[32, 64, 128], depths=[1, 2, 1], sharesets_nums=[2, 4, 8]), 48),
+    ],
 )
 def test_mmpretrain_checkpoints_in_both_forms(arch, img_size):
     arguments = dict(arch=arch, img_size=img_size, reparam_conv_kernels=(1, 3), out_indices=(3 if arch == "B" else 2,))
