@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import logging
 from functools import partial
-from types import SimpleNamespace
 
 import cv2
 import mmdet.models
@@ -11,58 +9,25 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import KeyMapper, RandomApply
-from mmdet.datasets import CocoDataset, MultiImageMixDataset
-from mmengine.config import Config
+from mmdet.datasets import MultiImageMixDataset
 from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset, pseudo_collate
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmpretrain.datasets import CustomDataset, KFoldDataset, MultiLabelDataset
-from mmpretrain.registry import MODELS
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.structures import SegDataSample
 from torch import nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import SequentialSampler
 
-from mmrepmlp.engine import CheckAnnotationsHook
 from mmrepmlp.engine.annotations import AnnotationError
+from tests.engine.annotated import CROSS_ENTROPY, classifier, detector, run, segmentor
 
-CROSS_ENTROPY, SIGMOID = dict(type="CrossEntropyLoss"), dict(type="CrossEntropyLoss", use_sigmoid=True)
+SIGMOID = dict(type="CrossEntropyLoss", use_sigmoid=True)
 DICE = dict(type="DiceLoss")
 LOAD_BOXES = [
     dict(type="mmdet.LoadAnnotations", box_type=None),
     dict(type="mmdet.PackDetInputs", meta_keys=["img_shape"]),
 ]
-
-
-def build(scope: str, **settings) -> nn.Module:
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(settings)
-
-
-def classifier(num_classes: int, head: str = "LinearClsHead", **settings) -> nn.Module:
-    head = dict(type=head, num_classes=num_classes, in_channels=4, **settings)
-    return build("mmpretrain", type="ImageClassifier", backbone=dict(type="LeNet5"), head=head)
-
-
-def segmentor(num_classes: int, loss: dict = CROSS_ENTROPY, **settings) -> nn.Module:
-    head = dict(type="FCNHead", in_channels=4, channels=4) | settings
-    head = dict(num_classes=num_classes, loss_decode=loss, **head)
-    return build("mmseg", type="EncoderDecoder", backbone=dict(type=nn.Identity), decode_head=head)
-
-
-def detector(num_classes: int) -> nn.Module:
-    head = dict(type="FCOSHead", num_classes=num_classes, in_channels=4, feat_channels=4, norm_cfg=None)
-    return build("mmdet", type="SingleStageDetector", backbone=dict(type=nn.Identity), bbox_head=head)
-
-
-def run(dataset, model: nn.Module, loader: dict | None = None, **settings) -> CheckAnnotationsHook:
-    """Run the hook's check before training."""
-    hook = CheckAnnotationsHook(**settings)
-    loader, cfg = DataLoader(dataset, **(loader or {})), Config(dict(model=dict(head=dict(num_classes=2))))
-    logger = logging.getLogger("hook")
-    hook.before_train(SimpleNamespace(cfg=cfg, model=model, train_dataloader=loader, logger=logger))
-    return hook
 
 
 @pytest.fixture
@@ -204,32 +169,6 @@ def test_labels_of_a_classification_data_set(tmp_path):
     run(CustomDataset(data_root=str(tmp_path), with_label=False), classifier(2))
 
 
-@pytest.mark.parametrize(
-    "classes, wrong",
-    [
-        (None, False),
-        (["a", "b"], False),
-        (["b", "a"], True),
-        (["b", "c"], True),  # b is the name of the second folder
-        (["A", "B"], False),  # readable names for folders with other ones
-        (["A", "b"], False),
-    ],
-)
-def test_folders_are_numbered_alphabetically(tmp_path, caplog, classes, wrong):
-    for name in ("b", "a"):
-        (tmp_path / name).mkdir()
-        cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((4, 4, 3), np.uint8))
-    dataset = CustomDataset(data_root=str(tmp_path), classes=classes)
-    run(RepeatDataset(dataset, 2), classifier(2))
-    message = (
-        f"{tmp_path} numbers the classes in the order ['a', 'b'], but the config names them in the order {classes}."
-    )
-    assert [record.getMessage().startswith(message) for record in caplog.records] == [True] * wrong
-    (tmp_path / "list.txt").write_text("a/0.png 0\nb/0.png 1\n")  # the numbers are in the file
-    run(CustomDataset(data_root=str(tmp_path), ann_file="list.txt", classes=["b", "a"]), classifier(2))
-    assert len(caplog.records) == wrong
-
-
 class Listed(BaseDataset):
     """A data set of the data that it is given, labels of three classes if nothing else is said."""
 
@@ -330,21 +269,6 @@ def test_what_is_not_understood_passes(model):
     run(None, model)
 
 
-def coco_dataset(folder, classes: tuple) -> CocoDataset:
-    """The data set of the file that the fixture below writes, with other names of its classes."""
-    files = dict(ann_file="coco.json", data_root=str(folder), data_prefix=dict(img=""))
-    return CocoDataset(**files, metainfo=dict(classes=classes), pipeline=[])
-
-
-@pytest.fixture
-def detection(tmp_path):
-    boxes = [dict(id=i, image_id=0, category_id=c, bbox=[0, 0, 2, 2], area=4, iscrowd=0) for i, c in ((8, 1), (9, 2))]
-    images = [dict(id=0, file_name="0.png", height=4, width=4)]
-    coco = dict(images=images, annotations=boxes, categories=[dict(id=1, name="a"), dict(id=2, name="b")])
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    return coco_dataset(tmp_path, ("a", "b"))
-
-
 def test_labels_of_boxes(detection):
     run(detection, detector(2))
     with pytest.raises(AnnotationError, match=r"0\.png has boxes of class 1, 'b', .*model\.bbox_head\.num_classes=2"):
@@ -360,32 +284,6 @@ def test_boxes_that_are_ignored_may_have_any_label(ignored):
         dataset = Listed([dict(instances=boxes, img_shape=(32, 32))], pipeline=LOAD_BOXES)
         samples = [dataset[0]["data_samples"]]
         assert agrees(lambda: model.bbox_head.loss(features, samples), lambda: run(dataset, model))  # noqa: B023
-
-
-@pytest.mark.parametrize(
-    "classes, mistakes",
-    [
-        (("a", "b"), []),
-        (("b",), []),  # boxes of the other category are left out
-        ("ab", []),  # a comma was forgotten; what mmdetection makes of it is its own
-        (("b", "a"), ["numbers the classes in the order ['a', 'b'], but"]),
-        (("a", "B"), ["has no category ['B']: its categories are ['a', 'b']"]),
-        (("A", "b"), ["has no category ['A']", "numbers the classes in the order ['b'], but"]),
-    ],
-)
-def test_categories_are_numbered_as_in_the_file(detection, tmp_path, caplog, classes, mistakes):
-    run(coco_dataset(tmp_path, classes), detector(2))
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == len(mistakes)
-    assert all(message.startswith(f"{tmp_path}/coco.json {start}") for message, start in zip(messages, mistakes))
-
-
-def test_names_of_no_category(detection, tmp_path, caplog):
-    unmatched = coco_dataset(tmp_path, ("A", "B"))
-    with pytest.raises(AnnotationError, match=r"coco\.json has the categories \['a', 'b'\], .*\['A', 'B'\] names none"):
-        run(unmatched, detector(2))
-    run(ConcatDataset([detection, unmatched], ignore_keys=["classes"]), detector(2))  # images with none of the objects
-    assert [record.getMessage().endswith("no box is used.") for record in caplog.records] == [True]
 
 
 def test_labels_without_a_name():
