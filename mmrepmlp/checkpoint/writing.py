@@ -32,15 +32,20 @@ def check_overwrite(*paths: str | os.PathLike, overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None = None) -> Iterator[Path]:
     """Write a file atomically.
 
     Yields the path of a temporary file in the same folder. On success the file is flushed to disk and renamed to
     ``path``; on an exception ``path`` stays unchanged and the temporary file is removed. Temporary files left by
     killed processes are removed as well.
+
+    Args:
+        path: What to write.
+        named_after: The path that the temporary file is named after, one that the next process knows where ``path``
+            depends on what is written, e.g. ends in a hash. Default: ``path``.
     """
     path = Path(path)
-    with temporary_file(path) as temporary:
+    with temporary_file(Path(named_after or path)) as temporary:
         yield temporary
         commit(temporary, path)
 

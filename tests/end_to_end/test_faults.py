@@ -101,6 +101,14 @@ def test_a_conversion_killed_at_any_moment_leaves_the_old_files_or_new_ones(sour
     assert names == ["deploy-x.json", "deploy-x.pth", "deploy.py"]
 
 
+@pytest.mark.parametrize("commits", range(3))
+def test_the_next_conversion_removes_what_one_of_other_weights_left(sources, config, out, commits):
+    assert run(kill_targets.convert_and_die, commits, config, sources[1], out) == KILLED
+    assert len(leftovers(out)) == 1
+    assert run(kill_targets.convert, config, sources[0], out) == 0
+    assert len(list(out.parent.iterdir())) == 3 and not leftovers(out)
+
+
 @pytest.mark.parametrize("size", [10_000, 100_000, 2_000_000, 2_790_000])
 def test_a_full_disk_leaves_what_was_there(sources, config, out, size):
     assert run(kill_targets.convert_on_full_disk, size, config, sources[0], out) == 3

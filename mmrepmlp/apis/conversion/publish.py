@@ -81,7 +81,7 @@ def publish_checkpoint(
     )
     entry["Weights"] = published.name
     metafile = published.with_suffix(".yml")
-    with atomic_write(metafile) as file:
+    with atomic_write(metafile, named_after=out.with_suffix(metafile.suffix)) as file:
         file.write_text(mmengine.dump({"Models": [entry]}, file_format="yaml", sort_keys=False))
     return Publication(published, metafile)
 

@@ -259,7 +259,7 @@ def write_files(
     report.checkpoint = save_hashed(content, out, prove)
     report_file = report.checkpoint.with_suffix(".json")
     try:
-        with atomic_write(report_file) as file:
+        with atomic_write(report_file, named_after=out.with_suffix(report_file.suffix)) as file:
             file.write_text(report.to_json())
         target.load_from = f"{{{{ fileDirname }}}}/{report.checkpoint.name}"
         with atomic_write(report.config) as file:
