@@ -97,19 +97,9 @@ def try_environment(python: str, torch: str, stack: str, logs: Path) -> dict[str
             return row | dict(remark=f"not set up: {reason(logs / f'{name}-setup.log')}")
         versions = subprocess.check_output([venv / "bin/python", "-W", "ignore", "-c", VERSIONS], text=True, cwd=folder)
         row |= json.loads(versions.splitlines()[-1])
-        selected = LITE_TESTS if stack == "mmcv-lite" else ("-m", "not slow")
-        command = [
-            venv / "bin/python",
-            "-m",
-            "pytest",
-            "-m",
-            "not slow",
-            "-n",
-            "auto",
-            f"--junitxml={report}",
-            *selected,
-        ]
-        run(list(map(str, command)), logs / f"{name}-tests.log", OMP_NUM_THREADS="1")
+        selected = LITE_TESTS if stack == "mmcv-lite" else ()
+        pytest = (venv / "bin/python", "-m", "pytest", "-n", "auto", "-m", "not slow", f"--junitxml={report}")
+        run(list(map(str, (*pytest, *selected))), logs / f"{name}-tests.log", OMP_NUM_THREADS="1")
         return row | (count(report) if report.exists() else dict(remark="the tests did not start"))
 
 
