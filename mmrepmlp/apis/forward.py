@@ -203,12 +203,12 @@ def make_instances(images: Tensor) -> InstanceData:
     from mmdet.structures.mask import BitmapMasks
 
     height, width = images.shape[-2:]
-    boxes = images.new_tensor(BOXES) * images.new_tensor([width, height, width, height])
+    boxes = torch.tensor(BOXES, device="cpu") * torch.tensor([width, height, width, height], device="cpu")
     masks = np.zeros((len(BOXES), height, width), np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
         mask[y1:y2, x1:x2] = 1
     labels = torch.zeros(len(BOXES), dtype=torch.long, device=images.device)
-    return InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, height, width))
+    return InstanceData(bboxes=boxes.to(images), labels=labels, masks=BitmapMasks(masks, height, width))
 
 
 @torch.no_grad()

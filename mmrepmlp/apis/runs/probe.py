@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One image through the model of a config, and what the part that raises an error was built for."""
 
+import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from traceback import walk_tb
 
@@ -59,6 +61,9 @@ class Probe:
 def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
     """Build a config's model and run one image through it.
 
+    Where everything fits, that is seen on torch's meta device, which computes shapes alone; anything else is tried
+    with numbers.
+
     Args:
         cfg: The config.
         scale: Factor on the size of the image, which is the backbone's ``img_size``. Default: 1.
@@ -66,29 +71,50 @@ def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
     Raises:
         Exception: Of the framework, if the model cannot be built.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        probe = Probe(build_untrained(cfg).float().eval())
-        images = random_images(probe.model, 1, scale).float()
+    with suppress(Exception):  # of parts that read numbers as well
+        probe = build_probe(cfg, "meta")
         for name, module in probe.model.named_modules():
-            module.register_forward_hook(lambda *_, name=name: probe.passed.add(name))
-            if name in PARTS:
-                module.register_forward_hook(keep_output(probe.outputs, name))
-        try:
-            call_model(probe, images)
-        except Exception as error:
-            probe.misfit = find_misfit(probe.model, error)
+            if name.partition(".")[0] != "backbone":
+                module.register_forward_pre_hook(functools.partial(expect_channels, name))
+        call_model(probe, scale, "meta")
+        return probe
+    probe = build_probe(cfg, "cpu")
+    try:
+        call_model(probe, scale, "cpu")
+    except Exception as error:
+        probe.misfit = find_misfit(probe.model, error)
     return probe
 
 
-def call_model(probe: Probe, images: Tensor) -> None:
+def build_probe(cfg: Config, device: str) -> Probe:
+    """Build a config's model, with hooks that keep what the trial is to show."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        probe = Probe(build_untrained(cfg).float().eval())
+    for name, module in probe.model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: probe.passed.add(name))
+        if name in PARTS:
+            module.register_forward_hook(keep_output(probe.outputs, name))
+    return probe
+
+
+def expect_channels(part: str, layer: nn.Module, inputs: tuple) -> None:
+    """Raise an error where a layer gets other channels than it was built for, which not all do on the meta device."""
+    if inputs and isinstance(inputs[0], Tensor) and compare_channels(part, layer, inputs[0]):
+        raise ValueError(part)
+
+
+@torch.no_grad()
+def call_model(probe: Probe, scale: float, device: str) -> None:
     """Call a model as its framework does, up to the raw outputs of its heads; one with parts of others, to predict."""
     model = probe.model
-    if not all(is_known(type(part)) for part in model.modules()):
-        model(images, make_samples(model, images), mode="predict")
-        return
-    call_whole(model, images)
-    if isinstance(getattr(model, "neck", None), nn.Module) and "neck" not in probe.passed:  # self-supervised
-        model([images, images], mode="loss")
+    images = random_images(model, 1, scale).float().to(device)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        if not all(is_known(type(part)) for part in model.modules()):
+            model(images, make_samples(model, images), mode="predict")
+            return
+        call_whole(model, images)
+        if isinstance(getattr(model, "neck", None), nn.Module) and "neck" not in probe.passed:  # self-supervised
+            model([images, images], mode="loss")
 
 
 def find_misfit(model: nn.Module, error: Exception) -> Misfit | None:
