@@ -40,7 +40,7 @@ class OnnxNetwork(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail, NotImplemented, RuntimeException) as error:
-            raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {error}") from error
+            raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {str(error).strip()}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
         first, *others = self.session.get_outputs()

@@ -2,6 +2,7 @@
 """Post-training quantization to int8 with ONNX Runtime's static quantization."""
 
 import contextlib
+import inspect
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from mmrepmlp.checkpoint import atomic_write
 
 from .int8_weights import QUANTIZABLE_OPERATORS
 from .session import OnnxNetwork
+
+# Older versions measure the ranges of activations again for each graph that they write.
+KEEPS_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
 
 
 class CalibrationImages(CalibrationDataReader):
@@ -109,5 +113,5 @@ def quantize_nodes(
         nodes_to_quantize=list(include),
         nodes_to_exclude=list(exclude),
         extra_options={"TensorQuantOverrides": {name: [dict(columns)] for name in weights if shapes.get(name) == 3}},
-        calibration_cache_path=str(cache),
+        **({"calibration_cache_path": str(cache)} if KEEPS_RANGES else {}),
     )
