@@ -38,10 +38,10 @@ def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tole
     """
     precision = next(before.parameters()).dtype
     maps, heads, callable_heads = [], [], True
+    models = [copy.deepcopy(model) for model in (before, after)]  # a forward pass may change a model
     for scale in SCALES:
         images = random_images(before, 2, scale).to(precision)
-        # Copies, since a forward pass may change a model.
-        expected, actual = (run_model(copy.deepcopy(model), images) for model in (before, after))
+        expected, actual = (run_model(model, images) for model in models)
         callable_heads &= bool(expected.error) or not actual.error
         size = "" if scale == SCALES[0] else f" ({images.size(2)} x {images.size(3)} pixels)"
         same_parts = {name: maps for name, maps in actual.maps.items() if name in expected.maps}
