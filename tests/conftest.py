@@ -11,8 +11,9 @@ import torch
 from hypothesis import settings
 from mmengine.registry import DefaultScope
 
-from tests.fixtures import build_once, config, digits, options, short_run, trained  # noqa: F401
+from tests.fixtures import build_once, config, digits, options, quick_init, short_run, trained  # noqa: F401
 from tests.session import (  # noqa: F401
+    pytest_collection_finish,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_sessionfinish,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from mmengine.config import Config
+from torch import Tensor
 
 from mmrepmlp.apis import train
 from mmrepmlp.datasets import write_detection_scenes, write_digits, write_segmentation_scenes
@@ -85,6 +87,21 @@ def config(tmp_path_factory, options) -> Path:
 def trained(build_once, options) -> TrainedRun:
     work_dir = build_once("trained", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=options))
     return TrainedRun(work_dir, options)
+
+
+@pytest.fixture
+def quick_init(monkeypatch) -> None:
+    """Random weights of large networks repeat the same few numbers, which takes a fraction of the time."""
+
+    def repeat(fill: Callable, x: Tensor, *arguments: float, **options: object) -> Tensor:
+        period = min(4096, x.numel())
+        values = fill(x.new_empty(period), *arguments, **options)
+        with torch.no_grad():
+            return x.copy_(values.repeat(-(-x.numel() // period))[: x.numel()].view(x.shape))
+
+    for name in ("uniform_", "normal_"):
+        fill = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda *given, fill=fill, **options: repeat(fill, *given, **options))
 
 
 DENSE_CONFIGS = dict(

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for a whole run of the tests; ``conftest.py`` hands the hooks to pytest."""
 
+import functools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import mmengine.dataset
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -33,6 +36,22 @@ def pytest_configure(config):
     torch.set_num_threads(1)
     if hasattr(config, "cache"):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
+
+
+def spare_time() -> None:
+    """Leave out what MMEngine does again and again, which makes no difference to a test.
+
+    - Each data set collects garbage, which looks at every object of all modules.
+    - A config is formatted each time that it is written, logged or put into a checkpoint.
+    - To find a config of an installed package, all of its metafiles are parsed.
+    """
+    mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: None)
+    mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+    mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+
+
+def pytest_collection_finish(session):
+    spare_time()
 
 
 def pytest_sessionstart(session):

@@ -1,32 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes do that tests kill. A server forks them after importing this, so that they start at once."""
+"""What the processes do that tests kill."""
 
 import logging
-import multiprocessing
 import os
 import resource
 import signal
 import time
 from collections.abc import Callable
 
-import mmpretrain.datasets
-import mmpretrain.engine
-import mmpretrain.evaluation
-import mmpretrain.models
-import mmpretrain.visualization  # noqa: F401  what the registries would import on first use
 import torch
 
 from mmrepmlp.apis import reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import writing
-
-
-def start(target: Callable, *arguments: object, **options: object) -> multiprocessing.Process:
-    """Start one of the functions below in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=target, args=arguments, kwargs=options)
-    process.start()
-    return process
 
 
 def quietly(function: Callable, *arguments: object, **options: object) -> None:

@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmrepmlp.apis import evaluate
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.datasets import write_segmentation_scenes
+from tests.end_to_end.processes import serving
 from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT, dump_config
 
 FSDP = str(ROOT / "configs/repmlpnet/repmlpnet-l256_fsdp_8xb32_in1k.py")
@@ -119,13 +120,20 @@ def last_metrics(work_dir: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(build_once, short) -> Path:
+def at_once(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Variables for scripts that start at once; a signal does not reach them, it ends only what waits for them."""
+    with serving(tmp_path_factory.mktemp("serving")) as python:
+        yield dict(PYTHON=str(python), PYTHON_EXEC=str(python))
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(build_once, short, at_once) -> Path:
     """Two epochs in two processes, on a model that would have SyncBN where that works."""
 
     def write(folder: Path) -> None:
         folder.mkdir()
         config = write_config(folder / "config.py", short, **{"model.backbone.norm_cfg": dict(type="SyncBN")})
-        output = succeed("tools/dist_train.sh", config, 2, "--work-dir", folder / "run")
+        output = succeed("tools/dist_train.sh", config, 2, "--work-dir", folder / "run", **at_once)
         assert output.count("SyncBN needs a GPU and none is available: 40 SyncBN layers are replaced by BN.") == 1
 
     return build_once("two", write) / "run"
@@ -140,20 +148,20 @@ def test_two_processes_validate_the_checkpoint_that_they_save(trained_by_two, sh
 
 
 @pytest.mark.slow
-def test_two_processes_predict_what_one_does(trained_by_two, short, tmp_path):
+def test_two_processes_predict_what_one_does(trained_by_two, short, at_once, tmp_path):
     # An odd number of images: the sampler gives the second process one that the first has had.
     odd = {**short, "test_dataloader.dataset.indices": 359}
     checkpoint, one, two = trained_by_two / "epoch_2.pth", tmp_path / "one.pkl", tmp_path / "two.pkl"
     metrics = evaluate(CONFIG, checkpoint, str(tmp_path / "1"), out=str(one), deploy=True, cfg_options=odd)
     options = ["--deploy", "--work-dir", tmp_path / "2", "--out", two, *as_arguments(odd)]
-    succeed("tools/dist_test.sh", CONFIG, checkpoint, 2, *options)
+    succeed("tools/dist_test.sh", CONFIG, checkpoint, 2, *options, **at_once)
     assert_same(two, one, 359)
     [log] = (tmp_path / "2").glob("*/*.json")
     assert json.loads(log.read_text())["accuracy/top1"] == metrics["accuracy/top1"]
 
 
 @pytest.mark.slow
-def test_two_processes_train_without_the_stages_that_no_head_reads(tmp_path):
+def test_two_processes_train_without_the_stages_that_no_head_reads(at_once, tmp_path):
     write_segmentation_scenes(tmp_path / "scenes", counts=dict(train=4, val=2))
     loaders = [f"{split}_dataloader" for split in ("train", "val", "test")]
     settings = {f"{name}.dataset.data_root": str(tmp_path / "scenes") for name in loaders}
@@ -163,7 +171,7 @@ def test_two_processes_train_without_the_stages_that_no_head_reads(tmp_path):
     # DDP misses gradients of the first iteration in the second.
     settings |= {"train_cfg.max_iters": 3, "train_cfg.val_interval": 3, "default_hooks.checkpoint.interval": 3}
     config = dump_config(ROOT / "configs" / DENSE_CONFIGS["seg"], settings, tmp_path / "config.py")
-    output = succeed("tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "run")
+    output = succeed("tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "run", **at_once)
     assert "find_unused_parameters" not in config.read_text() and "mIoU: " in output
     state = load_from_local(tmp_path / "run/iter_3.pth")["state_dict"]
     assert {name.split(".")[2] for name in state if name.startswith("backbone.stages.")} == {"0", "1", "2"}
@@ -190,13 +198,13 @@ def install(folder: Path, **scripts: str) -> str:
 
 
 @pytest.mark.slow
-def test_slurm_starts_the_same(trained_by_two, short, tmp_path):
+def test_slurm_starts_the_same(trained_by_two, short, at_once, tmp_path):
     path = install(tmp_path, srun=FAKE_SRUN, scontrol="#!/bin/sh\necho 127.0.0.1\necho unreachable\n")
     record, one, two = tmp_path / "options.json", tmp_path / "one.pkl", tmp_path / "two.pkl"
     checkpoint = trained_by_two / "epoch_2.pth"
     evaluate(CONFIG, checkpoint, str(tmp_path), out=str(one), cfg_options=short)
     command = ["tools/slurm_test.sh", "cpus", "digits", CONFIG, checkpoint, "--work-dir", tmp_path, "--out", two]
-    slurm = dict(GPUS="2", CPUS_PER_TASK="1", SRUN_ARGS="--gres=none --exclusive", SRUN_RECORD=str(record))
+    slurm = dict(**at_once, GPUS="2", CPUS_PER_TASK="1", SRUN_ARGS="--gres=none --exclusive", SRUN_RECORD=str(record))
     succeed(*command, *as_arguments(short), PATH=path, **slurm)
     assert json.loads(record.read_text()) == [
         *("--partition=cpus", "--job-name=digits", "--gres=gpu:2", "--ntasks=2", "--ntasks-per-node=2"),
@@ -236,15 +244,15 @@ def test_a_killed_process_ends_the_job_and_training_resumes(short, tmp_path):
 
 
 @pytest.mark.slow
-def test_sharded_training_is_the_same_training(trained_by_two, short, tmp_path):
+def test_sharded_training_is_the_same_training(trained_by_two, short, at_once, tmp_path):
     fsdp = Config.fromfile(FSDP)
     sharded = dict(runner_type=fsdp.runner_type, strategy=fsdp.strategy)
     sharded["optim_wrapper.paramwise_cfg.flat_decay_mult"] = fsdp.optim_wrapper.paramwise_cfg.flat_decay_mult
     config = write_config(tmp_path / "config.py", short, **sharded)
     # In two parts, so that the second resumes from the whole state that the first gathered.
     train = ("tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "run")
-    succeed(*train, "--cfg-options", "train_cfg.max_epochs=1")
-    succeed(*train, "--resume")
+    succeed(*train, "--cfg-options", "train_cfg.max_epochs=1", **at_once)
+    succeed(*train, "--resume", **at_once)
     actual, expected = (load_from_local(folder / "epoch_2.pth") for folder in (tmp_path / "run", trained_by_two))
     assert list(actual["state_dict"]) == list(expected["state_dict"])
     groups = zip(actual["optimizer"]["param_groups"], expected["optimizer"]["param_groups"], strict=True)

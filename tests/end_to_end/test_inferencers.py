@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrepmlp.apis import reparameterize_checkpoint
-from tests.end_to_end.commands import run_scripts
+from tests.end_to_end.commands import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -49,23 +49,22 @@ from mmdet.apis import DetInferencer
 DetInferencer(weights=checkpoint, device="cpu")(image, no_save_vis=True)
 """
 SCRIPTS = dict(cls=CLASSIFY, seg=SEGMENT, det=DETECT, alone=DETECT_ALONE)
-PACKAGES = dict(cls="mmpretrain.apis", seg="mmseg.apis", det="mmdet.apis")
 
 
-def infer(framework, *runs, folder):
-    """Run scripts on configs and checkpoints, each in a process of its own, in which the framework is imported."""
+def infer(*runs, folder):
+    """Run scripts on configs and checkpoints, each in a process of its own, in which the frameworks are imported."""
     cv2.imwrite(str(folder / "image.png"), np.random.randint(0, 255, (120, 152, 3), np.uint8))
     for name, text in SCRIPTS.items():
         (folder / f"{name}.py").write_text(text)
-    commands = [(folder / f"{name}.py", config, checkpoint, folder / "image.png") for name, config, checkpoint in runs]
-    for command, done in zip(commands, run_scripts([PACKAGES[framework]], commands), strict=True):
-        assert done.returncode == 0, (command, done.stderr[-2000:])
+    for name, config, checkpoint in runs:
+        done = run_script(folder / f"{name}.py", config, checkpoint, folder / "image.png")
+        assert done.returncode == 0, (done.args, done.stderr[-2000:])
 
 
 def test_classifiers(trained, config, tmp_path):
     report = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth")
     runs = [("cls", config, trained.checkpoint), ("cls", report.config, report.checkpoint)]
-    infer("cls", *runs, folder=tmp_path)
+    infer(*runs, folder=tmp_path)
 
 
 def test_segmentors_and_detectors(short_run, tmp_path):
@@ -74,4 +73,4 @@ def test_segmentors_and_detectors(short_run, tmp_path):
     runs = [(task, short_run.config, checkpoint), (task, report.config, report.checkpoint)]
     if task == "det":
         runs += [("alone", "import", checkpoint), ("alone", "none", report.checkpoint)]
-    infer(task, *runs, folder=tmp_path)
+    infer(*runs, folder=tmp_path)

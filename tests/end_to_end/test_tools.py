@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.apis.conversion.test_reparameterize_models import save_random
-from tests.end_to_end.commands import run_tools
+from tests.end_to_end.commands import run_tool
 from tests.fixtures import CONFIG, ROOT
 
 TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
@@ -91,8 +91,8 @@ def assert_one_line(error: int | str, message: str) -> None:
 
 @pytest.mark.slow
 def test_help_names_the_options():
-    tools = sorted({*TOOLS, *OPTIONS})
-    for tool, done in zip(tools, run_tools(*([tool, "--help"] for tool in tools)), strict=True):
+    for tool in sorted({*TOOLS, *OPTIONS}):
+        done = run_tool(tool, "--help")
         assert done.returncode == 0 and not done.stderr, (tool, done.stderr)
         assert all(option in done.stdout for option in ("usage:", *OPTIONS.get(tool, ()))), (tool, done.stdout)
 
@@ -102,12 +102,10 @@ def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     (tmp_path / "empty.pth").touch()
     out = tmp_path / "deploy.pth"
     empty, again = tmp_path / "empty.pth", f"error: {tmp_path}/empty.pth is empty. Copy or download it again.\n"
-    converted, renamed, trained, written = run_tools(
-        ("reparameterize.py", CONFIG, empty, out),
-        ("model_converters/mmrepmlp_to_official.py", empty, out),
-        ("train.py", config, "--work-dir", tmp_path / "run", "--resume", empty),
-        ("dataset_converters/digits.py", "--out", tmp_path),
-    )
+    converted = run_tool("reparameterize.py", CONFIG, empty, out)
+    renamed = run_tool("model_converters/mmrepmlp_to_official.py", empty, out)
+    trained = run_tool("train.py", config, "--work-dir", tmp_path / "run", "--resume", empty)
+    written = run_tool("dataset_converters/digits.py", "--out", tmp_path)
     assert converted.returncode == 1 and not out.exists()
     assert converted.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in converted.stderr
     assert renamed.returncode == 1 and renamed.stderr == again

@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from mmrepmlp.apis.runs.checks import check_config
+from tests.end_to_end.processes import serving
 from tests.fixtures import ROOT
 
 PAGE, NOTEBOOK = ROOT / "docs/tutorial.md", ROOT / "docs/tutorial.ipynb"
@@ -43,7 +44,11 @@ def test_every_command_works(tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # instead of the home folder
         monkeypatch.setenv(name, str(tmp_path / name))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=600, resources=dict(metadata=dict(path=str(tmp_path / "docs")))).execute()
+    with serving(tmp_path) as python:
+        shell = tmp_path / "shell.sh"
+        shell.write_text(f'python() {{ {python} "$@"; }}\n')
+        monkeypatch.setenv("BASH_ENV", str(shell))
+        NotebookClient(notebook, timeout=600, resources=dict(metadata=dict(path=str(tmp_path / "docs")))).execute()
     folder = tmp_path / "tutorial"
 
     classified = read_predictions(folder / "classify")

@@ -30,7 +30,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package, family, export", FAMILIES)
-def test_families_train_convert_and_export(package, family, export, tmp_path):
+def test_families_train_convert_and_export(package, family, export, quick_init, tmp_path):
     trial = run_trial(package, family, find_families(package)[family], tmp_path)
     assert (trial.control, trial.train, trial.convert, trial.export) == ("pass", "pass", "pass", export), trial.reason
     assert float(trial.error) < 1e-5 and trial.config.startswith(f"{package}::{family}/")
