@@ -9,6 +9,7 @@ from mmrepmlp.apis import sweep_configs
 from mmrepmlp.apis.analysis.sweep.families import choose_stages, find_families
 from mmrepmlp.apis.analysis.sweep.sweep_configs import Sweep, versions
 from mmrepmlp.apis.analysis.sweep.trial import Trial, run_trial
+from tests.end_to_end.processes import FRAMEWORKS
 
 # Classifiers with and without a neck; segmentors with one head and several, with other numbers of channels to set, with
 # masks to classify; detectors of one stage and two, with queries, prototypes, or learned proposals.
@@ -30,14 +31,17 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package, family, export", FAMILIES)
-def test_families_train_convert_and_export(package, family, export, quick_init, tmp_path):
+def test_families_train_convert_and_export(package, family, export, quick_init, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.trial.SIDES", (64, 128))  # smaller images take less time
     trial = run_trial(package, family, find_families(package)[family], tmp_path)
     assert (trial.control, trial.train, trial.convert, trial.export) == ("pass", "pass", "pass", export), trial.reason
     assert float(trial.error) < 1e-5 and trial.config.startswith(f"{package}::{family}/")
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_where_it_was(tmp_path):
+def test_a_sweep_goes_on_where_it_was(monkeypatch, tmp_path):
+    # There is one server of processes, and others need it without this package.
+    monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.sweep_configs.PRELOADED", FRAMEWORKS)
     out = tmp_path / "table.csv"
     out.write_text(Sweep([Trial("mmpretrain", "resnet", "a config", "fail", reason="as before")]).to_csv())
     sweep = sweep_configs(out, packages=["mmpretrain"], families=["lenet", "resnet"])
