@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 KILLED = -9
 SMALL = {"model.backbone.arch": TINY, "model.head.in_channels": 64}
-CONVERSION_KILLS, TRAINING_KILLS = 30, 10
+CONVERSION_KILLS, TRAINING_KILLS = 24, 8
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -177,8 +177,8 @@ def test_export_stores_every_weight_as_the_int8_that_it_is(network, tmp_path):
     assert len(weights) == len(layers) == 29 == report.operators["QuantizeLinear"]
     stored = []
     for node in weights:
-        levels, steps = (values[name] for name in node.input)
-        assert levels.dtype == np.int8 and len(steps) == len(levels)
+        levels, steps, zeros = (values[name] for name in node.input)
+        assert levels.dtype == zeros.dtype == np.int8 and len(steps) == len(zeros) == len(levels) and not zeros.any()
         stored.append((levels.astype(np.float32) * steps.reshape(-1, *[1] * (levels.ndim - 1))).ravel())
     for layer in layers:
         weight = layer.weight.detach().numpy().ravel()
