@@ -26,7 +26,7 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it war
 from torch.utils.cpp_extension import CUDA_HOME, ROCM_HOME  # noqa: E402
 
 SOURCES = Path("mmcv/ops/csrc/pytorch")
-UNITS = 6
+UNITS = 4
 # Files of one group define the same names, so no two of them can be compiled as one unit.
 CLASHING = (
     ("cpu/bezier_align.cpp", "cpu/roi_align.cpp", "cpu/roi_align_rotated.cpp", "cpu/rotated_feature_align.cpp"),
