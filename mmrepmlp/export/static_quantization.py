@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
+import onnxruntime
+from mmengine.utils import digit_version
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.progress import track
@@ -18,7 +20,9 @@ from mmrepmlp.checkpoint import atomic_write
 from .int8_weights import QUANTIZABLE_OPERATORS
 from .session import OnnxNetwork
 
-# Older versions measure the ranges of activations again for each graph that they write.
+# Older versions cannot run a product with a scale for each output pixel,
+SCALES_OF_OUTPUTS = digit_version(onnxruntime.__version__) >= digit_version("1.32")
+# and measure the ranges of activations again for each graph that they write.
 KEEPS_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
 
 
@@ -44,7 +48,7 @@ def quantize_onnx(
     """Quantize an exported graph to int8: weights per channel, activations by calibration.
 
     The result is a graph in QDQ format. Weights of fully connected layers over tiles get a scale for each output
-    pixel.
+    pixel, with ONNX Runtime before 1.32 one for all.
 
     Args:
         source: The graph in float32.
@@ -100,7 +104,8 @@ def quantize_nodes(
     exclude: Sequence[str] = (),
 ) -> None:
     """Quantize the nodes in ``include``, by default all, except those in ``exclude``."""
-    columns = {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 2}  # ONNX Runtime's default is the rows
+    columns = {"quant_type": QuantType.QInt8, "symmetric": True}
+    columns |= {"axis": 2} if SCALES_OF_OUTPUTS else {}  # ONNX Runtime's default is the rows
     weights = [node.input[1] for node in onnx.load(str(graph)).graph.node if node.op_type == "MatMul"]
     shapes = {tensor.name: len(tensor.dims) for tensor in onnx.load(str(graph)).graph.initializer}
     quantize_static(
