@@ -74,11 +74,19 @@ install_torch() {
   fi
 }
 
+# While mmcv compiles, what does not depend on it is installed.
 install_mmcv() {
-  say "$MMCV"
-  local wheel
-  wheel=$("$PYTHON" tools/build_mmcv.py "$MMCV" --cache "$CACHE") || exit 1
-  pip_install --no-deps --force-reinstall "$wheel"
+  say "$MMCV, and meanwhile the packages that do not depend on it"
+  local built
+  built=$(mktemp)
+  set -m  # in a process group of its own, which ends with the script
+  "$PYTHON" tools/build_mmcv.py "$MMCV" --cache "$CACHE" >"$built" &
+  set +m
+  # shellcheck disable=SC2064
+  trap "rm -f '$built'; kill -- -$! 2>/dev/null || true" EXIT
+  [ -z "$VENV" ] || pip_install -r requirements/build.txt -r requirements/reference.txt "torch==$(installed_torch)"
+  wait $! || exit 1
+  pip_install --no-deps --force-reinstall "$(<"$built")"
 }
 
 install_packages() {

@@ -214,7 +214,7 @@ def test_slurm_starts_the_same(trained_by_two, short, at_once, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_training_resumes(short, tmp_path):
+def test_a_killed_process_ends_the_job_and_training_resumes(short, at_once, tmp_path):
     config = write_config(tmp_path / "config.py", short, **{"train_cfg.max_epochs": 500, "train_cfg.val_interval": 500})
     work_dir = tmp_path / "run"
     with started("tools/dist_train.sh", config, 2, "--work-dir", work_dir) as job:
@@ -233,7 +233,7 @@ def test_a_killed_process_ends_the_job_and_training_resumes(short, tmp_path):
     # As two machines, for what it matters to a checkpoint.
     command = ["tools/dist_train.sh", config, 1, "--work-dir", work_dir, "--resume", "auto"]
     command += as_arguments({"train_cfg.max_epochs": reached + 1})
-    machines = dict(NNODES="2", PORT=str(free_port()))
+    machines = dict(NNODES="2", PORT=str(free_port()), **at_once)
     with started(*command, **machines, NODE_RANK="1") as second:
         output = succeed(*command, **machines, NODE_RANK="0")
         second.finish()
