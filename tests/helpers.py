@@ -17,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrepmlp.apis.benchmarks.measure import BenchmarkReport
 from mmrepmlp.models import RepMLPBlock
 
+EXPORTS = hasattr(torch.export.Dim, "DYNAMIC")  # as of torch 2.6; without it, an export says so
+needs_export = pytest.mark.skipif(not EXPORTS, reason="export needs torch 2.6")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 

@@ -11,6 +11,7 @@ from mmrepmlp.apis.command_line import run_tool, tool_parser
 from mmrepmlp.checkpoint import CheckpointError, check_overwrite
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.registry import MODELS
+from tests.helpers import needs_export
 
 
 def call(monkeypatch, operation, *arguments):
@@ -113,6 +114,7 @@ def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback(monkeyp
         call(monkeypatch, operation, "config.py")
 
 
+@needs_export
 def test_every_operation_is_importable_by_name():
     assert {"train", "evaluate", "evaluate_onnx", "reparameterize_checkpoint", "write_dataset"} <= set(apis.__all__)
     assert all(callable(getattr(apis, name)) for name in apis.__all__) and set(apis.__all__) <= set(dir(apis))
