@@ -24,7 +24,7 @@ EXTRAS = {
     "onedl-seg": [*ONEDL, "onedl-mmsegmentation>=1.4.2,<2"],
     # onedl-mmdetection imports imgaug without declaring it.
     "onedl-det": [*ONEDL, "onedl-mmdetection>=3.5.1,<4", "imgaug>=0.4"],
-    "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
+    "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

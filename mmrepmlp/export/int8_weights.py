@@ -72,7 +72,7 @@ def int8_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, transposed: bo
     graph.initializer.remove(tensor)
     graph.initializer.append(from_array(levels.astype(np.int8), f"{name}_int8"))
     graph.initializer.append(from_array(scales.astype(np.float32), f"{name}_scales"))
-    # The default, but ONNX Runtime before 1.24 does not run a Gemm without them.
+    # The default, but ONNX Runtime 1.23 does not run a Gemm without them.
     graph.initializer.append(from_array(np.zeros(len(scales), np.int8), f"{name}_zeros"))
     restored = name if weight.ndim != 3 else f"{name}_rows"
     inputs = [f"{name}_{part}" for part in ("int8", "scales", "zeros")]
