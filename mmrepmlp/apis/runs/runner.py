@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -30,10 +33,25 @@ def build_runner(cfg: Config, progress: bool = False) -> Runner:
         raise ValueError(
             f"runner_type={cfg.runner_type!r} is unknown. Correct it, or add its module to custom_imports."
         )
+    wait_for_own_name(cfg)
     runner = (with_progress(kind) if progress else kind).from_cfg(cfg)
     if cfg.get("check_weights", True):
         add_hooks(runner, CHECKS)
     return runner
+
+
+def wait_for_own_name(cfg: Config) -> None:
+    """Wait until the second is over in which a run of the same config began in this process.
+
+    MMEngine names the logger, the message hub and the visualizer of a run after its config and the second in which it
+    begins. Two runs of one second would share all three: log file, loss history and pictures.
+
+    Args:
+        cfg: The config.
+    """
+    name = cfg.get("experiment_name") or (Path(cfg.filename).stem if cfg.filename else None)
+    while MMLogger.check_instance_created("_".join(filter(None, [name, time.strftime("%Y%m%d_%H%M%S")]))):
+        time.sleep(0.05)
 
 
 def add_hooks(runner: Runner, reasons: Mapping[str, str]) -> None:
