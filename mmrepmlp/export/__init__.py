@@ -9,7 +9,9 @@ if missing:
 if not hasattr(torch.export.Dim, "DYNAMIC"):
     raise ImportError(f"Export needs torch 2.6 or newer; {torch.__version__} is installed.")
 
-from .onnx import DYNAMIC_AXES, ExportError, OnnxReport, export_onnx  # noqa: E402
+from .graph import DYNAMIC_AXES  # noqa: E402
+from .network import ExportError  # noqa: E402
+from .onnx import OnnxReport, export_onnx  # noqa: E402
 from .session import OnnxNetwork  # noqa: E402
 
 __all__ = ["DYNAMIC_AXES", "ExportError", "OnnxNetwork", "OnnxReport", "export_onnx"]

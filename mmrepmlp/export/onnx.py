@@ -2,38 +2,27 @@
 """From a PyTorch model to an ONNX graph that proves to compute the same."""
 
 import copy
-import inspect
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from mmrepmlp.checkpoint import atomic_write, check_overwrite
-from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import image_channels, named_parts
-from mmrepmlp.quantization.exportable import make_quantizers_exportable
-from mmrepmlp.reparam import distance, named_tensors, switch_to_deploy
+from mmrepmlp.reparam import switch_to_deploy
 
+from .graph import check_axes, compare, record, worst_shape
 from .int8_weights import store_weights_as_int8
-from .opsets import NEWEST, OLDEST, convert_opset, recorded_opset
-from .pooling import make_pooling_exportable
+from .network import ExportError, NamedOutputs, exportable_parts
+from .opsets import NEWEST, OLDEST
 from .session import OnnxNetwork
 
-DYNAMIC_AXES = {"batch": 0, "height": 2, "width": 3}
 OPSET = 20  # the first with GELU as an operator
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.05
-
-
-class ExportError(MMRepMLPError):
-    """A graph could not be made, or does not compute what the model does; nothing was written."""
 
 
 @dataclass
@@ -69,61 +58,6 @@ class OnnxReport:
         for shape, error in self.errors.items():
             table.add_row(f"relative error, {' x '.join(map(str, shape))}", f"{error:.1e}")
         return table
-
-
-class NamedOutputs(nn.Module):
-    """A model as a function of images alone, whose outputs are a flat tuple.
-
-    Args:
-        model: A model of any framework, run up to its raw outputs, or a bare backbone.
-        part: Name of a backbone or neck in the model, to run up to its maps. Default: None, the whole model.
-    """
-
-    def __init__(self, model: nn.Module, part: str | None = None) -> None:
-        super().__init__()
-        self.model, self.part = model, part
-        owner, _, self.name = (part or "").rpartition(".")
-        self.owner = model.get_submodule(owner)
-        self.arguments = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map (N, C, H, W) to the model's outputs."""
-        if self.part:
-            outputs = self.owner.backbone(images)
-            outputs = self.owner.neck(outputs) if self.name == "neck" else outputs
-        else:
-            outputs = self.model(images, **self.arguments)
-        return tuple(tensor for _, tensor in named_tensors(outputs))
-
-    def run(self, images: Tensor) -> object:
-        """Call the network, as the exporter will.
-
-        Raises:
-            ExportError: It cannot be called on images alone, or not on these.
-        """
-        try:
-            return self(images)
-        except Exception as error:
-            reason = type(error).__name__, str(error)
-            what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
-            raise ExportError(
-                f"{what} images of shape {tuple(images.shape)} ({': '.join(filter(None, reason))}): no graph of it can "
-                f"be made.{self.remedy}"
-            ) from error
-
-    @property
-    def remedy(self) -> str:
-        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
-        names = [] if self.part else exportable_parts(self.model)
-        return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
-
-
-def exportable_parts(model: nn.Module) -> list[str]:
-    """Names of the backbones and necks in a model."""
-    parts = {name: part for name, part in named_parts(model).items() if part is not model}
-    backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
-    necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
-    return [name for pair in zip(necks, backbones) for name in pair if name in parts]
 
 
 def export_onnx(
@@ -170,9 +104,7 @@ def export_onnx(
     """
     out = Path(out)
     check_overwrite(out, overwrite=overwrite)
-    unknown = sorted(set(dynamic) - DYNAMIC_AXES.keys())
-    if unknown:
-        raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
+    check_axes(dynamic)
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset={opset}: expected {OLDEST} to {NEWEST}, the newest of the installed onnx.")
     if part is not None and part not in exportable_parts(model):
@@ -180,13 +112,13 @@ def export_onnx(
         raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
     model = copy.deepcopy(model).float().eval()
     network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()
-    shape = (max(batch, 2) if "batch" in dynamic else batch, image_channels(model), *size)
+    shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
     with atomic_write(out) as temporary:
         record(network, temporary, shape, dynamic, opset)
         rounds = store_weights_as_int8(temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
         errors = compare(network, start_session(temporary, opset), shape, dynamic)
-        worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
+        worst = worst_shape(errors)
         allowed = (INT8_TOLERANCE if rounds else TOLERANCE) if tolerance is None else tolerance
         if not errors[worst] <= allowed:
             raise ExportError(
@@ -195,39 +127,6 @@ def export_onnx(
             )
     operators = Counter(node.op_type for node in onnx.load(str(out), load_external_data=False).graph.node)
     return OnnxReport(out, opset, part, dict(operators.most_common()), errors, out.stat().st_size / 1e6)
-
-
-def record(network: NamedOutputs, file: Path, shape: tuple[int, ...], dynamic: Sequence[str], opset: int) -> None:
-    """Record a network as an ONNX graph.
-
-    Raises:
-        ExportError: The exporter cannot.
-    """
-    images = torch.randn(shape)
-    names = [name.removeprefix("output.").replace(".", "_") for name, _ in named_tensors(network.run(images))]
-    names = [f"output_{name}" for name in names] if len(names) > 1 else ["output"]
-    axes = {DYNAMIC_AXES[name]: torch.export.Dim.DYNAMIC for name in dynamic}
-    try:
-        with torch.no_grad(), make_pooling_exportable(network), make_quantizers_exportable(network):
-            program = torch.onnx.export(
-                network,
-                (images,),
-                dynamo=True,
-                opset_version=recorded_opset(opset),
-                dynamic_shapes=(axes,) if axes else None,
-                input_names=["images"],
-                output_names=names,
-                verbose=False,
-            )
-        for node in program.model.graph:
-            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
-        onnx.save(convert_opset(program.model_proto, opset), str(file))
-    except Exception as error:
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if "ranges" in reason else ""
-        raise ExportError(
-            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
-        ) from error
 
 
 def start_session(file: Path, opset: int) -> OnnxNetwork:
@@ -244,29 +143,3 @@ def start_session(file: Path, opset: int) -> OnnxNetwork:
             f"The installed ONNX Runtime cannot run the graph in opset {opset}, so that nothing can be compared: "
             f"{reason}. Nothing was written; try another --opset."
         ) from error
-
-
-@torch.no_grad()
-def compare(
-    network: NamedOutputs, exported: OnnxNetwork, shape: tuple[int, ...], dynamic: Sequence[str]
-) -> dict[tuple[int, ...], float]:
-    """How far a graph's outputs are from the network's on fresh images, at several shapes where it is dynamic."""
-    errors = {}
-    generator = torch.Generator().manual_seed(0)
-    for fresh in other_shapes(shape, dynamic):
-        images = torch.randn(fresh, generator=generator)
-        pairs = zip(network(images), exported(images), strict=True)
-        errors[fresh] = float(np.max([distance(actual, expected)[1] for expected, actual in pairs]))  # nan if any is
-    return errors
-
-
-def other_shapes(shape: tuple[int, ...], dynamic: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    """Shapes that a graph has to serve: the one it was made with, and others along its dynamic axes."""
-    choices = {"batch": (1, 3), "height": (1.0, 0.6, 1.3), "width": (1.0, 1.7, 0.7)}
-    n, c, h, w = shape
-    batches = choices["batch"] if "batch" in dynamic else (n,)
-    heights = [int(h * factor) for factor in choices["height"]] if "height" in dynamic else [h]
-    widths = [int(w * factor) for factor in choices["width"]] if "width" in dynamic else [w]
-    sides = list(itertools.zip_longest(heights, widths, fillvalue=h if len(heights) == 1 else w))
-    for batch, (height, width) in zip(itertools.cycle(batches), sides * len(batches)):
-        yield batch, c, height, width

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mmrepmlp.export import DYNAMIC_AXES, ExportError, export_onnx
+from mmrepmlp.export import ExportError, export_onnx
 from mmrepmlp.export import onnx as module
+from mmrepmlp.export.graph import compare
+from mmrepmlp.export.network import NamedOutputs
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
 from tests.conftest import TINY
@@ -103,7 +105,7 @@ def test_other_versions_of_the_operators(tmp_path, opset, dynamic, pad_mode):
     assert imports == {"": opset} and report.opset == opset
     shape = [1, 3, 72, 88]
     for axis in dynamic:
-        shape[DYNAMIC_AXES[axis]] += 2
+        shape[NamedOutputs.axes[axis]] += 2
     assert_same(report.path, backbone, shape)
 
 
@@ -173,9 +175,12 @@ def test_parts_of_nested_models(tmp_path):
 @pytest.mark.parametrize("wrong", [torch.tensor([1.0, float("nan")]), torch.ones(1), torch.zeros(2)])
 def test_no_wrong_output_hides_behind_a_right_one(wrong):
     right = torch.ones(2, 2)
-    errors = module.compare(lambda x: (right, right[0]), lambda x: (right, wrong), (2, 3, 8, 8), ())
+    network = NamedOutputs(nn.Conv2d(3, 1, 1))
+    network.forward = lambda x: (right, right[0])
+    errors = compare(network, lambda x: (right, wrong), (2, 8, 8), ())
     assert not errors[2, 3, 8, 8] <= 0.5
-    assert module.compare(lambda x: (0 * right,), lambda x: (0 * right,), (2, 3, 8, 8), ()) == {(2, 3, 8, 8): 0}
+    network.forward = lambda x: (0 * right,)
+    assert compare(network, lambda x: (0 * right,), (2, 8, 8), ()) == {(2, 3, 8, 8): 0}
 
 
 def test_torch_export_records_the_deploy_form(backbone):

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record a network as an ONNX graph, and compare what a runtime computes with it."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from mmrepmlp.quantization.exportable import make_quantizers_exportable
+from mmrepmlp.reparam import distance
+
+from .network import ExportError, NamedOutputs
+from .opsets import convert_opset, recorded_opset
+from .pooling import make_pooling_exportable
+
+DYNAMIC_AXES = ("batch", "height", "width")
+
+
+def check_axes(dynamic: Sequence[str]) -> None:
+    """Check the names of symbolic axes.
+
+    Raises:
+        ValueError: One is unknown.
+    """
+    unknown = sorted(set(dynamic) - set(DYNAMIC_AXES))
+    if unknown:
+        raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
+
+
+def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str], opset: int) -> None:
+    """Record a network as an ONNX graph.
+
+    Args:
+        network: What to record, in eval mode.
+        file: The file to write.
+        shape: Number, height and width of the images.
+        dynamic: The symbolic axes, from :data:`DYNAMIC_AXES`.
+        opset: Version of ONNX's operators.
+
+    Raises:
+        ExportError: The exporter cannot.
+    """
+    images = network.make_images(*shape)
+    outputs = network.run(images)
+    names = [f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"]
+    axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
+    try:
+        with torch.no_grad(), make_pooling_exportable(network), make_quantizers_exportable(network):
+            program = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                opset_version=recorded_opset(opset),
+                dynamic_shapes=(axes,) if axes else None,
+                input_names=["images"],
+                output_names=names,
+                verbose=False,
+            )
+        for node in program.model.graph:
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the machine that exported
+        onnx.save(convert_opset(program.model_proto, opset), str(file))
+    except Exception as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if "ranges" in reason else ""
+        raise ExportError(
+            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
+        ) from error
+
+
+@torch.no_grad()
+def compare(
+    network: NamedOutputs,
+    exported: Callable[[Tensor], Sequence[Tensor]],
+    shape: tuple[int, int, int],
+    dynamic: Sequence[str],
+) -> dict[tuple[int, ...], float]:
+    """How far a graph's outputs are from the network's on fresh images, at several shapes where it is dynamic.
+
+    Returns:
+        For each shape of images the largest difference of an output, relative to its largest value; of an output of
+        integers, such as classes, the share that differs.
+    """
+    errors = {}
+    generator = torch.Generator().manual_seed(0)
+    for fresh in other_shapes(shape, dynamic):
+        images = network.make_images(*fresh, generator=generator)
+        pairs = zip(network(images), exported(images), strict=True)
+        errors[tuple(images.shape)] = float(np.max([difference(actual, expected) for expected, actual in pairs]))
+    return errors
+
+
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """Relative difference of two tensors, or the share of integers that differ; nan if a number is."""
+    if expected.is_floating_point() or actual.shape != expected.shape:
+        return distance(actual, expected)[1]
+    return (actual != expected).double().mean().item()
+
+
+def worst_shape(errors: dict[tuple[int, ...], float]) -> tuple[int, ...]:
+    """The shape of the largest error; nan counts as the largest."""
+    return max(errors, key=lambda shape: errors[shape] if errors[shape] == errors[shape] else float("inf"))
+
+
+def other_shapes(shape: tuple[int, int, int], dynamic: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """Shapes that a graph has to serve: the one it was made with, and others along its dynamic axes."""
+    choices = {"batch": (1, 3), "height": (1.0, 0.6, 1.3), "width": (1.0, 1.7, 0.7)}
+    n, h, w = shape
+    batches = choices["batch"] if "batch" in dynamic else (n,)
+    heights = [int(h * factor) for factor in choices["height"]] if "height" in dynamic else [h]
+    widths = [int(w * factor) for factor in choices["width"]] if "width" in dynamic else [w]
+    sides = list(itertools.zip_longest(heights, widths, fillvalue=h if len(heights) == 1 else w))
+    for batch, (height, width) in zip(itertools.cycle(batches), sides * len(batches)):
+        yield batch, height, width

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models as functions of images alone, as exporters take them."""
+
+import inspect
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import image_channels, named_parts
+from mmrepmlp.reparam import named_tensors
+
+
+class ExportError(MMRepMLPError):
+    """A graph could not be made, or does not compute what the model does; nothing was written."""
+
+
+class NamedOutputs(nn.Module):
+    """A model as a function of images alone, whose outputs are a flat tuple.
+
+    Args:
+        model: A model of any framework, run up to its raw outputs, or a bare backbone.
+        part: Name of a backbone or neck in the model, to run up to its maps. Default: None, the whole model.
+    """
+
+    axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 2, "width": 3}
+
+    def __init__(self, model: nn.Module, part: str | None = None) -> None:
+        super().__init__()
+        self.model, self.part = model, part
+        owner, _, self.name = (part or "").rpartition(".")
+        self.owner = model.get_submodule(owner)
+        self.arguments = {"mode": "tensor"} if "mode" in inspect.signature(model.forward).parameters else {}
+        self.channels = image_channels(model)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, C, H, W) to the model's outputs."""
+        if self.part:
+            outputs = self.owner.backbone(images)
+            outputs = self.owner.neck(outputs) if self.name == "neck" else outputs
+        else:
+            outputs = self.model(images, **self.arguments)
+        return tuple(tensor for _, tensor in named_tensors(outputs))
+
+    def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random images as :meth:`forward` takes them."""
+        return torch.randn(batch, self.channels, height, width, generator=generator)
+
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Call the network, as the exporter will.
+
+        Raises:
+            ExportError: It cannot be called on images alone, or not on these.
+        """
+        try:
+            return self(images)
+        except Exception as error:
+            reason = type(error).__name__, str(error)
+            what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
+            raise ExportError(
+                f"{what} images of shape {tuple(images.shape)} ({': '.join(filter(None, reason))}): no graph of it can "
+                f"be made.{self.remedy}"
+            ) from error
+
+    @property
+    def remedy(self) -> str:
+        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
+        names = [] if self.part else exportable_parts(self.model)
+        return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
+
+
+def exportable_parts(model: nn.Module) -> list[str]:
+    """Names of the backbones and necks in a model."""
+    parts = {name: part for name, part in named_parts(model).items() if part is not model}
+    backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
+    necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
+    return [name for pair in zip(necks, backbones) for name in pair if name in parts]
