@@ -20,6 +20,8 @@ LOCATIONS = {
     "mmrepmlp.apis.conversion.reparameterize": ("ConversionError", "reparameterize_checkpoint"),
     "mmrepmlp.apis.conversion.report": ("ConversionReport",),
     "mmrepmlp.apis.deployment.compare_graphs": ("GraphComparison", "compare_graphs"),
+    "mmrepmlp.apis.deployment.deploy": ("DeploymentReport", "deploy_checkpoint"),
+    "mmrepmlp.apis.deployment.evaluate_deployment": ("evaluate_deployment",),
     "mmrepmlp.apis.deployment.evaluate_onnx": ("evaluate_onnx",),
     "mmrepmlp.apis.deployment.export_checkpoint": ("export_checkpoint",),
     "mmrepmlp.apis.deployment.quantize_checkpoint": ("QuantizationReport", "quantize_checkpoint"),

@@ -5,7 +5,7 @@ from .reading import CheckpointError, load_from_local
 from .schemes import LOADERS, load_from_url
 from .unwrap import abbreviate, meta_of, unwrap
 from .validate import check_state_dict, check_values, raise_faults
-from .writing import atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
+from .writing import atomic_folder, atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
 
 __all__ = [
     "LOADERS",
@@ -13,6 +13,7 @@ __all__ = [
     "abbreviate",
     "adapt_state_dict",
     "architecture_of",
+    "atomic_folder",
     "atomic_write",
     "backbone_part",
     "build_form",

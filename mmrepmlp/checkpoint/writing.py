@@ -5,6 +5,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,6 +52,40 @@ def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None 
 
 
 @contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a folder atomically: yields a temporary folder beside it, which takes its place on success.
+
+    A folder that exists is replaced, whatever is in it; on an exception it stays unchanged. Temporary folders left by
+    killed processes are removed.
+
+    Args:
+        path: The folder to write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield temporary
+        for file in temporary.rglob("*"):
+            flush(file)
+        temporary.chmod(0o777 & ~current_umask())
+        if path.exists():
+            replaced = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"), path.name)
+            path.rename(replaced)
+            temporary.rename(path)
+            shutil.rmtree(replaced.parent)
+        else:
+            temporary.rename(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
     """A file in the folder of ``path``, locked while it is written, and removed at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,23 +102,32 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 def commit(temporary: Path, path: Path) -> None:
     """Flush a file to disk and rename it to ``path``."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(temporary)
     temporary.chmod(0o666 & ~current_umask())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files for ``path`` that no process is writing: a lock is released when its process ends."""
-    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(BlockingIOError, FileNotFoundError), file.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink()
+    """Remove temporary files and folders for ``path`` that no process is writing: a lock is released when its process
+    ends."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(BlockingIOError, FileNotFoundError):
+            handle = os.open(leftover, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(handle)
 
 
 def current_umask() -> int:
@@ -156,10 +200,10 @@ def save_to(stream: BinaryIO, checkpoint: Mapping) -> None:
         raise
 
 
-def file_hash(path: str | os.PathLike) -> str:
-    """First 8 digits of a file's sha256, as in the names of checkpoints that OpenMMLab publishes."""
+def file_hash(path: str | os.PathLike, digits: int = 8) -> str:
+    """First digits of a file's sha256, by default as many as in the names of checkpoints that OpenMMLab publishes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()[:digits]

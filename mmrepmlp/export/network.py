@@ -2,6 +2,7 @@
 """Models as functions of images alone, as exporters take them."""
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -76,3 +77,22 @@ def exportable_parts(model: nn.Module) -> list[str]:
     backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
     necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
     return [name for pair in zip(necks, backbones) for name in pair if name in parts]
+
+
+def call_in_batches(
+    call: Callable[[Tensor], Sequence[Tensor]], images: Tensor, batch: int | None
+) -> tuple[Tensor, ...]:
+    """Call a graph of fixed batch size as often as it takes.
+
+    Args:
+        call: The graph.
+        images: Any number of images.
+        batch: The number that it takes; the last call is padded with the last image. None if it takes any.
+    """
+    if batch is None:
+        return tuple(call(images))
+    parts = []
+    for part in images.split(batch):
+        missing = batch - len(part)
+        parts.append(call(torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part))
+    return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import (
@@ -13,6 +14,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 from torch import Tensor, nn
 
+from .network import call_in_batches
+
 
 class OnnxNetwork(nn.Module):
     """An ONNX graph as a module, run by ONNX Runtime on the CPU.
@@ -20,7 +23,7 @@ class OnnxNetwork(nn.Module):
     A graph of fixed batch size is run several times; the last batch is padded with the last image.
 
     Args:
-        path: The ONNX file.
+        graph: Path of the ONNX file, or what onnx reads it as.
         threads: Number of threads; 0 for ONNX Runtime's choice. Default: torch's number.
 
     Raises:
@@ -28,19 +31,22 @@ class OnnxNetwork(nn.Module):
         ValueError: It is not a graph that ONNX Runtime can run.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, graph: str | Path | onnx.ModelProto, threads: int | None = None) -> None:
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
         # Spinning threads slow down other computations of this process, other sessions included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist. Export a graph with tools/deployment/export_onnx.py.")
+        in_memory = isinstance(graph, onnx.ModelProto)
+        name = "The model" if in_memory else str(graph)
+        if not in_memory and not Path(graph).is_file():
+            raise FileNotFoundError(f"{graph} does not exist. Export a graph with tools/deployment/export_onnx.py.")
+        content = graph.SerializeToString() if in_memory else name
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail, NotImplemented, RuntimeException) as error:
-            raise ValueError(f"{path} is not a graph that ONNX Runtime can run: {str(error).strip()}") from error
+            raise ValueError(f"{name} is not a graph that ONNX Runtime can run: {str(error).strip()}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
         first, *others = self.session.get_outputs()
@@ -49,15 +55,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map (N, C, H, W) to the graph's outputs."""
-        if self.batch is None:
-            return self.run(images)
-        parts = [self.run(self.pad_batch(part)) for part in images.split(self.batch)]
-        return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))
-
-    def pad_batch(self, images: Tensor) -> Tensor:
-        """Repeat the last image up to the graph's batch size."""
-        missing = self.batch - len(images)
-        return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+        return call_in_batches(self.run, images, self.batch)
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the graph once."""

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder that a network is deployed as: a graph, what it takes and gives, and a program that runs it."""
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from mmrepmlp.checkpoint import file_hash
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.version import __version__
+
+FORMAT = 1
+SETTINGS, WEIGHTS = "deploy.json", "head.safetensors"
+PROGRAM = Path(__file__).parent / "standalone/run.py"
+GRAPHS = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
+PRECISIONS = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32", "int8")}
+
+
+class DeploymentError(MMRepMLPError):
+    """A network cannot be deployed as asked, or a folder is not a deployed network; nothing was written."""
+
+
+@dataclass
+class Deployment:
+    """A deployed network.
+
+    Attributes:
+        folder: Where it is.
+        settings: What ``deploy.json`` says.
+    """
+
+    folder: Path
+    settings: dict
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Deployment":
+        """Read a folder.
+
+        Raises:
+            FileNotFoundError: There is no ``deploy.json`` in it.
+            DeploymentError: A file of it was changed, or it is of a newer version.
+        """
+        path = Path(folder) / SETTINGS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist: {folder} is not a deployed network. Make one with tools/deployment/deploy.py."
+            )
+        deployment = cls(Path(folder), json.loads(path.read_text()))
+        if deployment.settings["format"] > FORMAT:
+            raise DeploymentError(f"{path} has format {deployment.settings['format']}; update mmrepmlp to read it.")
+        for name, digest in deployment.settings["files"].items():
+            if not (path.parent / name).is_file() or sha256(path.parent / name) != digest:
+                raise DeploymentError(f"{path.parent / name} is not the file that was deployed. Deploy it again.")
+        return deployment
+
+    def load(self) -> nn.Module:
+        """The graph as a module that maps images (N, H, W, C), uint8, to its outputs."""
+        return load_graph(self.folder / self.settings["graph"], self.settings["runtime"], self.settings["precision"])
+
+
+def check_precision(runtime: str, precision: str) -> None:
+    """Check that a runtime is known and has a precision.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if runtime not in PRECISIONS:
+        raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(PRECISIONS)}.")
+    if precision not in PRECISIONS[runtime]:
+        other = [name for name, known in PRECISIONS.items() if precision in known]
+        hint = f" {', '.join(other)} has it." if other else ""
+        raise ValueError(
+            f"precision={precision!r}: {runtime} computes in {' or '.join(PRECISIONS[runtime])} on the CPU.{hint}"
+        )
+
+
+def load_graph(path: str | Path, runtime: str, precision: str) -> nn.Module:
+    """Load a graph into its runtime.
+
+    Raises:
+        ImportError: The runtime is not installed.
+    """
+    if runtime == "openvino":
+        from mmrepmlp.export.openvino import OpenVinoNetwork
+
+        return OpenVinoNetwork(path, precision)
+    from mmrepmlp.export import OnnxNetwork
+
+    return OnnxNetwork(path)
+
+
+def write_program(folder: Path, runtime: str) -> None:
+    """Write the program that runs the network, and what it needs."""
+    shutil.copyfile(PROGRAM, folder / PROGRAM.name)
+    packages = [f"{runtime}=={version(runtime)}", f"numpy>={numpy_minor()}", f"opencv-python-headless>={cv2_minor()}"]
+    (folder / "requirements.txt").write_text("\n".join(packages) + "\n")
+
+
+def numpy_minor() -> str:
+    """The oldest numpy that the installed one's files can be expected to work with."""
+    return f"{np.__version__.split('.')[0]}.0"
+
+
+def cv2_minor() -> str:
+    """The oldest OpenCV whose resizing is that of the installed one."""
+    return f"{cv2.__version__.split('.')[0]}.0"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what a graph was made with."""
+    return {
+        "mmrepmlp": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def sha256(path: Path) -> str:
+    """A file's sha256 in full."""
+    return file_hash(path, 64)

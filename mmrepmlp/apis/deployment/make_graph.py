@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a network to the graph of a runtime in a precision."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+from torch import Tensor, nn
+
+from mmrepmlp.export.graph import record
+from mmrepmlp.export.int8_weights import store_weights_as_int8
+from mmrepmlp.export.onnx import OPSET
+from mmrepmlp.export.prediction import PredictionNetwork
+
+from .folder import DeploymentError, load_graph
+from .proof import main_metric, points
+
+INPUT = "images"
+
+
+def make_graph(
+    network: PredictionNetwork,
+    out: Path,
+    precision: str,
+    shape: tuple[int, int, int],
+    dynamic: Sequence[str],
+    calibration: Callable[[], list[Tensor]],
+    measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    max_drop: float | None = None,
+) -> None:
+    """Write the graph of a network: ``.onnx``, or ``.xml`` and ``.bin`` of OpenVINO.
+
+    Args:
+        network: The network.
+        out: The file to write.
+        precision: ``float32``, ``bfloat16`` or ``int8``.
+        shape: Number, height and width of the images.
+        dynamic: The symbolic axes.
+        calibration: Gives images to calibrate int8 with.
+        measure: Gives the metrics of a graph. Default: None, int8 is not judged by them.
+        max_drop: How far the metric may drop in int8, in points. Default: None.
+
+    Raises:
+        ExportError: The network cannot be recorded.
+        DeploymentError: It was trained for int8, and another precision is asked for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = Path(folder, "recorded.onnx")
+        record(network, recorded, shape, dynamic, OPSET)
+        is_int8 = store_weights_as_int8(recorded) > 0
+        if is_int8 and precision != "int8":
+            raise DeploymentError(
+                "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
+                "(--precision int8). Nothing was written."
+            )
+        graph = onnx.load(str(recorded)) if out.suffix == ".onnx" else read_openvino(recorded)
+        if precision == "int8" and not is_int8:
+            graph = quantize(graph, calibration(), shape, dynamic, measure, max_drop)
+    if out.suffix == ".onnx":
+        onnx.checker.check_model(graph, full_check=True)
+        onnx.save(graph, str(out))
+    else:
+        from mmrepmlp.export.openvino import save_openvino
+
+        save_openvino(graph, out)
+
+
+def read_openvino(recorded: Path) -> object:
+    """Convert an ONNX file to a model of OpenVINO's."""
+    from mmrepmlp.export.openvino import to_openvino
+
+    return to_openvino(recorded)
+
+
+def quantize(
+    graph: object,
+    images: list[Tensor],
+    shape: tuple[int, int, int],
+    dynamic: Sequence[str],
+    measure: Callable[[nn.Module], dict[str, float]] | None,
+    max_drop: float | None,
+) -> object:
+    """Quantize a graph after training.
+
+    Raises:
+        DeploymentError: The images have another size than the graph takes.
+    """
+    from mmrepmlp.export.post_training import quantize_graph
+
+    for axis, name in ((1, "height"), (2, "width")):
+        found = {image.shape[axis] for image in images}
+        if name not in dynamic and found != {shape[axis]}:
+            raise DeploymentError(
+                f"The {name} of training images after the test pipeline is {', '.join(map(str, sorted(found)))}, and "
+                f"the graph takes {shape[axis]}: they cannot calibrate it. Pass their size as --size, or --dynamic "
+                "batch height width. Nothing was written."
+            )
+    if "batch" not in dynamic:
+        images = [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
+    runtime = "onnxruntime" if isinstance(graph, onnx.ModelProto) else "openvino"
+
+    def judge(candidate: object) -> float:
+        metrics = measure(load_graph(candidate, runtime, "int8"))
+        return points(main_metric(metrics), metrics[main_metric(metrics)])
+
+    return quantize_graph(graph, images, INPUT, judge if measure else None, max_drop)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs in OpenVINO."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+if find_spec("openvino") is None:
+    raise ImportError("OpenVINO is not installed: pip install 'mmrepmlp[openvino]'")
+
+import openvino
+
+from .network import call_in_batches
+
+# OpenVINO's name of the precision that a graph is computed in, as far as it is not int8 already. Left to itself,
+# OpenVINO takes bfloat16 where the processor has it.
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+# What a processor has to have, in OpenVINO's words, for a precision to be faster than float32.
+CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
+
+
+class OpenVinoNetwork(nn.Module):
+    """A graph as a module, run by OpenVINO on the CPU.
+
+    Args:
+        graph: Path of an ``.xml`` or ``.onnx`` file, or a model of OpenVINO's, compiled or not.
+        precision: ``float32``, ``bfloat16`` or ``int8``; the last for graphs that are quantized already.
+            Default: ``float32``.
+        threads: Number of threads. Default: torch's number.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: OpenVINO cannot run it.
+    """
+
+    def __init__(
+        self,
+        graph: str | Path | openvino.Model | openvino.CompiledModel,
+        precision: str = "float32",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(graph, openvino.CompiledModel):
+            self.compiled = graph
+            return
+        settings = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+        }
+        if not isinstance(graph, openvino.Model) and not Path(graph).is_file():
+            raise FileNotFoundError(f"{graph} does not exist. Make it with tools/deployment/deploy.py.")
+        graph = graph if isinstance(graph, openvino.Model) else str(graph)
+        try:
+            self.compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        except RuntimeError as error:
+            raise ValueError(f"{graph} is not a graph that OpenVINO can run: {str(error).strip()}") from error
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images, in the layout and type of the graph's input, to its outputs."""
+        size = self.compiled.input(0).partial_shape[0]
+        return call_in_batches(self.run, images, size.get_length() if size.is_static else None)
+
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the graph once."""
+        try:
+            outputs = self.compiled([images.detach().contiguous().numpy()])
+        except RuntimeError as error:
+            expected = self.compiled.input(0).partial_shape
+            raise ValueError(f"The graph takes images of shape {expected}, not {list(images.shape)}.") from error
+        return tuple(torch.from_numpy(outputs[output].copy()) for output in self.compiled.outputs)
+
+
+def is_fast_here(precision: str) -> bool:
+    """Whether this machine's processor has instructions for a precision."""
+    return CAPABILITIES[precision] in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def to_openvino(onnx_file: str | Path) -> openvino.Model:
+    """Convert an ONNX graph, with constants folded."""
+    return openvino.convert_model(str(onnx_file))
+
+
+def save_openvino(model: openvino.Model, path: str | Path) -> None:
+    """Write a model as ``.xml`` and, beside it, its weights as ``.bin``, in full precision."""
+    openvino.save_model(model, str(path), compress_to_fp16=False)

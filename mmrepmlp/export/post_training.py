@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""int8 quantization after training, by NNCF."""
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import TypeVar
+
+if find_spec("nncf") is None:
+    raise ImportError("NNCF is not installed: pip install 'mmrepmlp[openvino]'")
+
+import nncf
+import onnx
+from torch import Tensor
+
+Graph = TypeVar("Graph")
+# ONNX Runtime has no fast product of several integer matrices, and NNCF no scales that its other products take.
+FLOAT_IN_ONNX = ("MatMul", "Gemm")
+
+
+def quantize_graph(
+    graph: Graph,
+    images: Sequence[Tensor],
+    name: str,
+    evaluate: Callable[[object], float] | None = None,
+    max_drop: float | None = None,
+) -> Graph:
+    """Quantize a graph to int8: weights by channel, activations by the ranges that images give.
+
+    Args:
+        graph: A model of OpenVINO's, or an ONNX graph, of which only convolutions are quantized.
+        images: Batches to calibrate with, as the graph takes them.
+        name: Name of the graph's input.
+        evaluate: Gives the metric of an ONNX graph or a compiled model of OpenVINO's, the higher the better.
+            Default: None, no metric is looked at.
+        max_drop: How far the metric may drop; the layers that cost most are left in float until it does not drop
+            further. Default: None.
+
+    Returns:
+        The int8 graph.
+    """
+    nncf.set_log_level(logging.ERROR)
+    calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
+    is_onnx = isinstance(graph, onnx.ModelProto)
+    settings = dict(
+        subset_size=len(images),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(types=list(FLOAT_IN_ONNX), validate=False) if is_onnx else None,
+    )
+    if evaluate is None:
+        quantized = nncf.quantize(graph, calibration, **settings)
+    else:
+        quantized = nncf.quantize_with_accuracy_control(
+            graph,
+            calibration,
+            calibration,  # layers are ranked by what their rounding does to the outputs for these images
+            lambda candidate, _: (evaluate(positive_axes(candidate) if is_onnx else candidate), None),
+            max_drop=max_drop,
+            drop_type=nncf.DropType.ABSOLUTE,
+            **settings,
+        )
+    return positive_axes(quantized) if is_onnx else quantized
+
+
+def positive_axes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Count the axes of scales from the front, since ONNX Runtime takes no others everywhere."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in (*inferred.value_info, *inferred.input)}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and attribute.name == "axis" and attribute.i < 0:
+                attribute.i += ranks[node.input[0]]
+    return model

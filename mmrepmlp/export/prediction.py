@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks from images as they are read to predictions, as a program without any framework runs them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.models import image_channels
+from mmrepmlp.reparam import distance
+
+from .network import ExportError, NamedOutputs, exportable_parts
+from .normalization import Normalization, measure_normalization, preprocessing_of
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda scores: scores,
+}
+AGREEMENT = 1e-4
+
+
+@dataclass
+class Task:
+    """What a graph predicts.
+
+    Attributes:
+        name: ``classification``, ``segmentation`` or ``features``, the maps of a part of any other model.
+        output: ``scores`` of each class, ``classes`` or ``logits`` of each pixel, or ``maps``.
+        settings: How the output is made: the activation of scores, the threshold of a single logit, the part.
+    """
+
+    name: str
+    output: str
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> Task:
+    """Find what a model predicts, from the methods that its framework calls.
+
+    Args:
+        model: A model of mmpretrain, mmsegmentation or mmdetection, or any other with a backbone.
+        part: The part whose maps are wanted. Default: None, the whole of a classifier or segmentor, the neck of others,
+            or the backbone if there is none.
+        logits: Whether a segmentor ends in logits instead of classes. Default: False.
+
+    Raises:
+        ValueError: The model has no such part.
+    """
+    parts = exportable_parts(model)
+    if part is not None and part not in parts:
+        raise ValueError(
+            f"part={part!r}: expected None, or a part of the model: {', '.join(parts) or 'there is none'}."
+        )
+    if part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head"):
+        return Task("segmentation", "logits" if logits else "classes", segmentation_settings(model))
+    if part is None and hasattr(model, "head") and hasattr(model, "predict"):
+        activation = activation_of(model)
+        if activation:
+            return Task("classification", "scores", {"activation": activation})
+    if not parts:
+        raise ExportError(f"{type(model).__name__} is no classifier or segmentor, and has no backbone to export.")
+    return Task("features", "maps", {"part": part or parts[0]})
+
+
+def segmentation_settings(model: nn.Module) -> dict[str, object]:
+    """The number of logits of a pixel, and the threshold of a single one."""
+    channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
+    return {"channels": channels} | ({"threshold": float(model.decode_head.threshold)} if channels == 1 else {})
+
+
+@torch.no_grad()
+def activation_of(model: nn.Module) -> str | None:
+    """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
+    does."""
+    images = preprocessing_of(model)(PredictionNetwork.random(2, 64, 64, image_channels(model)))
+    try:
+        raw = model(images, mode="tensor")
+        scores = torch.stack([sample.pred_score for sample in model.predict(images)])
+    except Exception:  # of whatever kind of model that has a head
+        return None
+    if not isinstance(raw, Tensor) or raw.shape != scores.shape:
+        return None
+    return next((name for name, apply in ACTIVATIONS.items() if distance(apply(raw), scores)[1] < AGREEMENT), None)
+
+
+class PredictionNetwork(nn.Module):
+    """A model as a function of images, uint8, that ends in predictions.
+
+    Args:
+        model: The model, in eval mode.
+        task: What it predicts.
+
+    Raises:
+        ExportError: The data preprocessor does more than to normalize.
+    """
+
+    axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 1, "width": 2}
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.task, self.channels = task, image_channels(model)
+        self.normalization: Normalization = measure_normalization(preprocessing_of(model), self.channels)
+        self.network = NamedOutputs(model, task.settings.get("part"))
+
+    @staticmethod
+    def random(batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random images (N, H, W, C), uint8."""
+        return torch.randint(0, 256, (batch, height, width, channels), generator=generator).to(torch.uint8)
+
+    def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random images as :meth:`forward` takes them."""
+        return self.random(batch, height, width, self.channels, generator)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (N, H, W, C), uint8, to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
+        maps."""
+        inputs = self.normalization.apply(images)
+        if self.task.name == "classification":
+            return (ACTIVATIONS[self.task.settings["activation"]](*self.network(inputs)),)
+        if self.task.name == "segmentation":
+            logits = self.decode(inputs)
+            return (logits if self.task.output == "logits" else self.classify(logits),)
+        return self.network(inputs)
+
+    def decode(self, inputs: Tensor) -> Tensor:
+        """A segmentor's logits at the size of its input, by the framework's own resizing."""
+        size = inputs.shape[2:]
+        return self.network.model.encode_decode(inputs, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
+
+    def classify(self, logits: Tensor) -> Tensor:
+        """The class of each pixel, as mmsegmentation predicts it."""
+        channels = self.task.settings["channels"]
+        if channels == 1:
+            return (logits.sigmoid() > self.task.settings["threshold"]).squeeze(1).to(torch.uint8)
+        return logits.argmax(1).to(torch.uint8 if channels <= 256 else torch.int32)
+
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Call the network, as the exporter will.
+
+        Raises:
+            ExportError: It cannot be called on these images.
+        """
+        self.network.run(self.normalization.apply(images))
+        return self(images)
+
+    @property
+    def remedy(self) -> str:
+        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
+        return self.network.remedy
+
+    @torch.no_grad()
+    def check(self, size: tuple[int, int]) -> None:
+        """Compare predictions with those of the framework's own path, preprocessor and ``predict``.
+
+        Raises:
+            ExportError: They differ.
+        """
+        model, images = self.network.model, self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
+        inputs = preprocessing_of(model)(images)
+        if self.task.name == "features":
+            expected = self.network(inputs)
+        elif self.task.name == "classification":
+            expected = (torch.stack([sample.pred_score for sample in model.predict(inputs)]),)
+        else:
+            name = "seg_logits" if self.task.output == "logits" else "pred_sem_seg"
+            expected = (torch.stack([sample.get(name).data for sample in model.predict(inputs)]),)
+            expected = expected if self.task.output == "logits" else (expected[0].squeeze(1),)
+        for actual, reference in zip(self(images), expected, strict=True):
+            gap = distance(actual.to(reference.dtype), reference)[1]
+            if reference.is_floating_point() and self.task.output != "classes" and not gap < AGREEMENT:
+                raise ExportError(f"Predictions of the graph would differ from the framework's by {gap:.1e} relative.")
+            if self.task.output == "classes" and (actual != reference).double().mean() > AGREEMENT:
+                raise ExportError("The classes of pixels would differ from those that the framework predicts.")
