@@ -25,6 +25,7 @@ EXTRAS = {
     # onedl-mmdetection imports imgaug without declaring it.
     "onedl-det": [*ONEDL, "onedl-mmdetection>=3.5.1,<4", "imgaug>=0.4"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23"],
+    "openvino": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23", "openvino>=2026.4", "nncf>=3.4"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",
@@ -63,6 +64,7 @@ class BuildWithConfigs(build_py):
 
 
 setup(
+    package_data={"mmrepmlp.apis.deployment": ["standalone/*.py"]},
     cmdclass=dict(build_py=BuildWithConfigs),
     name="mmrepmlp",
     version=VERSION,

@@ -29,14 +29,15 @@ def dump_config(config: str | Path, settings: dict, path: Path) -> Path:
 
 @dataclass
 class TrainedRun:
-    """Two epochs on the real digits."""
+    """Some epochs on the real digits."""
 
     work_dir: Path
     options: dict
+    epochs: int = 2
 
     @property
     def checkpoint(self) -> Path:
-        return self.work_dir / "epoch_2.pth"
+        return self.work_dir / f"epoch_{self.epochs}.pth"
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +88,16 @@ def config(tmp_path_factory, options) -> Path:
 def trained(build_once, options) -> TrainedRun:
     work_dir = build_once("trained", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=options))
     return TrainedRun(work_dir, options)
+
+
+@pytest.fixture(scope="session")
+def learned(build_once, options) -> TrainedRun:
+    """Enough training to be sure of most digits, for what compares predictions after rounding."""
+    more = {"train_cfg.max_epochs": 8, "train_cfg.val_interval": 9, "param_scheduler.1.end": 8}
+    kept = {"default_hooks.checkpoint.interval": 8}
+    settings = {**options, **more, **kept}
+    work_dir = build_once("learned", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=settings))
+    return TrainedRun(work_dir, options, epochs=8)
 
 
 @pytest.fixture

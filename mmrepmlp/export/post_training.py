@@ -11,6 +11,7 @@ if find_spec("nncf") is None:
 
 import nncf
 import onnx
+import onnxscript
 from torch import Tensor
 
 Graph = TypeVar("Graph")
@@ -42,6 +43,7 @@ def quantize_graph(
     nncf.set_log_level(logging.ERROR)
     calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
     is_onnx = isinstance(graph, onnx.ModelProto)
+    graph = fold_constants(graph) if is_onnx else graph
     settings = dict(
         subset_size=len(images),
         preset=nncf.QuantizationPreset.MIXED,
@@ -60,6 +62,13 @@ def quantize_graph(
             **settings,
         )
     return positive_axes(quantized) if is_onnx else quantized
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute what depends on weights alone, such as their transposes: NNCF looks for weights that are stored."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    onnxscript.optimizer.fold_constants(model, input_size_limit=2**31, output_size_limit=2**31)
+    return model
 
 
 def positive_axes(model: onnx.ModelProto) -> onnx.ModelProto:

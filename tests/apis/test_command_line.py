@@ -116,7 +116,7 @@ def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback(monkeyp
 
 @needs_export
 def test_every_operation_is_importable_by_name():
-    assert {"train", "evaluate", "evaluate_onnx", "reparameterize_checkpoint", "write_dataset"} <= set(apis.__all__)
+    assert {"train", "evaluate", "deploy_checkpoint", "reparameterize_checkpoint", "write_dataset"} <= set(apis.__all__)
     assert all(callable(getattr(apis, name)) for name in apis.__all__) and set(apis.__all__) <= set(dir(apis))
     with pytest.raises(AttributeError, match="no attribute 'test'"):
         apis.test  # noqa: B018

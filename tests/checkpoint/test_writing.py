@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, save_hashed
+from mmrepmlp.checkpoint import atomic_folder, atomic_write, load_from_local, save_checkpoint, save_hashed
+from mmrepmlp.checkpoint.writing import current_umask
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -50,3 +51,30 @@ def test_leftovers_of_the_dead_go_and_files_in_use_stay(tmp_path):
         assert outer.exists() and path.read_bytes() == b"inner"
         outer.write_bytes(b"outer")
     assert os.listdir(tmp_path) == ["checkpoint.pth"] and path.read_bytes() == b"outer"
+
+
+def test_folders_appear_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "network"
+    with atomic_folder(folder) as temporary:
+        (temporary / "graph").write_text("one")
+        assert not folder.exists()
+    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
+        (temporary / "graph").write_text("two")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["network"] and (folder / "graph").read_text() == "one"
+    with atomic_folder(folder) as temporary:
+        (temporary / "other").write_text("three")
+        assert os.listdir(folder) == ["graph"]
+    assert os.listdir(tmp_path) == ["network"] and os.listdir(folder) == ["other"]
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~current_umask()
+
+
+def test_folders_of_killed_processes_are_removed_and_those_of_living_ones_are_not(tmp_path):
+    killed = tmp_path / ".network.abc.tmp"
+    killed.mkdir()
+    (killed / "half").touch()
+    with atomic_folder(tmp_path / "network") as first:
+        assert not killed.exists()
+        with atomic_folder(tmp_path / "network"):
+            assert first.exists()
+    assert os.listdir(tmp_path) == ["network"]

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training for int8 on the real digits, from a config to an int8 graph."""
 
+from collections import Counter
+
 import pytest
 import torch
 
-from mmrepmlp.apis import compare_graphs, evaluate, reparameterize_checkpoint, train
+from mmrepmlp.apis import deploy_checkpoint, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
-from mmrepmlp.apis.deployment.quantize_checkpoint import quantize_checkpoint
+from mmrepmlp.apis.deployment.folder import Deployment, DeploymentError
+from mmrepmlp.apis.deployment.images import dataset_images
 from mmrepmlp.checkpoint import load_from_local
-from tests.fixtures import CONFIG, ROOT, dump_config
-from tests.helpers import render
+from tests.fixtures import ROOT, dump_config
 
 pytestmark = pytest.mark.slow
 AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
@@ -23,7 +25,7 @@ def state_of(checkpoint):
     return load_from_local(checkpoint)["state_dict"]
 
 
-def test_trained_for_int8(trained, options, tmp_path):
+def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     settings = {**options, **FEW, "custom_hooks.0.begin": 1, "load_from": str(trained.checkpoint)}
     config = dump_config(AWARE, settings, tmp_path / "aware.py")
     train(config, work_dir=str(tmp_path))
@@ -39,16 +41,32 @@ def test_trained_for_int8(trained, options, tmp_path):
 
     exported = export_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx")
     assert exported.operators["QuantizeLinear"] == 29
-    with pytest.raises(ValueError, match="export_onnx.py"):
-        quantize_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "twice.onnx", work_dir=str(tmp_path))
-    assert not (tmp_path / "twice.onnx").exists()
-    float32 = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "float32.onnx")
-    graphs = dict(float32=float32.path, int8=exported.path)
-    measured = compare_graphs(config, graphs, work_dir=str(tmp_path), repeats=2)
-    # What fake quantization showed; at most one image of 360 may hang on a tie of rounding.
-    assert round(3.6 * abs(measured.graphs["int8"].metrics["accuracy/top1"] - after)) <= 1
-    assert measured.graphs["int8"].megabytes < 0.45 * measured.graphs["float32"].megabytes
-    assert all(name in render(measured.table()) for name in ("float32", "int8", "accuracy/top1"))
+    with pytest.raises(DeploymentError, match="trained with fake quantization, and its graph is int8"):
+        deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "float32", work_dir=str(tmp_path))
+    assert not (tmp_path / "float32").exists()
+    monkeypatch.setattr("mmrepmlp.apis.deployment.deploy.dataset_images", of_the_test_alone)
+    for runtime in ("openvino", "onnxruntime"):
+        arguments = dict(runtime=runtime, precision="int8", verify_on="test", work_dir=str(tmp_path))
+        deployed = deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / runtime, **arguments)
+        # What fake quantization showed; at most one image of 360 may hang on a tie of rounding.
+        assert deployed.metrics["before"]["accuracy/top1"] == after
+        assert round(3.6 * abs(deployed.metrics["after"]["accuracy/top1"] - after)) <= 1
+        assert deployed.proof.agreement > 0.98 and deployed.deployment.megabytes < 1.4
+    computed = Counter(
+        str(node.get_rt_info()["primitiveType"].value).rpartition("_")[2]
+        for node in deployed_graph(tmp_path / "openvino").get_ops()
+        if str(node.get_rt_info()["layerType"].value) in ("Convolution", "FullyConnected")
+    )
+    assert computed["I8"] == 29  # each of its products and convolutions
+
+
+def of_the_test_alone(cfg, split, number):
+    assert split == "test", "trained ranges need no images to calibrate with"
+    return dataset_images(cfg, split, number)
+
+
+def deployed_graph(folder):
+    return Deployment.read(folder).load().compiled.get_runtime_model()
 
 
 def test_training_that_is_resumed_goes_on_rounding(options, tmp_path):

@@ -31,8 +31,11 @@ OPTIONS = {
         *("config", "checkpoint", "out", "--size", "--batch", "--dynamic", "--opset", "--part", "--no-deploy"),
         *("--backbone-only", "--ema", "--tolerance", "--overwrite"),
     ),
-    "deployment/quantize.py": ("config", "checkpoint", "out", "--images", "--keep-float", "--cfg-options"),
-    "deployment/test_onnx.py": ("config", "onnx_file", "--work-dir", "--cfg-options", "--progress"),
+    "deployment/deploy.py": (
+        *("config", "checkpoint", "out_dir", "--runtime", "--precision", "--size", "--dynamic", "--batch", "--part"),
+        *("--logits", "--images", "--max-drop", "--verify-on", "--ema", "--work-dir", "--cfg-options", "--overwrite"),
+    ),
+    "deployment/evaluate.py": ("config", "out_dir", "--work-dir", "--cfg-options"),
     "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
     "analysis_tools/benchmark.py": ("compare", "sizes", "breakdown"),
     "analysis_tools/benchmark.py compare": (*BENCHMARK, "--batches", "--training-step", "--runtimes"),
@@ -41,7 +44,7 @@ OPTIONS = {
     "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
     "analysis_tools/draw_predictions.py": ("config", "checkpoints", "out", "--images", "--score"),
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
-    "analysis_tools/compare_graphs.py": ("config", "graphs", "--work-dir", "--cfg-options"),
+    "analysis_tools/compare_deployments.py": ("config", "folders", "--work-dir", "--cfg-options"),
     "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
 # How a tool is called that does not take config, checkpoint and out in this order.
@@ -51,10 +54,10 @@ ARGUMENTS = {
     "infer.py": "{config} {checkpoint} docs/images --out {folder}",
     "model_converters/official_to_mmrepmlp.py": "{checkpoint} {out}",
     "model_converters/mmrepmlp_to_official.py": "{checkpoint} {out}",
-    "deployment/quantize.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
-    "deployment/test_onnx.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "deployment/deploy.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
+    "deployment/evaluate.py": "{config} {checkpoint} --work-dir {folder}/run",
     "dataset_converters/digits.py": "--out {out}",
-    "analysis_tools/compare_graphs.py": "{config} {checkpoint} --work-dir {folder}/run",
+    "analysis_tools/compare_deployments.py": "{config} {checkpoint} --work-dir {folder}/run",
     "analysis_tools/compare_forms.py": (
         "--configs {config} {config} --checkpoints {checkpoint} {checkpoint} "
         "--predictions {folder}/before.pkl {folder}/after.pkl"
@@ -65,7 +68,7 @@ ARGUMENTS = {
 def tools_with(pattern: str) -> list[str]:
     """The tools that name an argument, and that this torch is new enough for."""
     found = [tool for tool, text in TOOLS.items() if re.search(f'"({pattern})"', text)]
-    return [tool for tool in found if EXPORTS or not re.match("deployment/|.*graphs", tool)]
+    return [tool for tool in found if EXPORTS or not re.match("deployment/|.*deployments", tool)]
 
 
 @pytest.fixture
@@ -129,11 +132,13 @@ def test_a_config_that_is_not_there(call, tool, config, message):
     assert_one_line(call(tool, config=config), message)
 
 
-@pytest.mark.parametrize("tool", tools_with("checkpoint|(--)?checkpoints|--resume|onnx_file|graphs"))
+@pytest.mark.parametrize("tool", tools_with("checkpoint|(--)?checkpoints|--resume|out_dir|folders"))
 def test_an_empty_checkpoint(call, tool, config, tmp_path):
     empty = tmp_path / "empty.pth"
     empty.touch()
-    assert_one_line(call(tool, config=config, checkpoint=empty), rf"{empty} is (empty\. Copy or download|not a graph)")
+    assert_one_line(
+        call(tool, config=config, checkpoint=empty), rf"{empty} is (empty\. Copy or download|not a deployed network)"
+    )
 
 
 @pytest.mark.parametrize("tool", tools_with("--overwrite"))

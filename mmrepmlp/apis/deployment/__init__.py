@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export of checkpoints from the framework, and evaluation of exported graphs."""
+"""Checkpoints as graphs, and as folders that run without any framework."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deploy a checkpoint as a folder that runs without any framework."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +18,13 @@ from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.runs.checks import check_config
 from mmrepmlp.apis.runs.evaluate import evaluate
 from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
-from mmrepmlp.export.graph import check_axes
+from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
 
 from .evaluate_deployment import evaluate_graph
-from .folder import FORMAT, GRAPHS, SETTINGS, WEIGHTS, Deployment, check_precision, sha256, versions, write_program
+from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_precision, sha256, versions, write_program
 from .images import dataset_images
 from .make_graph import make_graph
 from .pipeline import describe_pipeline, output_size
@@ -58,10 +57,9 @@ class DeploymentReport:
         table = Table(title=f"{self.deployment.folder}", title_justify="left", box=box.SIMPLE, show_header=False)
         table.add_row("graph", f"{settings['runtime']}, {settings['precision']}")
         table.add_row("task", f"{settings['task']}: {settings['output']['name']}")
-        sides = ("any" if settings["input"][name] is None else str(settings["input"][name]) for name in INPUT_AXES)
+        sides = ("any" if settings["input"][name] is None else str(settings["input"][name]) for name in DYNAMIC_AXES)
         table.add_row("images", "{} x {} x {}, uint8".format(*sides))
-        size = sum((self.deployment.folder / name).stat().st_size for name in settings["files"])
-        table.add_row("size", f"{size / 1e6:.2f} MB")
+        table.add_row("size", f"{self.deployment.megabytes:.2f} MB")
         for name, value in self.proof.rows().items():
             table.add_row(name, value)
         for name, before in (self.metrics or {"before": {}})["before"].items():
@@ -69,9 +67,6 @@ class DeploymentReport:
         for remark in self.remarks:
             table.add_row("note", remark)
         return table
-
-
-INPUT_AXES = ("batch", "height", "width")
 
 
 def deploy_checkpoint(
@@ -154,71 +149,81 @@ def deploy_checkpoint(
     network = PredictionNetwork(switch_to_deploy(model), task).eval()
     network.check(size)
     shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
-    options = dict(work_dir=work_dir, cfg_options=cfg_options)
 
     def measure(graph: nn.Module) -> dict[str, float]:
-        return evaluate_graph(cfg, graph, network.normalization, task, network.network.model)
+        return evaluate_graph(cfg, graph, network.normalization, task, model.state_dict())
 
     with atomic_folder(out_dir) as folder:
-        path = folder / GRAPHS[runtime]
-        judge = measure if max_drop is not None else None
+        deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))
         make_graph(
-            network, path, precision, shape, dynamic, lambda: dataset_images(cfg, "train", images), judge, max_drop
+            network,
+            folder / GRAPHS[runtime],
+            precision,
+            shape,
+            dynamic,
+            calibration=lambda: dataset_images(cfg, "train", images),
+            measure=measure if max_drop is not None else None,
+            max_drop=max_drop,
         )
-        graph = Deployment(folder, dict(graph=path.name, runtime=runtime, precision=precision)).load()
+        graph = deployment.load()
         if precision == "float32":
             proof = prove_exact(network, graph, shape, dynamic)
         else:
             proof = prove_close(network, graph, *comparison_images(cfg, network, shape), precision)
         metrics = None
         if measured:
-            metrics = dict(before=evaluate(config, checkpoint, **options, progress=True), after=measure(graph))
+            before = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
+            metrics = dict(before=before, after=measure(graph))
             check_drop(**metrics, max_drop=MAX_DROP if max_drop is None else max_drop)
         if task.name == "features":
-            save_file(head_weights(network.network.model, task), folder / WEIGHTS)
+            save_file(head_weights(model, task), folder / WEIGHTS)
         write_program(folder, runtime)
-        meta = {**dataset_metainfo(cfg), **trained_metainfo(meta_of(content))}
-        settings = dict(
+        deployment.settings |= dict(
             format=FORMAT,
             task=task.name,
             output=dict(name=task.output, **task.settings),
-            runtime=runtime,
-            precision=precision,
             inference_precision=INFERENCE_PRECISION[precision],
-            graph=path.name,
-            input=dict(
-                batch=None if "batch" in dynamic else shape[0],
-                height=None if "height" in dynamic else size[0],
-                width=None if "width" in dynamic else size[1],
-                channels=network.channels,
-                layout="NHWC",
-                type="uint8",
-                order="BGR" if network.channels == 3 else None,
-                color_type=color,
-            ),
+            input=describe_input(network, shape, dynamic, color),
             normalization=asdict(network.normalization),
             preprocessing=steps,
-            classes=meta.get("classes"),
-            palette=meta.get("palette"),
+            **names_of_classes(cfg, meta_of(content)),
             config=Path(config).name,
-            checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(Path(checkpoint))),
-            proof=dict(asdict(proof), errors=[dict(shape=s, error=e) for s, e in (proof.errors or {}).items()]),
+            checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
+            proof=proof.as_json(),
             metrics=metrics,
             versions=versions(runtime, *(["nncf"] if precision == "int8" else [])),
             files={file.name: sha256(file) for file in sorted(folder.iterdir())},
         )
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1, default=float) + "\n")
-    return DeploymentReport(Deployment.read(out_dir), proof, metrics, remarks_on(settings))
+        deployment.write()
+    deployment = Deployment.read(out_dir)
+    return DeploymentReport(deployment, proof, metrics, remarks_on(deployment.settings))
 
 
 def choose_size(
     model: nn.Module, steps: list[dict], size: tuple[int, int] | None, dynamic: Sequence[str] | None
 ) -> tuple[tuple[int, int], tuple[str, ...]]:
     """The size to record a graph with, and its symbolic axes."""
-    known = size or output_size(steps)
+    test_cfg = getattr(model, "test_cfg", None) or {}
+    window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
+    known = size or window or output_size(steps)
     if dynamic is None:
-        dynamic = ("batch",) if known else INPUT_AXES
+        dynamic = ("batch",) if known else DYNAMIC_AXES
     return tuple(known or image_size(model)), tuple(dynamic)
+
+
+def describe_input(
+    network: PredictionNetwork, shape: tuple[int, int, int], dynamic: Sequence[str], color: str
+) -> dict[str, object]:
+    """What a graph takes; None for a side of any length."""
+    sides = {name: None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)}
+    order = "BGR" if network.channels == 3 else None
+    return dict(**sides, channels=network.channels, layout="NHWC", type="uint8", order=order, color_type=color)
+
+
+def names_of_classes(cfg: Config, meta: Mapping) -> dict[str, list | None]:
+    """Names and colors of the classes that a checkpoint was trained on, or else of the config's."""
+    found = {**dataset_metainfo(cfg), **trained_metainfo(meta)}
+    return {name: found.get(name) for name in ("classes", "palette")}
 
 
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:

@@ -2,6 +2,7 @@
 """Evaluate a deployed network inside the framework's loop."""
 
 import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.export.prediction import Task
 
 from .folder import WEIGHTS, Deployment, DeploymentError
+
+Graph = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def evaluate_deployment(
@@ -43,9 +46,9 @@ def evaluate_deployment(
         FileNotFoundError: There is no deployed network, or a data set does not exist.
         DeploymentError: A file was changed, or the network is of another model than the config's.
     """
+    cfg = load_config(config, cfg_options, work_dir)
     deployment = Deployment.read(out_dir)
     settings = deployment.settings
-    cfg = load_config(config, cfg_options, work_dir)
     check_config(cfg, "test")
     output = dict(settings["output"])
     task = Task(settings["task"], output.pop("name"), output)
@@ -59,7 +62,7 @@ def evaluate_graph(
     graph: nn.Module,
     normalization: Normalization,
     task: Task,
-    head: nn.Module | dict[str, Tensor] | None = None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Evaluate a graph on a config's test set.
 
@@ -68,7 +71,7 @@ def evaluate_graph(
         graph: Maps images (N, H, W, C), uint8, to its outputs.
         normalization: What the graph does to the colors of an image, which the config's preprocessor did already.
         task: What it predicts.
-        head: The weights of what follows a graph that ends in maps, or a model that has them. Default: None.
+        head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
     """
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume = None, False
@@ -88,7 +91,7 @@ def evaluate_graph(
     return {name: float(value) for name, value in runner.test().items()}
 
 
-def replace_classifier(model: nn.Module, task: Task, run: nn.Module) -> None:
+def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
     """Let a classifier take the scores of a graph.
 
     Raises:
@@ -112,7 +115,7 @@ def replace_classifier(model: nn.Module, task: Task, run: nn.Module) -> None:
     model.head.forward = logits
 
 
-def replace_decoder(model: nn.Module, task: Task, run: nn.Module) -> None:
+def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
     """Let a segmentor take the classes or the logits of a graph.
 
     Raises:
@@ -137,7 +140,7 @@ def replace_decoder(model: nn.Module, task: Task, run: nn.Module) -> None:
     model.encode_decode = decode
 
 
-def replace_part(model: nn.Module, part: str, run: nn.Module, head: nn.Module | dict[str, Tensor]) -> None:
+def replace_part(model: nn.Module, part: str, run: Graph, head: Mapping[str, Tensor]) -> None:
     """Let a model take the maps of its backbone or neck from a graph, and the weights of the rest from ``head``.
 
     Raises:
@@ -153,9 +156,8 @@ def replace_part(model: nn.Module, part: str, run: nn.Module, head: nn.Module | 
     parent.backbone = Call(run)
     if name == "neck":
         parent.neck = nn.Identity()
-    state = head.state_dict() if isinstance(head, nn.Module) else head
     try:
-        missing = model.load_state_dict(state, strict=False).missing_keys
+        missing = model.load_state_dict(head, strict=False).missing_keys
     except RuntimeError as error:
         raise DeploymentError(f"The folder's weights do not fit the config's model: {error}") from error
     if missing:
@@ -165,7 +167,7 @@ def replace_part(model: nn.Module, part: str, run: nn.Module, head: nn.Module | 
 class Call(nn.Module):
     """A function as a module."""
 
-    def __init__(self, function: object) -> None:
+    def __init__(self, function: Graph) -> None:
         super().__init__()
         self.function = function
 

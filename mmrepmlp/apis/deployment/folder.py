@@ -61,6 +61,16 @@ class Deployment:
                 raise DeploymentError(f"{path.parent / name} is not the file that was deployed. Deploy it again.")
         return deployment
 
+    def write(self) -> None:
+        """Write the settings, after which :meth:`read` takes the folder for a deployed network."""
+        (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n")
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the graph and the weights, in units of 1e6 bytes."""
+        sizes = {name: (self.folder / name).stat().st_size for name in self.settings["files"]}
+        return sum(size for name, size in sizes.items() if not name.endswith((".py", ".txt"))) / 1e6
+
     def load(self) -> nn.Module:
         """The graph as a module that maps images (N, H, W, C), uint8, to its outputs."""
         return load_graph(self.folder / self.settings["graph"], self.settings["runtime"], self.settings["precision"])
@@ -124,6 +134,6 @@ def versions(*packages: str) -> dict[str, str]:
     }
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """A file's sha256 in full."""
     return file_hash(path, 64)

@@ -50,7 +50,8 @@ def describe_transform(transform: object) -> dict:
 
 
 def output_size(steps: list[dict]) -> tuple[int, int] | None:
-    """Height and width of any image after the steps; None where they depend on the image."""
+    """Height and width of an image after the steps, if it is not smaller than what is cropped from it; None where they
+    depend on the image."""
     size = None
     for step in steps:
         kind = step["type"]
@@ -58,8 +59,19 @@ def output_size(steps: list[dict]) -> tuple[int, int] | None:
             size = tuple(step["scale"][::-1])
         elif kind == "CenterCrop" and "crop_size" in step:
             size = tuple(step["crop_size"][::-1])
-        elif kind == "Pad" and step.get("size"):
-            size = tuple(step["size"][::-1])
-        elif kind != "Pad" or size is None:
+        elif kind == "Pad" and "value" in step:
+            size = padded_size(step, size)
+        else:
             size = None
+    return size
+
+
+def padded_size(step: dict, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width after mmcv's ``Pad`` of an image that is not larger; None where they depend on the image."""
+    if step["size"]:
+        return tuple(step["size"][::-1])
+    if size and step["pad_to_square"]:
+        size = (max(size), max(size))
+    if size and step["size_divisor"]:
+        size = tuple(-(-side // step["size_divisor"]) * step["size_divisor"] for side in size)
     return size

@@ -185,8 +185,8 @@ def pillow_weights(size, out, interpolation):
     """The share of each pixel of a row (columns) in each pixel of the resized row (rows)."""
     scale = size / out
     centers = (np.arange(out) + 0.5) * scale
-    if interpolation == "nearest":
-        return np.eye(size)[centers.astype(int)]
+    if interpolation == "nearest":  # Pillow adds up steps, which decides where a center lies on a border
+        return np.eye(size)[np.cumsum([scale / 2, *[scale] * (out - 1)]).astype(int)]
     reach = PILLOW_SUPPORT[interpolation] * max(scale, 1)
     pixels = np.arange(size)
     x = abs(pixels + 0.5 - centers[:, None]) / max(scale, 1)
@@ -256,7 +256,7 @@ def draw(network, image, outputs, text):
 def write(network, out, name, image, outputs, text):
     """Write the picture of a prediction and, of a segmentor, its classes, or, of a part of a model, its maps."""
     out.mkdir(parents=True, exist_ok=True)
-    stem = name.replace(os.sep, "_")
+    stem = name.replace(os.sep, "_").removesuffix(".png")
     if network.settings["task"] == "features":
         np.savez(out / f"{stem}.npz", *outputs)
         return
@@ -274,7 +274,7 @@ def predict_all(network, source, out):
         try:
             image = network.read(path)
             outputs = network.predict(image)
-        except ValueError as error:
+        except (ValueError, cv2.error) as error:
             skipped[name] = str(error)
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+import openvino
+import pytest
+import torch
+
+from mmrepmlp.export import export_onnx
+from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, save_openvino, to_openvino
+from tests.export.conftest import random_network
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return random_network(out_indices=(1, 3))
+
+
+@pytest.fixture(scope="module", params=[("batch",), ()], ids=["any number", "two images"])
+def graph(request, backbone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "network.onnx"
+    export_onnx(backbone, path, size=(64, 64), batch=2, dynamic=request.param)
+    return path
+
+
+def test_openvino_computes_what_the_network_does(backbone, graph, tmp_path):
+    images = torch.randn(5, 3, 64, 64)
+    save_openvino(to_openvino(graph), tmp_path / "network.xml")
+    with torch.no_grad():
+        expected = backbone(images)
+    for source in (graph, tmp_path / "network.xml", to_openvino(graph)):
+        for a, e in zip(OpenVinoNetwork(source)(images), expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4 * e.abs().max().item())
+
+
+def test_precision_is_as_asked_for(backbone, graph):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone(images)[1]
+    errors = {}
+    for precision in ("float32", "bfloat16", "int8"):  # the last rounds what the graph rounds, which is nothing here
+        network = OpenVinoNetwork(graph, precision)
+        hint = network.compiled.get_property("INFERENCE_PRECISION_HINT")
+        assert hint == (openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32)
+        errors[precision] = ((network(images)[1] - expected).abs().max() / expected.abs().max()).item()
+    assert errors["int8"] == errors["float32"] < 1e-5
+    assert not is_fast_here("bfloat16") or 1e-4 < errors["bfloat16"] < 0.1
+
+
+def test_wrong_input_is_explained(graph, tmp_path):
+    with pytest.raises(ValueError, match=r"takes images of shape .*, not \[2, 3, 65, 64\]"):
+        OpenVinoNetwork(graph)(torch.zeros(2, 3, 65, 64))
+    with pytest.raises(FileNotFoundError, match=r"deploy\.py"):
+        OpenVinoNetwork(tmp_path / "none.xml")
+    (tmp_path / "broken.xml").write_text("<net")
+    with pytest.raises(ValueError, match="is not a graph that OpenVINO can run"):
+        OpenVinoNetwork(tmp_path / "broken.xml")
