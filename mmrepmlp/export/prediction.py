@@ -48,14 +48,16 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
         logits: Whether a segmentor ends in logits instead of classes. Default: False.
 
     Raises:
-        ValueError: The model has no such part.
+        ValueError: The model has no such part, or logits are asked of another model.
     """
     parts = exportable_parts(model)
     if part is not None and part not in parts:
         raise ValueError(
             f"part={part!r}: expected None, or a part of the model: {', '.join(parts) or 'there is none'}."
         )
-    if part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head"):
+    if logits and (part is not None or not is_segmentor(model)):
+        raise ValueError("logits=True: only whole segmentors end in logits.")
+    if part is None and is_segmentor(model):
         return Task("segmentation", "logits" if logits else "classes", segmentation_settings(model))
     if part is None and hasattr(model, "head") and hasattr(model, "predict"):
         activation = activation_of(model)
@@ -64,6 +66,11 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
     if not parts:
         raise ExportError(f"{type(model).__name__} is no classifier or segmentor, and has no backbone to export.")
     return Task("features", "maps", {"part": part or parts[0]})
+
+
+def is_segmentor(model: nn.Module) -> bool:
+    """Whether a model is called as those of mmsegmentation are."""
+    return hasattr(model, "encode_decode") and hasattr(model, "decode_head")
 
 
 def segmentation_settings(model: nn.Module) -> dict[str, object]:
@@ -161,8 +168,9 @@ class PredictionNetwork(nn.Module):
         """
         model, images = self.network.model, self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
         inputs = preprocessing_of(model)(images)
+        raw = self.network.run(inputs)
         if self.task.name == "features":
-            expected = self.network(inputs)
+            expected = raw
         elif self.task.name == "classification":
             expected = (torch.stack([sample.pred_score for sample in model.predict(inputs)]),)
         elif self.task.output == "logits":

@@ -32,7 +32,6 @@ from .proof import Proof, check_drop, prove_close, prove_exact
 
 TEST_IMAGES, RANDOM_IMAGES = 64, 8  # to compare predictions on
 MAX_DROP = 0.5  # points
-INFERENCE_PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 @dataclass
@@ -136,6 +135,7 @@ def deploy_checkpoint(
     check_overwrite(out_dir, overwrite=overwrite)
     check_precision(runtime, precision)
     check_axes(dynamic or ())
+    check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
     if verify_on not in (None, "test"):
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
     measured = verify_on is not None or max_drop is not None
@@ -182,7 +182,6 @@ def deploy_checkpoint(
             format=FORMAT,
             task=task.name,
             output=dict(name=task.output, **task.settings),
-            inference_precision=INFERENCE_PRECISION[precision],
             input=describe_input(network, shape, dynamic, color),
             normalization=asdict(network.normalization),
             preprocessing=steps,
@@ -197,6 +196,17 @@ def deploy_checkpoint(
         deployment.write()
     deployment = Deployment.read(out_dir)
     return DeploymentReport(deployment, proof, metrics, remarks_on(deployment.settings))
+
+
+def check_positive(**numbers: int) -> None:
+    """Check that numbers are positive.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}={number}: expected 1 or more.")
 
 
 def choose_size(

@@ -170,6 +170,23 @@ def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path, runtime
     assert actual == pytest.approx(expected, abs=0.02, nan_ok=True)
 
 
+def test_a_sliding_segmentor_is_deployed_as_its_window(short_run, tmp_path):
+    if short_run.task != "seg":
+        pytest.skip("of the detector")
+    slide = {"model.test_cfg": dict(mode="slide", crop_size=(96, 128), stride=(64, 96))}
+    log = str(tmp_path / "log")
+    report = deploy_checkpoint(
+        short_run.config, short_run.checkpoint, tmp_path / "network", logits=True, cfg_options=slide, work_dir=log
+    )
+    given = report.deployment.settings["input"]
+    assert (given["height"], given["width"]) == (96, 128)
+    expected = evaluate(short_run.config, short_run.checkpoint, log, cfg_options=slide)
+    actual = evaluate_deployment(short_run.config, tmp_path / "network", log, slide)
+    assert actual == pytest.approx(expected, abs=0.02, nan_ok=True)
+    with pytest.raises(ValueError, match=r"is 152x120 after preprocessing, and the graph takes 128x96"):
+        program_of(tmp_path / "network").predict(np.zeros((120, 152, 3), np.uint8))
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path, precision):
     if short_run.task != "det":
@@ -218,6 +235,9 @@ def test_refusals_write_nothing(learned, tmp_path, monkeypatch):
         ),
         (dict(runtime="onnxruntime", precision="bfloat16"), ValueError, r"on the CPU\. openvino has it"),
         (dict(dynamic=("depth",)), ValueError, "dynamic=depth: expected some of batch, height, width"),
+        (dict(batch=0), ValueError, "batch=0: expected 1 or more"),
+        (dict(size=(0, 64)), ValueError, "height=0: expected 1 or more"),
+        (dict(logits=True), ValueError, "only whole segmentors end in logits"),
         (dict(part="neck2"), ValueError, "part='neck2': expected None, or a part of the model"),
         (dict(checkpoint=tmp_path / "other.pth"), ValueError, "head.fc.weight"),
         (dict(checkpoint=tmp_path / "none.pth"), FileNotFoundError, "none.pth"),

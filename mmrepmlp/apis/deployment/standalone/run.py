@@ -40,7 +40,8 @@ class OpenVinoGraph:
     def __init__(self, path, settings, threads):
         import openvino
 
-        options = {"INFERENCE_PRECISION_HINT": settings["inference_precision"]}
+        # What is not int8 in the graph is computed in float32; left to itself, OpenVINO would take bfloat16.
+        options = {"INFERENCE_PRECISION_HINT": "bf16" if settings["precision"] == "bfloat16" else "f32"}
         options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         core = openvino.Core()
         self.compiled = core.compile_model(str(path), "CPU", options)
