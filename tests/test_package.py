@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import needs_export
+
 ROOT = Path(__file__).parents[1]
 
 IMPORTS = """
@@ -28,6 +30,16 @@ def test_export_names_the_torch_that_it_needs():
     statement = "import torch; torch.export.Dim = print; torch.__version__ = '2.5.1'; import mmrepmlp.export"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "ImportError: Export needs torch 2.6 or newer; 2.5.1 is installed."
+
+
+@needs_export
+@pytest.mark.parametrize(
+    ("package", "module", "name"), [("openvino", "openvino", "OpenVINO"), ("nncf", "post_training", "NNCF")]
+)
+def test_what_deployment_needs_is_named(package, module, name):
+    statement = f"import sys; sys.modules[{package!r}] = None; import mmrepmlp.export.{module}"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"ImportError: {name} is not installed: pip install 'mmrepmlp[openvino]'"
 
 
 def test_the_algebra_needs_torch_alone():

@@ -24,7 +24,17 @@ from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
 
 from .evaluate_deployment import evaluate_graph
-from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_precision, sha256, versions, write_program
+from .folder import (
+    FORMAT,
+    GRAPHS,
+    WEIGHTS,
+    Deployment,
+    check_installed,
+    check_precision,
+    sha256,
+    versions,
+    write_program,
+)
 from .images import dataset_images
 from .make_graph import make_graph
 from .pipeline import describe_pipeline, output_size
@@ -134,6 +144,7 @@ def deploy_checkpoint(
     out_dir = Path(out_dir)
     check_overwrite(out_dir, overwrite=overwrite)
     check_precision(runtime, precision)
+    check_installed(runtime, precision)
     check_axes(dynamic or ())
     check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
     if verify_on not in (None, "test"):

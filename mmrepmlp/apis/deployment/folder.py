@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def check_precision(runtime: str, precision: str) -> None:
         raise ValueError(
             f"precision={precision!r}: {runtime} computes in {' or '.join(PRECISIONS[runtime])} on the CPU.{hint}"
         )
+
+
+def check_installed(runtime: str, precision: str) -> None:
+    """Import what a deployment needs, before anything is computed.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    modules = {"openvino": ["openvino"], "onnxruntime": ["onnx"]}[runtime]
+    for module in [*modules, *(["post_training"] if precision == "int8" else [])]:
+        import_module(f"mmrepmlp.export.{module}")
 
 
 def load_graph(path: str | Path, runtime: str, precision: str) -> nn.Module:
