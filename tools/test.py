@@ -10,6 +10,7 @@ def main() -> None:
     parser.add_argument("--out", help="pickle file to write the predictions to")
     parser.add_argument("--deploy", action="store_true", help="convert the model to deploy form first")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, by the config's or by flips")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="precision (default: float32)")
     run_tool(parser, "evaluate")
 
 

@@ -13,6 +13,7 @@ LOCATIONS = {
     "mmrepmlp.apis.analysis.visualize_fc3": ("fc3_share", "visualize_fc3"),
     "mmrepmlp.apis.benchmarks.breakdown": ("benchmark_breakdown",),
     "mmrepmlp.apis.benchmarks.compare": ("benchmark_repmlpnet",),
+    "mmrepmlp.apis.benchmarks.compare_runtimes": ("benchmark_runtimes",),
     "mmrepmlp.apis.benchmarks.readme_table": ("speed_table",),
     "mmrepmlp.apis.benchmarks.sizes": ("benchmark_sizes",),
     "mmrepmlp.apis.conversion.official": ("mmrepmlp_to_official", "official_to_mmrepmlp"),

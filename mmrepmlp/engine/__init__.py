@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_units
 from .hooks import (
+    Bfloat16Hook,
     BroadcastBuffersHook,
     CheckAnnotationsHook,
     CheckWeightsHook,
@@ -12,6 +13,7 @@ from .hooks import (
 from .optimizers import LayerDecayOptimWrapperConstructor
 
 __all__ = [
+    "Bfloat16Hook",
     "BroadcastBuffersHook",
     "CPUDistributedDataParallel",
     "CheckAnnotationsHook",

@@ -14,11 +14,11 @@ from tests.fixtures import CONFIG, ROOT
 from tests.helpers import EXPORTS
 
 TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
-BENCHMARK = ("--arch", "--img-size", "--threads", "--dtype", "--repeats", "--json", "--plot")
+BENCHMARK = ("--arch", "--img-size", "--threads", "--repeats", "--json", "--plot")
 CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
 OPTIONS = {
     "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher", "--progress"),
-    "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--cfg-options", "--launcher", "--progress"),
+    "test.py": ("--work-dir", "--out", "--deploy", "--tta", "--dtype", "--cfg-options", "--launcher", "--progress"),
     "infer.py": ("config", "checkpoint", "image_or_folder", "--out", "--device", "--score", "--overwrite"),
     "reparameterize.py": (
         *("config", "checkpoint", "out", "--overwrite", "--check", "--verify-on", "--tolerance", "--ema", "--dtype"),
@@ -37,10 +37,11 @@ OPTIONS = {
     ),
     "deployment/evaluate.py": ("config", "out_dir", "--work-dir", "--cfg-options"),
     "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
-    "analysis_tools/benchmark.py": ("compare", "sizes", "breakdown"),
-    "analysis_tools/benchmark.py compare": (*BENCHMARK, "--batches", "--training-step", "--runtimes"),
-    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--sizes"),
-    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--sizes", "--batches"),
+    "analysis_tools/benchmark.py": ("compare", "runtimes", "sizes", "breakdown"),
+    "analysis_tools/benchmark.py compare": (*BENCHMARK, "--dtype", "--batches", "--training-step"),
+    "analysis_tools/benchmark.py runtimes": (*BENCHMARK, "--config", "--size", "--batches", "--runtimes"),
+    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--dtype", "--sizes"),
+    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--dtype", "--sizes", "--batches"),
     "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
     "analysis_tools/draw_predictions.py": ("config", "checkpoints", "out", "--images", "--score"),
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
@@ -57,6 +58,7 @@ ARGUMENTS = {
     "deployment/deploy.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
     "deployment/evaluate.py": "{config} {checkpoint} --work-dir {folder}/run",
     "dataset_converters/digits.py": "--out {out}",
+    "analysis_tools/benchmark.py": "runtimes --config {config} --size 64 64 --runtimes eager",
     "analysis_tools/compare_deployments.py": "{config} {checkpoint} --work-dir {folder}/run",
     "analysis_tools/compare_forms.py": (
         "--configs {config} {config} --checkpoints {checkpoint} {checkpoint} "
@@ -183,6 +185,8 @@ def test_settings_without_a_value(call, tool, capfd):
         ("sizes", "--training-step"),
         ("sizes", "--batches=1"),
         ("breakdown", "--runtimes=eager"),
+        ("compare", "--runtimes=eager"),
+        ("runtimes", "--dtype=bfloat16"),
     ],
 )
 def test_a_benchmark_refuses_options_of_another(monkeypatch, capfd, command, option):

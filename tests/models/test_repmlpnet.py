@@ -252,6 +252,17 @@ def test_compiles_without_graph_breaks(deploy, backend, out_indices):
 
 
 @pytest.mark.parametrize("deploy", [False, True])
+def test_large_tiles_compile_without_graph_breaks(deploy):
+    model = RepMLPNet(TINY, 96).eval()  # 24 by 24 pixels in the first stage, which eager mode multiplies by oneDNN
+    if deploy:
+        model.switch_to_deploy()
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert relative_error(compiled(x)[0], model(x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("deploy", [False, True])
 def test_traces_and_counts_alike_with_and_without_gradients(deploy):
     model = random_model(deploy=deploy)
     x = torch.randn(1, 3, 64, 64)

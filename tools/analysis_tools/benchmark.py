@@ -6,6 +6,7 @@ import argparse
 from rich.console import Console
 
 from mmrepmlp import apis
+from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES
 from mmrepmlp.apis.command_line import run_tool, tool_parser
 
 
@@ -13,19 +14,23 @@ def main() -> None:
     parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     compare = add_command(commands, "compare", "both forms against mmpretrain's, with the same weights")
-    compare.add_argument("--batches", type=int, nargs="+", help="batch sizes (default: 1 8)")
+    compare.add_argument("--batches", **BATCHES, help="batch sizes (default: 1 8)")
     compare.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
-    compare.add_argument(
-        "--runtimes",
-        nargs="+",
-        choices=["eager", "compiled", "onnxruntime"],
-        help="measure the deploy form in these, instead of both forms in eager PyTorch",
+    compare.add_argument("--dtype", **DTYPE)
+    runtimes = add_command(commands, "runtimes", "the deploy form in PyTorch and other runtimes, in several precisions")
+    runtimes.add_argument("--config", help="measure the whole model of this config instead of a RepMLPNet")
+    runtimes.add_argument(
+        "--size", type=count, nargs=2, metavar=("H", "W"), help="with --config, the size of the images, pixels"
     )
+    runtimes.add_argument("--batches", **BATCHES, help="batch sizes (default: 1 8, or 1 with --config)")
+    runtimes.add_argument("--runtimes", nargs="+", choices=list(RUNTIMES), metavar="RUNTIME", help=ALL_RUNTIMES)
     sizes = add_command(commands, "sizes", "time and memory of both forms over image sizes")
     sizes.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: 256 512 1024 2048)")
+    sizes.add_argument("--dtype", **DTYPE)
     breakdown = add_command(commands, "breakdown", "time of the deploy form by kind of operator")
     breakdown.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: img_size)")
-    breakdown.add_argument("--batches", type=int, nargs="+", help="batch sizes, each at each size (default: 1 8)")
+    breakdown.add_argument("--dtype", **DTYPE)
+    breakdown.add_argument("--batches", **BATCHES, help="batch sizes, each at each size (default: 1 8)")
     Console().print(run_tool(parser, measure).table())
 
 
@@ -33,13 +38,20 @@ def add_command(commands: argparse._SubParsersAction, name: str, text: str) -> a
     """Add a subcommand with the common arguments."""
     parser = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
-    parser.add_argument("--img-size", type=int, help="image size of one tile, pixels (default: 224)")
-    parser.add_argument("--threads", type=int, help="number of threads (default: torch's choice)")
-    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], help="default: float32")
-    parser.add_argument("--repeats", type=int, help="timed calls per measurement (default: 15, or 5 for sizes)")
+    parser.add_argument("--img-size", type=count, help="image size of one tile, pixels (default: 224)")
+    parser.add_argument("--threads", type=count, help="number of threads (default: torch's choice)")
+    parser.add_argument("--repeats", type=count, help="timed calls per measurement (default: 15, or 5 for sizes)")
     parser.add_argument("--json", help="JSON file to write the results to")
     parser.add_argument("--plot", help="plot of the results to write, PNG")
     return parser
+
+
+def count(text: str) -> int:
+    """A number from 1 up."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, not {text}")
+    return number
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -49,7 +61,15 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 SIZES = dict(type=image_size, nargs="+", metavar="SIZE")
-OPERATIONS = dict(compare="benchmark_repmlpnet", sizes="benchmark_sizes", breakdown="benchmark_breakdown")
+DTYPE = dict(choices=["float32", "float64", "bfloat16"], help="default: float32")
+BATCHES = dict(type=count, nargs="+")
+ALL_RUNTIMES = f"of {', '.join(map(repr, RUNTIMES))} (default: all)"
+OPERATIONS = dict(
+    compare="benchmark_repmlpnet",
+    runtimes="benchmark_runtimes",
+    sizes="benchmark_sizes",
+    breakdown="benchmark_breakdown",
+)
 
 
 def measure(command: str, json: str | None = None, plot: str | None = None, **settings) -> object:

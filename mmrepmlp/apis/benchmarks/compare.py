@@ -20,7 +20,6 @@ from mmrepmlp.apis.benchmarks.measure import (
     peak_memory,
     reference_matmuls,
 )
-from mmrepmlp.apis.benchmarks.runtimes import runtime_calls
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import switch_to_deploy
@@ -37,7 +36,6 @@ def benchmark_repmlpnet(
     dtype: str = "float32",
     repeats: int = 15,
     training_step: bool = False,
-    runtimes: Sequence[str] = (),
 ) -> Benchmark:
     """Benchmark this package's RepMLPNet against mmpretrain's with the same weights, in interleaved calls.
 
@@ -50,8 +48,6 @@ def benchmark_repmlpnet(
         repeats: Timed calls of each model. Default: 15.
         training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
             Default: False.
-        runtimes: Runtimes to measure the deploy form in: ``eager``, ``compiled``, ``onnxruntime``. Default: both forms
-            in eager PyTorch.
 
     Returns:
         Medians and peak memory. Speed-ups are relative to mmpretrain's row of the same task.
@@ -70,14 +66,11 @@ def benchmark_repmlpnet(
         if training_step:
             calls = {(name, STEP): make_training_step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
         else:
-            deployed = {THEIRS: convert(theirs), OURS: convert(ours)}
-            calls = runtime_calls(deployed, runtimes, x) if runtimes else forward_calls(theirs, ours, deployed, x)
+            calls = forward_calls(theirs, ours, x)
         gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
         errors = {} if training_step else check_agreement(calls, theirs, x)
         rows += measure(calls, errors, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
-    if runtimes:
-        settings["form"] = DEPLOY
     return Benchmark({**settings, **environment()}, rows)
 
 
@@ -138,14 +131,13 @@ def convert(model: nn.Module) -> nn.Module:
     return switch_to_deploy(copy.deepcopy(model))
 
 
-def forward_calls(
-    theirs: nn.Module, ours: RepMLPNet, deployed: dict[str, nn.Module], x: Tensor
-) -> dict[tuple[str, str], Callable[[], object]]:
+def forward_calls(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
     """Forward passes without gradients, by model and form."""
     calls = {}
     for name, model in ((THEIRS, theirs), (OURS, ours)):
         calls[name, TRAINING] = torch.inference_mode()(lambda model=model: model(x))
-        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed[name]: model(x))
+        deployed = convert(model)
+        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed: model(x))
     return calls
 
 

@@ -8,7 +8,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SGEMM_SIDE = 2048
+# Instructions of x86 that a precision is fast by, in the kernel's words.
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 @dataclass
@@ -32,8 +36,8 @@ class Measurement:
 
     Attributes:
         model: Name of the implementation, or ``sgemm`` for the reference, a matrix product.
-        task: ``training form`` or ``deploy form`` for a forward pass, the name of a runtime for the deploy form in it,
-            ``training step``, or the library that computes the reference.
+        task: ``training form`` or ``deploy form`` for a forward pass, ``training step``, or the library that computes
+            the reference.
         batch: Number of images; None for the reference.
         milliseconds: Median time of a call.
         speedup: Speed relative to mmpretrain's row of the same task; None for the reference.
@@ -79,8 +83,9 @@ class BenchmarkReport:
         )
 
     def save_figure(self, figure: "Figure", path: str | Path) -> None:
-        """Write a figure as PNG, titled with the architecture and the number of threads."""
-        figure.suptitle(f"{self.environment['arch']}, {self.environment['threads']} threads")
+        """Write a figure as PNG, titled with the architecture or the config and the number of threads."""
+        model = self.environment.get("arch") or Path(self.environment["config"]).stem
+        figure.suptitle(f"{model}, {self.environment['threads']} threads")
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
@@ -139,14 +144,26 @@ def environment() -> dict[str, object]:
     """What measurements depend on: processor, threads, versions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    flags = fields.get("flags", "").split()
     return dict(
-        processor=names[0] if names else platform.processor() or platform.machine(),
+        processor=fields.get("model name") or platform.processor() or platform.machine(),
         vectors=torch.backends.cpu.get_cpu_capability(),
+        features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        **installed_runtimes(),
         python=platform.python_version(),
     )
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Versions of the packages beside torch that run or quantize networks."""
+    versions = {}
+    for name in ("onnxruntime", "openvino", "nncf"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: str = "") -> dict[str, list[float]]:

@@ -63,6 +63,6 @@ def read_result(path: str | Path) -> tuple[dict[str, object], list[Measurement]]
     if not rows:
         raise MMRepMLPError(
             f"{path} holds no deploy form beside mmpretrain's. Write it with tools/analysis_tools/benchmark.py compare "
-            "--json, without --training-step and --runtimes."
+            "--json, without --training-step."
         )
     return environment, rows

@@ -1,54 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a network in eager PyTorch, compiled, and in ONNX Runtime."""
+"""The runtimes that a network can be run in, by name."""
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+CALIBRATION_BATCHES = 3  # of random images: int8 is measured for its speed
+
+
+@dataclass
+class Workload:
+    """What each runtime runs.
+
+    Attributes:
+        network: A network in deploy form, which maps images to tensors.
+        images: Images, shape (N, C, H, W), float32.
+        folder: An empty folder for files of the runtimes.
+    """
+
+    network: nn.Module
+    images: Tensor
+    folder: Path
+
+    @cached_property
+    def onnx_file(self) -> Path:
+        """The network as an ONNX graph for images of this shape, recorded on first use."""
+        from mmrepmlp.export.graph import record
+        from mmrepmlp.export.network import NamedOutputs
+        from mmrepmlp.export.onnx import OPSET
+
+        number, _, height, width = self.images.shape
+        path = self.folder / "network.onnx"
+        record(NamedOutputs(self.network).eval(), path, (number, height, width), (), OPSET)
+        return path
+
+
 Call = Callable[[], object]
 
 
-def in_eager(network: nn.Module, x: Tensor) -> Call:
-    """A forward pass in eager PyTorch."""
-    return lambda: network(x)
+def in_eager(workload: Workload) -> Call:
+    """Eager PyTorch."""
+    return lambda: workload.network(workload.images)
 
 
-def in_compiled(network: nn.Module, x: Tensor) -> Call:
-    """A forward pass through torch.compile."""
-    compiled = torch.compile(network)
-    return lambda: compiled(x)
+def in_eager_bfloat16(workload: Workload) -> Call:
+    """Eager PyTorch, as ``tools/test.py --dtype bfloat16`` runs it."""
+    from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
+
+    network = compute_in_bfloat16(workload.network)
+    return lambda: network(workload.images)
 
 
-def in_onnxruntime(network: nn.Module, x: Tensor) -> Call:
-    """A forward pass of the exported network in ONNX Runtime, for images of this shape."""
-    from mmrepmlp.export import OnnxNetwork, export_onnx
+def in_compiled(workload: Workload, freezing: bool) -> Call:
+    """torch.compile for images of this shape; with ``freezing``, inductor takes the weights as constants, and brings
+    them into oneDNN's layout."""
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network.onnx")
-        export_onnx(network, path, size=tuple(x.shape[2:]), batch=len(x), dynamic=(), deploy=False)
-        exported = OnnxNetwork(path)
-    return lambda: exported(x)
+    # Dynamo looks at the global setting of freezing while it traces, in the first call. The option tells it that this
+    # is another backend: else it would take the code that it has of the same network without freezing.
+    compiled = torch.compile(workload.network, dynamic=False, options={"freezing": freezing})
+    # Behind its limit, dynamo would run the rest in eager mode, and the row would not be what it is called.
+    with inductor.patch(freezing=freezing), dynamo.patch(fail_on_recompile_limit_hit=True):
+        compiled(workload.images)
+    return lambda: compiled(workload.images)
 
 
-RUNTIMES = dict(eager=in_eager, compiled=in_compiled, onnxruntime=in_onnxruntime)
+def in_aotinductor(workload: Workload) -> Call:
+    """A package of AOTInductor, the weights constants as well."""
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    program = torch.export.export(workload.network, (workload.images,))
+    path = str(workload.folder / "network.pt2")
+    package = aoti_load_package(
+        aoti_compile_and_package(program, package_path=path, inductor_configs={"freezing": True})
+    )
+    return lambda: package(workload.images)
 
 
-def runtime_calls(networks: dict[str, nn.Module], runtimes: Sequence[str], x: Tensor) -> dict[tuple[str, str], Call]:
-    """Forward passes of networks in deploy form in several runtimes.
+def in_onnxruntime(workload: Workload) -> Call:
+    """ONNX Runtime."""
+    from mmrepmlp.export import OnnxNetwork
 
-    Args:
-        networks: The networks, by name.
-        runtimes: Names from :data:`RUNTIMES`.
-        x: Images, shape (N, C, H, W), float32.
+    network = OnnxNetwork(workload.onnx_file)
+    return lambda: network(workload.images)
 
-    Returns:
-        Functions to call, by names of network and runtime.
-    """
-    return {
-        (name, runtime): torch.inference_mode()(RUNTIMES[runtime](network, x))
-        for runtime in runtimes
-        for name, network in networks.items()
-    }
+
+def in_openvino(workload: Workload, precision: str) -> Call:
+    """OpenVINO; int8 is quantized after training."""
+    from mmrepmlp.export.openvino import OpenVinoNetwork, to_openvino
+
+    graph = to_openvino(workload.onnx_file)
+    if precision == "int8":
+        from mmrepmlp.export.post_training import quantize_graph
+
+        batches = [torch.randn_like(workload.images) for _ in range(CALIBRATION_BATCHES)]
+        graph = quantize_graph(graph, batches, graph.input(0).any_name)
+    network = OpenVinoNetwork(graph, precision)
+    return lambda: network(workload.images)
+
+
+RUNTIMES: dict[str, Callable[[Workload], Call]] = {
+    "eager": in_eager,
+    "eager bfloat16": in_eager_bfloat16,
+    "compiled": partial(in_compiled, freezing=False),
+    "frozen": partial(in_compiled, freezing=True),
+    "aotinductor": in_aotinductor,
+    "onnxruntime": in_onnxruntime,
+    "openvino": partial(in_openvino, precision="float32"),
+    "openvino bfloat16": partial(in_openvino, precision="bfloat16"),
+    "openvino int8": partial(in_openvino, precision="int8"),
+}
+
+
+def is_reduced(runtime: str) -> bool:
+    """Whether a runtime computes in less than float32."""
+    return runtime.endswith(("bfloat16", "int8"))

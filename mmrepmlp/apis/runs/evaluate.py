@@ -13,6 +13,8 @@ from .distributed import disable_fsdp
 from .runner import build_runner
 from .tta import apply_tta, merge_explained
 
+DTYPES = ("float32", "bfloat16")
+
 
 class DumpPredictions(DumpResults):
     """MMEngine's dump of predictions, without per-pixel scores, which would fill the disk."""
@@ -29,6 +31,7 @@ def evaluate(
     out: str | None = None,
     deploy: bool = False,
     tta: bool = False,
+    dtype: str = "float32",
     cfg_options: dict | None = None,
     launcher: str = "none",
     progress: bool = False,
@@ -43,6 +46,8 @@ def evaluate(
         deploy: Whether to convert the model to deploy form first. Default: False.
         tta: Whether to merge the predictions of augmented images, by the config's ``tta_model`` and ``tta_pipeline``,
             or of each image and its mirror image. Default: False.
+        dtype: Precision of backbone, neck and heads: ``float32`` or ``bfloat16``; the latter for processors with
+            instructions for it. What they are joined by, such as NMS, stays in float32. Default: ``float32``.
         cfg_options: Settings to override, by dotted names. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
         progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
@@ -52,12 +57,15 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: The config sets nothing to test, a head does not fit the backbone, or no checkpoint is given.
+        ValueError: The config sets nothing to test, a head does not fit the backbone, no checkpoint is given, or an
+            argument is none of its choices.
         FileNotFoundError: A data set does not exist.
         MMRepMLPError: With ``tta``, the predictions of the model cannot be merged.
     """
     if out and not str(out).endswith((".pkl", ".pickle")):
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
     check_config(cfg, "test")
@@ -67,8 +75,9 @@ def evaluate(
     disable_fsdp(cfg)
     if tta:
         apply_tta(cfg)
-    if deploy:
-        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.SwitchToDeployHook")]
+    hooks = {"SwitchToDeployHook": deploy, "Bfloat16Hook": dtype == "bfloat16"}
+    added = [dict(type=f"mmrepmlp.{name}") for name, wanted in hooks.items() if wanted]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
     runner = build_runner(cfg, progress)
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))

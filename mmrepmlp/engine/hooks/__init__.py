@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .bfloat16_hook import Bfloat16Hook
 from .broadcast_buffers_hook import BroadcastBuffersHook
 from .check_annotations_hook import CheckAnnotationsHook
 from .check_weights_hook import CheckWeightsHook
@@ -8,6 +9,7 @@ from .fake_quantize_hook import FakeQuantizeHook
 from .switch_to_deploy_hook import SwitchToDeployHook
 
 __all__ = [
+    "Bfloat16Hook",
     "BroadcastBuffersHook",
     "CheckAnnotationsHook",
     "CheckWeightsHook",

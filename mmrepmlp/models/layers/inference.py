@@ -40,12 +40,12 @@ def multiply_tiles(tiles: Tensor, matrices: Tensor) -> Tensor:
 def suits_onednn(tiles: Tensor) -> bool:
     """Whether oneDNN's convolution is the faster matrix product for these tiles."""
     return (
-        tiles.device.type == "cpu"
+        not is_tracing()  # first, since torch.compile breaks the graph at a call of mkldnn.is_available
+        and tiles.device.type == "cpu"
         and tiles.numel() > 0
         and tiles.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not is_tracing()
     )
 
 

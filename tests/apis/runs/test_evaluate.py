@@ -24,6 +24,26 @@ def test_both_forms_evaluate_to_the_same(trained, tmp_path):
         torch.testing.assert_close(training["pred_score"], deployed["pred_score"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_bfloat16_keeps_the_accuracy(learned, tmp_path):
+    settings = dict(work_dir=str(tmp_path), deploy=True, cfg_options=learned.options)
+    outs = {dtype: str(tmp_path / f"{dtype}.pkl") for dtype in ("float32", "bfloat16")}
+    metrics = [evaluate(CONFIG, learned.checkpoint, out=out, dtype=dtype, **settings) for dtype, out in outs.items()]
+    assert metrics[1]["accuracy/top1"] == pytest.approx(metrics[0]["accuracy/top1"], abs=1)
+    pairs = zip(*map(mmengine.load, outs.values()))
+    gaps = torch.stack([(a["pred_score"] - b["pred_score"]).abs().max() for a, b in pairs])
+    assert 1e-5 < gaps.mean() < 0.02  # as far as a plain cast of the weights is off
+
+
+@pytest.mark.slow
+def test_bfloat16_runs_in_segmentors_and_detectors(short_run, tmp_path):
+    metrics = [
+        evaluate(short_run.config, short_run.checkpoint, str(tmp_path), dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert metrics[1] == pytest.approx(metrics[0], abs=1 if short_run.task == "seg" else 0.02, nan_ok=True)
+
+
 def test_what_cannot_run_is_said_before_the_evaluation(tmp_path, options):
     (tmp_path / "empty.pth").touch()
     with pytest.raises(CheckpointError, match="empty"):
@@ -32,5 +52,7 @@ def test_what_cannot_run_is_said_before_the_evaluation(tmp_path, options):
         evaluate(CONFIG, work_dir=str(tmp_path), cfg_options=options)
     with pytest.raises(ValueError, match="out='a.json': predictions are written as a pickle file"):
         evaluate(CONFIG, work_dir=str(tmp_path), out="a.json", cfg_options=options)
+    with pytest.raises(ValueError, match="dtype='float16': expected one of float32, bfloat16"):
+        evaluate(CONFIG, work_dir=str(tmp_path), dtype="float16", cfg_options=options)
     with pytest.raises(ValueError, match="The config sets no test_evaluator: nothing to run"):
         evaluate(CONFIG, work_dir=str(tmp_path), cfg_options={**options, "test_evaluator": None})

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the networks of a model in bfloat16, and what lies between and behind them in float32."""
+
+import copy
+import functools
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmrepmlp.models.layers import SetSharingLinear
+
+# The networks in a model of any framework, such as backbone, neck, rpn_head, roi_head.bbox_head.0.
+NETWORK = re.compile(r"(.*\.)?(backbone|neck|\w*head)(\.\d+)?")
+PRODUCTS = (_ConvNd, nn.Linear, SetSharingLinear)
+
+
+def compute_in_bfloat16(model: nn.Module) -> nn.Module:
+    """Copy a model, for inference with backbone, neck and heads in bfloat16.
+
+    torch's autocast runs convolutions and matrix products in bfloat16. Their weights are cast here, once, since
+    autocast would read and cast all of them anew in each call, which counts at batch 1; the outputs are the same. Each
+    network takes and gives float32, because operators between them, such as RoIAlign and NMS, have no bfloat16, and
+    because in its 8 significant bits coordinates of boxes would be off by pixels.
+
+    Args:
+        model: A model that mmengine built, or a bare network. Left as it is.
+
+    Returns:
+        The copy, which cannot be copied again.
+    """
+    model = copy.deepcopy(model)
+    for network in [part for name, part in model.named_modules() if NETWORK.fullmatch(name)] or [model]:
+        network.forward = in_bfloat16(network.forward)
+        for layer in network.modules():
+            if isinstance(layer, PRODUCTS):
+                layer.weight.data = layer.weight.data.to(torch.bfloat16)
+    return model
+
+
+def in_bfloat16(forward: Callable[..., object]) -> Callable[..., object]:
+    """A function that calls another under autocast to bfloat16, and returns its tensors in float32."""
+
+    @functools.wraps(forward)
+    def call(*args: object, **kwargs: object) -> object:
+        devices = [leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        with torch.autocast(devices[0] if devices else "cpu", torch.bfloat16):
+            outputs = forward(*args, **kwargs)
+        return tree_map(as_float32, outputs)
+
+    return call
+
+
+def as_float32(value: object) -> object:
+    """A tensor of bfloat16 in float32; anything else as it is."""
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
