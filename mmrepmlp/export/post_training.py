@@ -40,7 +40,7 @@ def quantize_graph(
     Returns:
         The int8 graph.
     """
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level, which changes handlers of other loggers
     calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
     is_onnx = isinstance(graph, onnx.ModelProto)
     graph = fold_constants(graph) if is_onnx else graph
