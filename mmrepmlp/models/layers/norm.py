@@ -6,8 +6,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.reparam import scale_and_shift, set_weight_and_bias
 
-from .tracing import is_tracing
-
 
 def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _BatchNorm:
     """Build the batch norm that a config names.
@@ -61,9 +59,7 @@ class ScaleShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        weight, bias = self.weight.view(-1, 1, 1), self.bias.view(-1, 1, 1)
-        # Exporters write both the same way, but that of torch 2.6 cannot decompose addcmul at a symbolic size.
-        return x * weight + bias if is_tracing() else torch.addcmul(bias, x, weight)
+        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
 
     def extra_repr(self) -> str:
         return str(self.weight.numel())
