@@ -211,8 +211,6 @@ def evaluate_forms(
         for name, cfg, model in zip(("training", "deploy"), configs, models):
             paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
             cfg = copy.deepcopy(cfg)
-            # MMEngine returns the visualizer of an earlier run of the same name and second, with its folder.
-            cfg.experiment_name = f"{name}-{Path(folder).name}"
             cfg.randomness = {"seed": 0, **(cfg.get("randomness") or {})}  # the same for random parts of both
             cfg.dump(paths[0])
             save_checkpoint({"state_dict": model.state_dict()}, paths[1])
