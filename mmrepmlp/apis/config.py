@@ -118,6 +118,23 @@ def dataset_metainfo(cfg: Config) -> dict:
     return {name: value for name, value in meta.items() if name != "classes" or isinstance(value, (list, tuple))}
 
 
+def class_metainfo(cfg: Config, meta: Mapping) -> dict:
+    """The metainfo of the test set, with names and colors of the classes that a checkpoint was trained on.
+
+    Args:
+        cfg: The config.
+        meta: The checkpoint's ``meta``.
+    """
+    return {**dataset_metainfo(cfg), **trained_metainfo(meta)}
+
+
+def trained_metainfo(meta: Mapping) -> dict:
+    """The classes and the palette of the data set that a checkpoint was trained on, as far as its ``meta`` tells."""
+    given = meta.get("dataset_meta") or meta
+    found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
+    return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}
+
+
 def resolve_type(part: Mapping, registry: Registry) -> object:
     """The class or function that a part's ``type`` names, in the current default scope; None if it is unknown."""
     kind = part.get("type") if isinstance(part, Mapping) else None

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmrepmlp.models import image_channels
+from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.reparam import distance
 
 from .network import ExportError, NamedOutputs, exportable_parts
@@ -83,7 +83,8 @@ def segmentation_settings(model: nn.Module) -> dict[str, object]:
 def activation_of(model: nn.Module) -> str | None:
     """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
     does."""
-    images = preprocessing_of(model)(PredictionNetwork.random(2, 64, 64, image_channels(model)))
+    # Of the size that the backbone was built for: others may take no other.
+    images = preprocessing_of(model)(PredictionNetwork.random(2, *image_size(model), image_channels(model)))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])

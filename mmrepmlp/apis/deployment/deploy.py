@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmengine.config import Config
 from rich import box
@@ -12,12 +13,11 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmrepmlp.apis.config import dataset_metainfo, load_config
-from mmrepmlp.apis.inference.predictor import trained_metainfo
+from mmrepmlp.apis.config import class_metainfo, load_config
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.runs.checks import check_config
 from mmrepmlp.apis.runs.evaluate import evaluate
-from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, save_checkpoint, unwrap
 from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
@@ -153,7 +153,8 @@ def deploy_checkpoint(
     cfg = load_config(config, cfg_options, work_dir)
     check_config(cfg, *(["test"] if measured else []), *(["train"] if precision == "int8" else []))
     content = load_from_local(checkpoint)
-    model = build_model(cfg, unwrap(content, ema))
+    state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
+    model = build_model(cfg, state)
     task = task_of(model, part, logits)
     color, steps = describe_pipeline(cfg)
     size, dynamic = choose_size(model, steps, size, dynamic)
@@ -183,8 +184,7 @@ def deploy_checkpoint(
             proof = prove_close(network, graph, *comparison_images(cfg, network, shape), precision)
         metrics = None
         if measured:
-            before = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
-            metrics = dict(before=before, after=measure(graph))
+            metrics = dict(before=evaluate_weights(config, state, work_dir, cfg_options), after=measure(graph))
             check_drop(**metrics, max_drop=MAX_DROP if max_drop is None else max_drop)
         if task.name == "features":
             save_file(head_weights(model, task), folder / WEIGHTS)
@@ -196,7 +196,8 @@ def deploy_checkpoint(
             input=describe_input(network, shape, dynamic, color),
             normalization=asdict(network.normalization),
             preprocessing=steps,
-            **names_of_classes(cfg, meta_of(content)),
+            classes=classes.get("classes"),
+            palette=classes.get("palette"),
             config=Path(config).name,
             checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
             proof=proof.as_json(),
@@ -241,17 +242,24 @@ def describe_input(
     return dict(**sides, channels=network.channels, layout="NHWC", type="uint8", order=order, color_type=color)
 
 
-def names_of_classes(cfg: Config, meta: Mapping) -> dict[str, list | None]:
-    """Names and colors of the classes that a checkpoint was trained on, or else of the config's."""
-    found = {**dataset_metainfo(cfg), **trained_metainfo(meta)}
-    return {name: found.get(name) for name in ("classes", "palette")}
+def evaluate_weights(
+    config: str | Path, state: Mapping[str, Tensor], work_dir: str | None, cfg_options: dict | None
+) -> dict[str, float]:
+    """Metrics in PyTorch of the weights that are deployed: with ``ema``, a test of the checkpoint takes others."""
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder, "weights.pth")
+        save_checkpoint({"state_dict": dict(state)}, checkpoint)
+        metrics = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
     """Images of the test set, or random ones where there is none, and what they are."""
-    with suppress(FileNotFoundError, ValueError):
-        found = dataset_images(cfg, "test", TEST_IMAGES)
-        return found, f"{len(found)} images of the test set"
+    if cfg.get("test_dataloader"):
+        with suppress(FileNotFoundError):
+            check_config(cfg, "test")
+            found = dataset_images(cfg, "test", TEST_IMAGES)
+            return found, f"{len(found)} images of the test set"
     return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"
 
 
@@ -259,7 +267,8 @@ def head_weights(model: nn.Module, task: Task) -> dict[str, Tensor]:
     """The weights of what follows the graph, by name."""
     owner, _, name = task.settings["part"].rpartition(".")
     inside = tuple(f"{owner}.{part}.".lstrip(".") for part in {"backbone", name})
-    return {key: value.contiguous() for key, value in model.state_dict().items() if not key.startswith(inside)}
+    # Copies, since heads share layers, and safetensors stores no memory twice.
+    return {key: value.clone() for key, value in model.state_dict().items() if not key.startswith(inside)}
 
 
 def remarks_on(settings: dict) -> list[str]:

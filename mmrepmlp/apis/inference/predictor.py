@@ -13,7 +13,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
-from mmrepmlp.apis.config import dataset_metainfo, innermost_dataset, require
+from mmrepmlp.apis.config import class_metainfo, innermost_dataset, require
 from mmrepmlp.apis.drawing import draw_sample
 from mmrepmlp.apis.model import drop_pretrained, fitting_config
 from mmrepmlp.checkpoint import meta_of, unwrap
@@ -50,7 +50,7 @@ class Predictor:
         with self.scope():
             self.load = image_loader(innermost_dataset(cfg).get("pipeline") or [], TRANSFORMS.build)
             self.inferencer = build_inferencer(self.cfg, str(checkpoint), device)
-        meta = {**dataset_metainfo(cfg), **trained_metainfo(meta_of(content))}
+        meta = class_metainfo(cfg, meta_of(content))
         self.classes, self.palette = meta.get("classes"), meta.get("palette")
 
     def scope(self) -> DefaultScope:
@@ -129,13 +129,6 @@ def build_inferencer(cfg: Config, checkpoint: str, device: str) -> object:
 
         # Without a palette it would build the test set, which may not be on this machine.
         return DetInferencer(cfg, weights=checkpoint, device=device, palette="random")
-
-
-def trained_metainfo(meta: Mapping) -> dict:
-    """The classes and the palette of the data set that a checkpoint was trained on, as far as its ``meta`` tells."""
-    given = meta.get("dataset_meta") or meta
-    found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
-    return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}
 
 
 def complete_palette(palette: Sequence | None, number: int) -> list:

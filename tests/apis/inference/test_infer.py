@@ -12,8 +12,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmrepmlp.apis import infer, reparameterize_checkpoint
+from mmrepmlp.apis.config import trained_metainfo
 from mmrepmlp.apis.inference.images import ImageError
-from mmrepmlp.apis.inference.predictor import complete_palette, prepare_config, trained_metainfo
+from mmrepmlp.apis.inference.predictor import complete_palette, prepare_config
 from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.errors import MMRepMLPError
 from tests.end_to_end.commands import run_tool

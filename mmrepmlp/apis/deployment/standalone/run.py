@@ -263,7 +263,9 @@ def write(network, out, name, image, outputs, text):
         return
     cv2.imencode(".png", draw(network, image, outputs, text))[1].tofile(out / f"{stem}.png")
     if network.settings["task"] == "segmentation":
-        cv2.imencode(".png", classes_of(network, outputs).astype(np.uint8))[1].tofile(out / f"{stem}_classes.png")
+        labels = classes_of(network, outputs)
+        labels = labels.astype(np.uint8 if labels.max() < 2**8 else np.uint16)
+        cv2.imencode(".png", labels)[1].tofile(out / f"{stem}_classes.png")
 
 
 def predict_all(network, source, out):
