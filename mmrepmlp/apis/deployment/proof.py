@@ -41,7 +41,7 @@ class Proof:
 
     def rows(self) -> dict[str, str]:
         """Lines of a table."""
-        rows = {f"relative error, {'x'.join(map(str, s))}": f"{e:.1e}" for s, e in (self.errors or {}).items()}
+        rows = {f"error, {'x'.join(map(str, s))}": f"{e:.1e}" for s, e in (self.errors or {}).items()}
         if self.agreement is not None:
             rows["same prediction"] = f"{self.agreement:.2%} on {self.images}"
         if self.deviation is not None:
