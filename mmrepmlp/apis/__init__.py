@@ -7,6 +7,7 @@ Names are imported on first use, so that unused packages need not be installed a
 from importlib import import_module
 
 LOCATIONS = {
+    "mmrepmlp.apis.analysis.ablate": ("Ablation", "ablate"),
     "mmrepmlp.apis.analysis.compare_forms": ("Comparison", "compare_forms"),
     "mmrepmlp.apis.analysis.draw_predictions": ("draw_predictions",),
     "mmrepmlp.apis.analysis.sweep.sweep_configs": ("Sweep", "sweep_configs"),
@@ -20,6 +21,7 @@ LOCATIONS = {
     "mmrepmlp.apis.conversion.publish": ("Publication", "publish_checkpoint"),
     "mmrepmlp.apis.conversion.reparameterize": ("ConversionError", "reparameterize_checkpoint"),
     "mmrepmlp.apis.conversion.report": ("ConversionReport",),
+    "mmrepmlp.apis.deployment.accuracy_table": ("accuracy_table",),
     "mmrepmlp.apis.deployment.compare_deployments": ("DeploymentComparison", "compare_deployments"),
     "mmrepmlp.apis.deployment.deploy": ("DeploymentReport", "deploy_checkpoint"),
     "mmrepmlp.apis.deployment.evaluate_deployment": ("evaluate_deployment",),

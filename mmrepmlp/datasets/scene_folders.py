@@ -2,19 +2,15 @@
 """Write scenes of digits to disk, in the layouts that mmsegmentation and mmdetection read."""
 
 import json
-from collections.abc import Iterator
-from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
-from rich.progress import track
 
-from .digits import split_digits
+from .compose import compose_all
 from .folder import atomic_folder
-from .scenes import Scene, compose_scene
+from .scenes import compose_scene
 
 COUNTS = dict(train=8000, val=400)
 
@@ -36,7 +32,7 @@ def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, coun
     counts = counts or COUNTS
     with atomic_folder(out_dir, overwrite) as folder:
         for split, number in counts.items():
-            for name, scene in generate_scenes(split, number):
+            for name, scene in compose_all(compose_scene, split, number):
                 mmcv.imwrite(scene.image, str(folder / "img_dir" / split / f"{name}.jpg"))
                 mmcv.imwrite(scene.class_map(), str(folder / "ann_dir" / split / f"{name}.png"))
     return dict(counts)
@@ -52,7 +48,7 @@ def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts:
         (folder / "annotations").mkdir()
         for split, number in counts.items():
             images, annotations = [], []
-            for name, scene in generate_scenes(split, number):
+            for name, scene in compose_all(compose_scene, split, number):
                 file = f"{name}.jpg"
                 mmcv.imwrite(scene.image, str(folder / split / file))
                 height, width = scene.image.shape[:2]
@@ -64,19 +60,6 @@ def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts:
             coco = dict(images=images, annotations=annotations, categories=categories)
             (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))
     return dict(counts)
-
-
-def generate_scenes(split: str, number: int) -> Iterator[tuple[str, Scene]]:
-    """Compose the scenes of a split on all cores; scene i does not depend on their number."""
-    compose = partial(compose_indexed_scene, split)
-    with Pool() as pool:
-        composed = pool.imap(compose, range(number), chunksize=16)
-        for index, scene in enumerate(track(composed, f"scenes, {split}", number, transient=True)):
-            yield f"{index:05d}", scene
-
-
-def compose_indexed_scene(split: str, index: int) -> Scene:
-    return compose_scene(*split_digits()[split], np.random.default_rng([("train", "val").index(split), index]))
 
 
 def to_coco(digit: int, mask: np.ndarray) -> dict:

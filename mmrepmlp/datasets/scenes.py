@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .compose import warp_scan
+
 HEIGHT, WIDTH = 120, 152  # pixels; not a multiple of common tile sizes
 DIGITS = (2, 4)  # drawn for a scene; one that would hide too much of another is skipped
 SIDES = (56, 80)  # of a scan, in pixels of the scene
@@ -76,12 +78,8 @@ def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """
     side, angle = generator.uniform(*SIDES), generator.uniform(-TURN, TURN)
     margin = 0.45 * side
-    x, y = generator.uniform(margin, WIDTH - margin), generator.uniform(margin, HEIGHT - margin)
-    middle = (len(scan) - 1) / 2
-    matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
-    matrix[:, 2] += x - middle, y - middle
-    ink = cv2.warpAffine(scan.astype(np.float32) / 255, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
-    return (3 * ink - 0.5).clip(0, 1)  # steeper, for edges as sharp as those of ink
+    center = generator.uniform(margin, WIDTH - margin), generator.uniform(margin, HEIGHT - margin)
+    return warp_scan(scan, (HEIGHT, WIDTH), center, side, angle)
 
 
 def choose_colour(behind: np.ndarray, generator: np.random.Generator) -> np.ndarray:

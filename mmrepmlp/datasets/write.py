@@ -3,9 +3,11 @@ from pathlib import Path
 
 from .digits import write_digits
 from .scene_folders import write_detection_scenes, write_segmentation_scenes
+from .sheets import write_sheets
 
 WRITERS = {
     "cls": (write_digits, "data/digits"),
+    "sheets": (write_sheets, "data/digits_sheets"),
     "seg": (write_segmentation_scenes, "data/digits_seg"),
     "det": (write_detection_scenes, "data/digits_det"),
 }
@@ -17,10 +19,10 @@ def write_dataset(
     """Write the data set of digits for a task.
 
     Args:
-        task: ``"cls"`` (the ImageNet folder layout), ``"seg"`` (scenes with class maps) or ``"det"`` (the same scenes
-            in COCO's format). Default: "cls".
-        out: Folder to create. Default: ``data/digits``, ``data/digits_seg`` or ``data/digits_det``, where the configs
-            look.
+        task: ``"cls"`` (the ImageNet folder layout), ``"sheets"`` (harder, the same layout), ``"seg"`` (scenes with
+            class maps) or ``"det"`` (the same scenes in COCO's format). Default: "cls".
+        out: Folder to create. Default: ``data/digits``, ``data/digits_sheets``, ``data/digits_seg`` or
+            ``data/digits_det``, where the configs look.
         overwrite: Whether an existing folder may be replaced. Default: False.
 
     Returns:

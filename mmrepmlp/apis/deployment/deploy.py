@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deploy a checkpoint as a folder that runs without any framework."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mmengine.config import Config
 from rich import box
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from mmrepmlp.apis.config import class_metainfo, load_config
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.runs.checks import check_config
-from mmrepmlp.apis.runs.evaluate import evaluate
-from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, save_checkpoint, unwrap
+from mmrepmlp.apis.runs.evaluate import evaluate_weights
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
 from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
@@ -240,17 +239,6 @@ def describe_input(
     sides = {name: None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)}
     order = "BGR" if network.channels == 3 else None
     return dict(**sides, channels=network.channels, layout="NHWC", type="uint8", order=order, color_type=color)
-
-
-def evaluate_weights(
-    config: str | Path, state: Mapping[str, Tensor], work_dir: str | None, cfg_options: dict | None
-) -> dict[str, float]:
-    """Metrics in PyTorch of the weights that are deployed: with ``ema``, a test of the checkpoint takes others."""
-    with TemporaryDirectory() as folder:
-        checkpoint = Path(folder, "weights.pth")
-        save_checkpoint({"state_dict": dict(state)}, checkpoint)
-        metrics = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmengine.evaluator import DumpResults
+from torch import Tensor
 
 from mmrepmlp.apis.config import load_config, require
+from mmrepmlp.checkpoint import save_checkpoint
 
 from .checks import check_config
 from .distributed import disable_fsdp
@@ -83,3 +86,27 @@ def evaluate(
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
     with merge_explained():
         return runner.test()
+
+
+def evaluate_weights(
+    config: str | Path,
+    state: Mapping[str, Tensor],
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+) -> dict[str, float]:
+    """Evaluate weights that are in no file, e.g. averaged ones.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        state: The weights, by name.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+
+    Returns:
+        The metrics.
+    """
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder, "weights.pth")
+        save_checkpoint({"state_dict": dict(state)}, checkpoint)
+        metrics = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
+    return {name: float(value) for name, value in metrics.items()}

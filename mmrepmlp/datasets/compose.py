@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all images that are composed of scanned digits share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import Pool
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from .digits import split_digits
+
+SPLITS = ("train", "val")
+
+
+def warp_scan(
+    scan: np.ndarray, size: tuple[int, int], center: Sequence[float], side: float, angle: float
+) -> np.ndarray:
+    """Enlarge, rotate and move a scan.
+
+    Args:
+        scan: Shape (8, 8), uint8 from 0 (paper) to 255 (ink).
+        size: Height and width of the image in pixels.
+        center: Column and row of the scan's center in the image, in pixels.
+        side: Side of the scan in the image, in pixels.
+        angle: Rotation, in degrees.
+
+    Returns:
+        Coverage of each pixel by ink, shape (height, width), from 0 to 1.
+    """
+    middle = (len(scan) - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
+    matrix[:, 2] += center[0] - middle, center[1] - middle
+    ink = cv2.warpAffine(scan.astype(np.float32) / 255, matrix, size[::-1], flags=cv2.INTER_CUBIC)
+    return (3 * ink - 0.5).clip(0, 1)  # steeper, for edges as sharp as those of ink
+
+
+def compose_all(compose: Callable, split: str, number: int) -> Iterator[tuple[str, object]]:
+    """Compose the images of a split on all cores, with a progress bar; image i does not depend on their number.
+
+    Args:
+        compose: Function of scans, their digits and a random generator.
+        split: ``"train"`` or ``"val"``.
+        number: How many.
+
+    Yields:
+        A name and the result of ``compose``.
+    """
+    with Pool() as pool:
+        composed = pool.imap(partial(compose_indexed, compose, split), range(number), chunksize=16)
+        for index, result in enumerate(track(composed, f"images, {split}", number, transient=True)):
+            yield f"{index:05d}", result
+
+
+def compose_indexed(compose: Callable, split: str, index: int) -> object:
+    return compose(*split_digits()[split], np.random.default_rng([SPLITS.index(split), index]))
