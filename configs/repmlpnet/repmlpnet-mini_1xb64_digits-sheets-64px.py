@@ -9,3 +9,11 @@ pipeline = [dict(type="LoadImageFromFile"), dict(type="PackInputs")]
 train_dataloader = dict(dataset=dict(data_root="data/digits_sheets", pipeline=pipeline))
 val_dataloader = dict(dataset=dict(data_root="data/digits_sheets", pipeline=pipeline))
 test_dataloader = val_dataloader
+
+epochs = 10
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=0, by_epoch=True, begin=1, end=epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=epochs)
+default_hooks = dict(checkpoint=dict(interval=epochs))

@@ -14,7 +14,17 @@ from tests.fixtures import CONFIG, ROOT
 from tests.helpers import EXPORTS
 
 TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
-BENCHMARK = ("--arch", "--img-size", "--threads", "--repeats", "--json", "--plot")
+BENCHMARK = (
+    "--arch",
+    "--img-size",
+    "--device",
+    "--threads",
+    "--tf32",
+    "--channels-last",
+    "--repeats",
+    "--json",
+    "--plot",
+)
 CONVERTER = ("checkpoint", "out", "--ema", "--allow-unsafe", "--overwrite")
 OPTIONS = {
     "train.py": ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options", "--launcher", "--progress"),
@@ -38,13 +48,15 @@ OPTIONS = {
     "deployment/evaluate.py": ("config", "out_dir", "--work-dir", "--cfg-options"),
     "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
     "analysis_tools/benchmark.py": ("compare", "runtimes", "sizes", "breakdown"),
-    "analysis_tools/benchmark.py compare": (*BENCHMARK, "--dtype", "--batches", "--training-step"),
+    "analysis_tools/benchmark.py compare": (*BENCHMARK, "--dtype", "--autocast", "--batches", "--training-step"),
     "analysis_tools/benchmark.py runtimes": (*BENCHMARK, "--config", "--size", "--batches", "--runtimes"),
-    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--dtype", "--sizes"),
-    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--dtype", "--sizes", "--batches"),
+    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--dtype", "--autocast", "--sizes"),
+    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--dtype", "--autocast", "--sizes", "--batches"),
     "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
     "analysis_tools/draw_predictions.py": ("config", "checkpoints", "out", "--images", "--score"),
-    "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions"),
+    "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions", "--device"),
+    "analysis_tools/ablate.py": ("config", "--seeds", "--work-dir", "--cfg-options", "--out"),
+    "analysis_tools/accuracy_table.py": ("folders",),
     "analysis_tools/compare_deployments.py": ("config", "folders", "--work-dir", "--cfg-options"),
     "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
@@ -58,6 +70,8 @@ ARGUMENTS = {
     "deployment/deploy.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
     "deployment/evaluate.py": "{config} {checkpoint} --work-dir {folder}/run",
     "dataset_converters/digits.py": "--out {out}",
+    "analysis_tools/ablate.py": "{config} --work-dir {folder}/run",
+    "analysis_tools/accuracy_table.py": "{checkpoint}",
     "analysis_tools/benchmark.py": "runtimes --config {config} --size 64 64 --runtimes eager",
     "analysis_tools/compare_deployments.py": "{config} {checkpoint} --work-dir {folder}/run",
     "analysis_tools/compare_forms.py": (
@@ -70,7 +84,7 @@ ARGUMENTS = {
 def tools_with(pattern: str) -> list[str]:
     """The tools that name an argument, and that this torch is new enough for."""
     found = [tool for tool, text in TOOLS.items() if re.search(f'"({pattern})"', text)]
-    return [tool for tool in found if EXPORTS or not re.match("deployment/|.*deployments", tool)]
+    return [tool for tool in found if EXPORTS or not re.match("deployment/|.*(deployments|accuracy_table)", tool)]
 
 
 @pytest.fixture

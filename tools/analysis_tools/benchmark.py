@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmark RepMLPNet on this machine: medians of interleaved calls in one process."""
+"""Benchmark RepMLPNet on this machine, on the CPU or a GPU: medians of interleaved calls in one process."""
 
 import argparse
+from dataclasses import fields
 
 from rich.console import Console
 
 from mmrepmlp import apis
+from mmrepmlp.apis.benchmarks.hardware import Hardware
 from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES
 from mmrepmlp.apis.command_line import run_tool, tool_parser
 
@@ -17,6 +19,7 @@ def main() -> None:
     compare.add_argument("--batches", **BATCHES, help="batch sizes (default: 1 8)")
     compare.add_argument("--training-step", action="store_true", help="whole training steps instead of forward passes")
     compare.add_argument("--dtype", **DTYPE)
+    compare.add_argument("--autocast", **AUTOCAST)
     runtimes = add_command(commands, "runtimes", "the deploy form in PyTorch and other runtimes, in several precisions")
     runtimes.add_argument("--config", help="measure the whole model of this config instead of a RepMLPNet")
     runtimes.add_argument(
@@ -27,9 +30,11 @@ def main() -> None:
     sizes = add_command(commands, "sizes", "time and memory of both forms over image sizes")
     sizes.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: 256 512 1024 2048)")
     sizes.add_argument("--dtype", **DTYPE)
+    sizes.add_argument("--autocast", **AUTOCAST)
     breakdown = add_command(commands, "breakdown", "time of the deploy form by kind of operator")
     breakdown.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: img_size)")
     breakdown.add_argument("--dtype", **DTYPE)
+    breakdown.add_argument("--autocast", **AUTOCAST)
     breakdown.add_argument("--batches", **BATCHES, help="batch sizes, each at each size (default: 1 8)")
     Console().print(run_tool(parser, measure).table())
 
@@ -39,7 +44,10 @@ def add_command(commands: argparse._SubParsersAction, name: str, text: str) -> a
     parser = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
     parser.add_argument("--img-size", type=count, help="image size of one tile, pixels (default: 224)")
+    parser.add_argument("--device", help="cpu or a GPU, e.g. cuda:1 (default: cpu)")
     parser.add_argument("--threads", type=count, help="number of threads (default: torch's choice)")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU, let float32 products round to TF32")
+    parser.add_argument("--channels-last", action="store_true", help="lay maps out with channels last")
     parser.add_argument("--repeats", type=count, help="timed calls per measurement (default: 15, or 5 for sizes)")
     parser.add_argument("--json", help="JSON file to write the results to")
     parser.add_argument("--plot", help="plot of the results to write, PNG")
@@ -61,7 +69,8 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 SIZES = dict(type=image_size, nargs="+", metavar="SIZE")
-DTYPE = dict(choices=["float32", "float64", "bfloat16"], help="default: float32")
+DTYPE = dict(choices=["float32", "float64", "bfloat16", "float16"], help="default: float32")
+AUTOCAST = dict(choices=["bfloat16", "float16"], help="compute in torch's autocast (default: without)")
 BATCHES = dict(type=count, nargs="+")
 ALL_RUNTIMES = f"of {', '.join(map(repr, RUNTIMES))} (default: all)"
 OPERATIONS = dict(
@@ -74,7 +83,8 @@ OPERATIONS = dict(
 
 def measure(command: str, json: str | None = None, plot: str | None = None, **settings) -> object:
     """Run a benchmark and write the requested files."""
-    report = getattr(apis, OPERATIONS[command])(**settings)
+    hardware = {field.name: settings.pop(field.name) for field in fields(Hardware) if field.name in settings}
+    report = getattr(apis, OPERATIONS[command])(**settings, hardware=Hardware(**hardware))
     if json:
         report.save_json(json)
     if plot:

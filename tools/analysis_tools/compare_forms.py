@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--configs", **pair, help="config files of both forms")
     parser.add_argument("--checkpoints", **pair, help="their checkpoints")
     parser.add_argument("--predictions", **pair, help="their predictions, written by tools/test.py --out")
+    parser.add_argument("--device", help="where to time them, cpu or a GPU, e.g. cuda (default: cpu)")
     comparison = run_tool(parser, "compare_forms")
     Console().print(comparison.table())
     if not comparison.equal:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from mmrepmlp.apis.analysis.predictions import Agreement, compare_predictions
+from mmrepmlp.apis.benchmarks.hardware import Hardware
 from mmrepmlp.apis.benchmarks.measure import interleave
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.forward import random_images, run_model
@@ -64,6 +65,7 @@ def compare_forms(
     checkpoints: tuple[str | Path, str | Path],
     predictions: tuple[str | Path, str | Path],
     repeats: int = 30,
+    device: str = "cpu",
 ) -> Comparison:
     """Compare a classifier, segmentor or detector in training form with its deploy form.
 
@@ -72,17 +74,21 @@ def compare_forms(
         checkpoints: Checkpoints of both forms.
         predictions: Files written by ``tools/test.py --out`` for both, on the same test set.
         repeats: Timed forward passes of each form. Default: 30.
+        device: Where to time them, cpu or a GPU, e.g. ``cuda``. Default: cpu.
 
     Raises:
         ValueError: The predictions cannot be read, or belong to different images.
+        MMRepMLPError: There is no such device.
     """
+    hardware = Hardware(device)
+    hardware.prepare()
     loaded = [read_config(config) for config in configs]
     models = [build_model(cfg, unwrap(load_from_local(path))) for cfg, path in zip(loaded, checkpoints)]
     agreement = compare_predictions(*map(read_predictions, predictions), loaded[0])
     return Comparison(
         agreement=agreement,
         parameters=tuple(sum(p.numel() for p in model.parameters()) for model in models),
-        milliseconds={batch: forward_times(models, batch, repeats) for batch in BATCHES},
+        milliseconds={batch: forward_times(models, batch, repeats, hardware) for batch in BATCHES},
     )
 
 
@@ -107,9 +113,10 @@ def read_predictions(path: str | Path) -> list[dict]:
 
 
 @torch.inference_mode()
-def forward_times(models: list[torch.nn.Module], batch: int, repeats: int) -> tuple[float, float]:
+def forward_times(models: list[torch.nn.Module], batch: int, repeats: int, hardware: Hardware) -> tuple[float, float]:
     """Median times in milliseconds of both models on random images of one tile, interleaved."""
-    images = random_images(models[0], batch).float()
-    calls = {name: lambda model=model: run_model(model, images) for name, model in zip(("before", "after"), models)}
-    seconds = interleave(calls, repeats, f"forward passes, batch {batch}")
+    images = hardware.place(random_images(models[0], batch).float())
+    placed = dict(zip(("before", "after"), map(hardware.place, models)))
+    calls = {name: lambda model=model: run_model(model, images) for name, model in placed.items()}
+    seconds = interleave(calls, repeats, f"forward passes, batch {batch}", hardware)
     return tuple(1e3 * statistics.median(times) for times in seconds.values())

@@ -3,19 +3,21 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.apis.benchmarks.compare import gflop_per_image
+from mmrepmlp.apis.benchmarks.hardware import Hardware
 from mmrepmlp.apis.benchmarks.measure import (
+    CPU,
     SGEMM_SIDE,
     BenchmarkReport,
-    environment,
     fastest_matmul,
     interleave,
     reference_matmuls,
@@ -24,7 +26,7 @@ from mmrepmlp.models import RepMLPNet
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
 PARTS = {
-    "products by oneDNN": ("mkldnn_convolution",),
+    "products by oneDNN": ("mkldnn_convolution", "cudnn_convolution"),
     "products by BLAS": ("bmm", "mm", "addmm", "_slow_conv2d_forward"),
     "GELU": ("gelu",),
     "norm, gate, bias, shortcut": ("addcmul", "add", "add_", "mul", "clamp_min", "clamp_min_", "relu_", "sigmoid"),
@@ -32,6 +34,7 @@ PARTS = {
     "averages": ("mean", "sum", "div_"),
 }
 REST = "overhead of the calls"
+ON_GPU = {"products by oneDNN": "products by cuDNN", "products by BLAS": "products by cuBLAS"}
 PART_OF = {f"aten::{operator}": part for part, operators in PARTS.items() for operator in operators}
 
 
@@ -71,7 +74,7 @@ class BreakdownBenchmark(BenchmarkReport):
         for row in self.rows:
             table.add_column(f"{row.batch}, {row.height}x{row.width}", justify="right", no_wrap=True)
         table.add_row("ms", *(f"{row.milliseconds:.1f}" for row in self.rows), end_section=True)
-        for part in (*PARTS, REST):
+        for part in self.rows[0].shares:
             table.add_row(part, *(f"{row.shares[part]:.1%}" for row in self.rows), end_section=part == REST)
         table.add_row("at peak", *(f"{row.products / row.milliseconds:.1%}" for row in self.rows))
         return table
@@ -84,7 +87,7 @@ class BreakdownBenchmark(BenchmarkReport):
         panel = figure.subplots()
         names = [f"batch {row.batch}, {row.height}x{row.width}" for row in self.rows]
         ends = [0.0] * len(self.rows)
-        for part in (*PARTS, REST):
+        for part in self.rows[0].shares:
             widths = [100 * row.shares[part] for row in self.rows]
             panel.barh(names, widths, left=ends, label=part)
             ends = [end + width for end, width in zip(ends, widths)]
@@ -100,9 +103,9 @@ def benchmark_breakdown(
     img_size: int = 224,
     sizes: Sequence[tuple[int, int]] | None = None,
     batches: Sequence[int] = (1, 8),
-    threads: int | None = None,
     dtype: str = "float32",
     repeats: int = 15,
+    hardware: Hardware = CPU,
 ) -> BreakdownBenchmark:
     """Break the time of a forward pass of the deploy form down by kind of operator.
 
@@ -111,22 +114,25 @@ def benchmark_breakdown(
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         sizes: Height and width of the images in pixels. Default: ``img_size``, square.
         batches: Batch sizes, each measured at each size. Default: (1, 8).
-        threads: Number of threads; None for torch's choice. Default: None.
-        dtype: Precision: float32, float64 or bfloat16. Default: float32.
+        dtype: Precision: float32, float64, bfloat16 or float16. Default: float32.
         repeats: Timed calls per measurement. Default: 15.
+        hardware: Where and how to compute. Default: the CPU.
+
+    Raises:
+        MMRepMLPError: There is no such device.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    hardware.prepare()
     precision = getattr(torch, dtype)
-    model = RepMLPNet(arch, img_size).to(precision).eval()
+    model = hardware.place(RepMLPNet(arch, img_size).to(precision).eval())
     model.switch_to_deploy()
-    products = reference_matmuls(precision)
+    products = reference_matmuls(precision, hardware)
     rows = []
     for height, width in sizes or [(img_size, img_size)]:
         for batch in batches:
-            x = torch.randn(batch, 3, height, width, dtype=precision)
+            x = hardware.place(torch.randn(batch, 3, height, width, dtype=precision))
+            call = hardware.calling(model, x)
             title = f"{arch}{img_size}, batch {batch}, {height}x{width} pixels"
-            seconds = interleave({"model": lambda x=x: model(x), **products}, repeats, title)
+            seconds = interleave({"model": call, **products}, repeats, title, hardware)
             fastest = fastest_matmul({name: seconds[name] for name in products})[1]
             gflop = batch * gflop_per_image(model, x[:1])
             rows.append(
@@ -136,19 +142,23 @@ def benchmark_breakdown(
                     width=width,
                     milliseconds=1e3 * statistics.median(seconds["model"]),
                     products=1e3 * gflop * 1e9 / (2 * SGEMM_SIDE**3) * fastest,
-                    shares=profile_shares(model, x, repeats),
+                    shares=profile_shares(call, repeats, hardware),
                 )
             )
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", form="deploy form", dtype=dtype, repeats=repeats)
-    return BreakdownBenchmark({**settings, **environment()}, rows)
+    return BreakdownBenchmark({**settings, **hardware.environment()}, rows)
 
 
-def profile_shares(model: RepMLPNet, x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Fraction of a model's time spent in each part, by torch's profiler."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+def profile_shares(call: Callable[[], object], repeats: int, hardware: Hardware) -> dict[str, float]:
+    """Fraction of the time of a call spent in each part, by torch's profiler; on a GPU, of the time of its kernels."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if hardware.is_gpu else [])]
+    with profile(activities=activities) as profiler:
         for _ in range(repeats):
-            model(x)
+            call()
     times = Counter({part: 0.0 for part in (*PARTS, REST)})
     for event in profiler.key_averages():
-        times[PART_OF.get(event.key, REST)] += event.self_cpu_time_total
-    return {part: time / times.total() for part, time in times.items()}
+        if event.device_type == DeviceType.CPU:  # an operator; the kernels that it started are in its time
+            time = event.self_device_time_total if hardware.is_gpu else event.self_cpu_time_total
+            times[PART_OF.get(event.key, REST)] += time
+    names = ON_GPU if hardware.is_gpu else {}
+    return {names.get(part, part): time / times.total() for part, time in times.items()}

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmrepmlp.apis.benchmarks.hardware import Hardware
 from mmrepmlp.apis.benchmarks.measure import (
+    CPU,
     SGEMM_SIDE,
     Benchmark,
     Measurement,
-    environment,
     fastest_matmul,
     interleave,
-    peak_memory,
     reference_matmuls,
 )
 from mmrepmlp.errors import MMRepMLPError
@@ -32,10 +32,10 @@ def benchmark_repmlpnet(
     arch: str | dict = "B",
     img_size: int = 224,
     batches: Sequence[int] = (1, 8),
-    threads: int | None = None,
     dtype: str = "float32",
     repeats: int = 15,
     training_step: bool = False,
+    hardware: Hardware = CPU,
 ) -> Benchmark:
     """Benchmark this package's RepMLPNet against mmpretrain's with the same weights, in interleaved calls.
 
@@ -43,35 +43,36 @@ def benchmark_repmlpnet(
         arch: Letter of the architecture, or its settings as a dict. Default: B.
         img_size: Height and width of the images in pixels. Default: 224.
         batches: Batch sizes. Default: (1, 8).
-        threads: Number of threads; None for torch's choice. Default: None.
-        dtype: Precision: float32, float64 or bfloat16. Default: float32.
+        dtype: Precision: float32, float64, bfloat16 or float16. Default: float32.
         repeats: Timed calls of each model. Default: 15.
         training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
             Default: False.
+        hardware: Where and how to compute. Default: the CPU.
 
     Returns:
         Medians and peak memory. Speed-ups are relative to mmpretrain's row of the same task.
 
     Raises:
         ImportError: mmpretrain is not installed.
-        MMRepMLPError: The outputs of the two models differ.
+        MMRepMLPError: The outputs of the two models differ, or there is no such device.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    hardware.prepare()
     precision = getattr(torch, dtype)
-    theirs, ours = build_pair(arch, img_size, precision)
+    theirs, ours = map(hardware.place, build_pair(arch, img_size, precision))
     rows = []
     for batch in batches:
-        x = torch.randn(batch, 3, img_size, img_size, dtype=precision)
+        x = hardware.place(torch.randn(batch, 3, img_size, img_size, dtype=precision))
         if training_step:
-            calls = {(name, STEP): make_training_step(model, x) for name, model in ((THEIRS, theirs), (OURS, ours))}
+            models = {THEIRS: theirs, OURS: ours}
+            calls = {(name, STEP): make_training_step(model, x, hardware) for name, model in models.items()}
         else:
-            calls = forward_calls(theirs, ours, x)
+            calls = forward_calls(theirs, ours, x, hardware)
         gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
-        errors = {} if training_step else check_agreement(calls, theirs, x)
-        rows += measure(calls, errors, batch, gflop, repeats, precision, f"{arch}{img_size}, batch {batch}")
+        errors = {} if training_step else check_agreement(calls, theirs, x, hardware)
+        title = f"{arch}{img_size}, batch {batch}"
+        rows += measure(calls, errors, batch, gflop, repeats, precision, title, hardware)
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
-    return Benchmark({**settings, **environment()}, rows)
+    return Benchmark({**settings, **hardware.environment()}, rows)
 
 
 def build_pair(arch: str | dict, img_size: int, dtype: torch.dtype) -> tuple[nn.Module, RepMLPNet]:
@@ -99,7 +100,7 @@ def same_bottlenecks(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def check_agreement(
-    calls: dict[tuple[str, str], Callable[[], object]], theirs: nn.Module, x: Tensor
+    calls: dict[tuple[str, str], Callable[[], object]], theirs: nn.Module, x: Tensor, hardware: Hardware
 ) -> dict[tuple[str, str], float]:
     """Check that all calls compute the same outputs.
 
@@ -113,7 +114,8 @@ def check_agreement(
     """
     if not same_bottlenecks(theirs):
         return {}
-    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.1}[x.dtype]
+    rounded = hardware.tf32 or hardware.autocast or x.dtype in (torch.bfloat16, torch.float16)
+    tolerance = 0.1 if rounded else {torch.float64: 1e-10, torch.float32: 1e-5}[x.dtype]
     expected = theirs(x)[0]
     scale = expected.abs().max()
     errors = {name: ((call()[0] - expected).abs().max() / scale).item() for name, call in calls.items()}
@@ -131,24 +133,26 @@ def convert(model: nn.Module) -> nn.Module:
     return switch_to_deploy(copy.deepcopy(model))
 
 
-def forward_calls(theirs: nn.Module, ours: RepMLPNet, x: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
+def forward_calls(
+    theirs: nn.Module, ours: RepMLPNet, x: Tensor, hardware: Hardware
+) -> dict[tuple[str, str], Callable[[], object]]:
     """Forward passes without gradients, by model and form."""
     calls = {}
     for name, model in ((THEIRS, theirs), (OURS, ours)):
-        calls[name, TRAINING] = torch.inference_mode()(lambda model=model: model(x))
-        deployed = convert(model)
-        calls[name, DEPLOY] = torch.inference_mode()(lambda model=deployed: model(x))
+        for form, network in ((TRAINING, model), (DEPLOY, convert(model))):
+            calls[name, form] = torch.inference_mode()(hardware.calling(network, x))
     return calls
 
 
-def make_training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+def make_training_step(model: nn.Module, x: Tensor, hardware: Hardware) -> Callable[[], None]:
     """A function that runs a training step: forward, backward, AdamW."""
+    forward = hardware.calling(model, x)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def run() -> None:
         model.train()
         optimizer.zero_grad()
-        model(x)[0].float().square().mean().backward()
+        forward()[0].float().square().mean().backward()
         optimizer.step()
 
     return run
@@ -170,10 +174,11 @@ def measure(
     repeats: int,
     dtype: torch.dtype,
     title: str,
+    hardware: Hardware,
 ) -> list[Measurement]:
     """Time the calls interleaved with the reference products (first rows), then their memory."""
-    products = reference_matmuls(dtype)
-    seconds = interleave({**calls, **products}, repeats, title)
+    products = reference_matmuls(dtype, hardware)
+    seconds = interleave({**calls, **products}, repeats, title, hardware)
     fastest = fastest_matmul({name: seconds[name] for name in products})[1]
     reference = 2 * SGEMM_SIDE**3 / fastest / 1e9
     medians = {call: statistics.median(seconds[call]) for call in calls}
@@ -203,7 +208,7 @@ def measure(
                 gflops=rate,
                 sgemm_share=None if rate is None else rate / reference,
                 error=errors.get((model, task)),
-                peak_mib=peak_memory(calls[model, task]),
+                peak_mib=hardware.peak_memory(calls[model, task]),
             )
         )
     return rows

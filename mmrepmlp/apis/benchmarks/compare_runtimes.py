@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrepmlp.apis.benchmarks.compare import OURS, THEIRS, build_pair, convert, same_bottlenecks
-from mmrepmlp.apis.benchmarks.measure import environment, interleave, peak_memory, reference_matmuls
+from mmrepmlp.apis.benchmarks.hardware import Hardware
+from mmrepmlp.apis.benchmarks.measure import CPU, interleave, reference_matmuls
 from mmrepmlp.apis.benchmarks.runtime_report import RuntimeBenchmark, RuntimeMeasurement
 from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES, Call, Workload, is_reduced
 from mmrepmlp.apis.config import load_config
@@ -21,7 +22,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import distance, named_tensors, switch_to_deploy
 
-TOLERANCE = 1e-4
+TOLERANCE, TF32_TOLERANCE = 1e-4, 0.1
 
 
 @dataclass
@@ -40,8 +41,8 @@ def benchmark_runtimes(
     size: tuple[int, int] | None = None,
     runtimes: Sequence[str] = tuple(RUNTIMES),
     batches: Sequence[int] | None = None,
-    threads: int | None = None,
     repeats: int = 15,
+    hardware: Hardware = CPU,
 ) -> RuntimeBenchmark:
     """Benchmark deploy forms in several runtimes, in interleaved calls in one process.
 
@@ -55,8 +56,8 @@ def benchmark_runtimes(
         size: With ``config``, height and width of the images in pixels. Default: None.
         runtimes: Names from :data:`~mmrepmlp.apis.benchmarks.runtimes.RUNTIMES`. Default: all.
         batches: Batch sizes. Default: (1, 8); (1,) with ``config``.
-        threads: Number of threads; None for torch's choice. Default: None.
         repeats: Timed calls of each network in each runtime. Default: 15.
+        hardware: Where and how PyTorch computes; the other runtimes compute on the CPU. Default: the CPU.
 
     Returns:
         Medians, errors and peak memory. A runtime that is not installed, or that cannot run a network, has the reason
@@ -76,8 +77,7 @@ def benchmark_runtimes(
             "any of arch and img_size. Pass --config with --size for the whole model of a config, or --arch and "
             "--img-size for a RepMLPNet."
         )
-    if threads:
-        torch.set_num_threads(threads)
+    hardware.prepare()
     if config:
         networks, settings = build_whole(config), dict(config=str(config), size=f"{size[0]}x{size[1]}")
     else:
@@ -85,13 +85,15 @@ def benchmark_runtimes(
         size, settings = (img_size, img_size), dict(arch=f"RepMLPNet-{arch}{img_size}")
         theirs, ours = build_pair(arch, img_size, torch.float32)
         networks = {THEIRS: convert(theirs), OURS: convert(ours)}
+    networks = {name: hardware.place(network) for name, network in networks.items()}
+    tolerance = TF32_TOLERANCE if hardware.tf32 else TOLERANCE
     rows = []
     for batch in batches or ((1,) if config else (1, 8)):
-        images = torch.randn(batch, image_channels(networks[OURS]), *size)
+        images = hardware.place(torch.randn(batch, image_channels(networks[OURS]), *size))
         with tempfile.TemporaryDirectory() as folder:
-            attempts = attempt_all(networks, runtimes, images, Path(folder))
-            rows += measure(attempts, batch, repeats, f"{next(iter(settings.values()))}, batch {batch}")
-    return RuntimeBenchmark({**settings, "form": "deploy form", "repeats": repeats, **environment()}, rows)
+            attempts = attempt_all(networks, runtimes, images, Path(folder), tolerance)
+            rows += measure(attempts, batch, repeats, f"{next(iter(settings.values()))}, batch {batch}", hardware)
+    return RuntimeBenchmark({**settings, "form": "deploy form", "repeats": repeats, **hardware.environment()}, rows)
 
 
 def build_whole(config: str | Path) -> dict[str, nn.Module]:
@@ -103,7 +105,7 @@ def build_whole(config: str | Path) -> dict[str, nn.Module]:
 
 @torch.inference_mode()
 def attempt_all(
-    networks: dict[str, nn.Module], runtimes: Sequence[str], images: Tensor, folder: Path
+    networks: dict[str, nn.Module], runtimes: Sequence[str], images: Tensor, folder: Path, tolerance: float
 ) -> dict[tuple[str, str], Attempt]:
     """Build each network in each runtime, and compare its outputs with those of ours in eager float32.
 
@@ -124,11 +126,11 @@ def attempt_all(
         workload = Workload(network, images, folder / name)
         has_same_weights = name == OURS or same_bottlenecks(network)
         for runtime in runtimes:
-            attempts[runtime, name] = attempt(workload, runtime, expected if has_same_weights else None)
+            attempts[runtime, name] = attempt(workload, runtime, expected if has_same_weights else None, tolerance)
     return {(name, runtime): attempts[runtime, name] for runtime in runtimes for name in networks}
 
 
-def attempt(workload: Workload, runtime: str, expected: object | None) -> Attempt:
+def attempt(workload: Workload, runtime: str, expected: object | None, tolerance: float) -> Attempt:
     """Build a network in a runtime, and call it once.
 
     Raises:
@@ -143,9 +145,9 @@ def attempt(workload: Workload, runtime: str, expected: object | None) -> Attemp
         return Attempt(call)
     pairs = zip(named_tensors(outputs), named_tensors(expected), strict=True)
     error = max(distance(actual, wanted)[1] for (_, actual), (_, wanted) in pairs)
-    if not is_reduced(runtime) and not error <= TOLERANCE:
+    if not is_reduced(runtime) and not error <= tolerance:
         raise MMRepMLPError(
-            f"The outputs in {runtime} differ from those in eager mode ({error:.1e} relative, allowed {TOLERANCE:.0e}):"
+            f"The outputs in {runtime} differ from those in eager mode ({error:.1e} relative, allowed {tolerance:.0e}):"
             " their times are not comparable. Leave that runtime out (--runtimes)."
         )
     return Attempt(call, error)
@@ -158,11 +160,13 @@ def describe(error: Exception) -> str:
     return text if isinstance(error, (ImportError, MMRepMLPError)) else f"{type(error).__name__}: {text}"
 
 
-def measure(attempts: dict[tuple[str, str], Attempt], batch: int, repeats: int, title: str) -> list[RuntimeMeasurement]:
+def measure(
+    attempts: dict[tuple[str, str], Attempt], batch: int, repeats: int, title: str, hardware: Hardware
+) -> list[RuntimeMeasurement]:
     """Time the calls interleaved with the reference products (first rows), then their memory."""
-    products = {("sgemm", library): product for library, product in reference_matmuls(torch.float32).items()}
+    products = {("sgemm", library): product for library, product in reference_matmuls(torch.float32, hardware).items()}
     calls = {key: attempt.call for key, attempt in attempts.items() if attempt.call}
-    seconds = interleave({**calls, **products}, repeats, title)
+    seconds = interleave({**calls, **products}, repeats, title, hardware)
     medians = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
     rows = [RuntimeMeasurement(*key, batch=None, milliseconds=medians[key]) for key in products]
     for (name, runtime), attempt in attempts.items():
@@ -180,7 +184,7 @@ def measure(attempts: dict[tuple[str, str], Attempt], batch: int, repeats: int, 
                 over_eager=eager and eager / median,
                 over_mmpretrain=theirs and theirs / median,
                 error=attempt.error,
-                peak_mib=peak_memory(attempt.call),
+                peak_mib=hardware.peak_memory(attempt.call),
             )
         )
     return rows

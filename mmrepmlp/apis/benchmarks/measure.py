@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure speed and memory of models side by side, in one process, on the CPU."""
+"""Measure the speed of models side by side, in one process."""
 
-import ctypes
-import gc
 import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +14,14 @@ from rich import box
 from rich.progress import track
 from rich.table import Table
 
+from mmrepmlp.apis.benchmarks.hardware import Hardware
 from mmrepmlp.checkpoint import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SGEMM_SIDE = 2048
-# Instructions of x86 that a precision is fast by, in the kernel's words.
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+CPU = Hardware()
 
 
 @dataclass
@@ -45,7 +39,7 @@ class Measurement:
         sgemm_share: That rate relative to the machine's rate for a matrix product, measured alongside.
         error: Largest difference of the output from that of mmpretrain's training form, over its largest value; None
             for that form itself, for networks with different weights, and for a training step.
-        peak_mib: Growth of the process's resident memory during a call; None where it cannot be measured.
+        peak_mib: Memory that a call adds at its peak; None where it cannot be measured.
     """
 
     model: str
@@ -85,7 +79,7 @@ class BenchmarkReport:
     def save_figure(self, figure: "Figure", path: str | Path) -> None:
         """Write a figure as PNG, titled with the architecture or the config and the number of threads."""
         model = self.environment.get("arch") or Path(self.environment["config"]).stem
-        figure.suptitle(f"{model}, {self.environment['threads']} threads")
+        figure.suptitle(f"{model}, {self.environment.get('gpu') or '{threads} threads'.format(**self.environment)}")
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
@@ -98,7 +92,7 @@ class Benchmark(BenchmarkReport):
         caption = (
             "ms: median. ratio: speed over mmpretrain's at the same task. sgemm: share of the rate of a matrix product "
             f"of side {SGEMM_SIDE}, measured in between, by the faster of torch's two libraries. MiB: what a call adds "
-            "to the resident memory at its peak. error: largest difference from the output of mmpretrain's training "
+            "to the memory in use at its peak. error: largest difference from the output of mmpretrain's training "
             "form, relative to its largest value."
         )
         table = self.empty_table(caption)
@@ -140,39 +134,16 @@ class Benchmark(BenchmarkReport):
         self.save_figure(figure, path)
 
 
-def environment() -> dict[str, object]:
-    """What measurements depend on: processor, threads, versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    flags = fields.get("flags", "").split()
-    return dict(
-        processor=fields.get("model name") or platform.processor() or platform.machine(),
-        vectors=torch.backends.cpu.get_cpu_capability(),
-        features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        **installed_runtimes(),
-        python=platform.python_version(),
-    )
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Versions of the packages beside torch that run or quantize networks."""
-    versions = {}
-    for name in ("onnxruntime", "openvino", "nncf"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
-def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: str = "") -> dict[str, list[float]]:
+def interleave(
+    functions: dict[str, Callable[[], object]], repeats: int, title: str = "", hardware: Hardware = CPU
+) -> dict[str, list[float]]:
     """Time functions in interleaved calls, so that drift of the machine affects all of them equally.
 
     Args:
         functions: What to call, by name. Each is called once as a warm-up.
         repeats: Number of timed calls of each.
         title: Text of the progress bar.
+        hardware: What times them. Default: the CPU.
 
     Returns:
         The seconds of each call, by name.
@@ -182,48 +153,23 @@ def interleave(functions: dict[str, Callable[[], object]], repeats: int, title: 
     seconds = {name: [] for name in functions}
     for _ in track(range(repeats), description=title, transient=True):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(hardware.time(function))
     return seconds
 
 
-def reference_matmuls(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+def reference_matmuls(dtype: torch.dtype, hardware: Hardware = CPU) -> dict[str, Callable[[], object]]:
     """A square matrix product, the reference, by each library that torch uses for matrix products.
 
     The faster one depends on the processor: oneDNN or the BLAS that torch was built with, often MKL, may have half the
     rate of the other.
     """
-    a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype)
+    a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype, device=hardware.device)
     image, kernel = a[None, None].permute(0, 3, 1, 2), b[:, :, None, None]
-    return {"BLAS": lambda: a @ b, "oneDNN": lambda: F.conv2d(image, kernel)}
+    blas, convolutions = ("cuBLAS", "cuDNN") if hardware.is_gpu else ("BLAS", "oneDNN")
+    return {blas: lambda: a @ b, convolutions: lambda: F.conv2d(image, kernel)}
 
 
 def fastest_matmul(seconds: dict[str, list[float]]) -> tuple[str, float]:
     """The library with the shortest median time for the reference product, and that time in seconds."""
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return min(medians.items(), key=lambda item: item[1])
-
-
-def peak_memory(function: Callable[[], object]) -> float | None:
-    """Growth of this process's resident memory at its peak during a call, in MiB.
-
-    Includes allocations outside of torch. Linux only: None on other systems.
-    """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    function()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    try:
-        reset.write_text("5")  # resets the high-water mark to the current resident memory
-    except OSError:
-        return None
-
-    def resident(field: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
-
-    before = resident("VmRSS")
-    function()
-    return (resident("VmHWM") - before) / 1024

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmrepmlp.errors import MMRepMLPError
+
 CALIBRATION_BATCHES = 3  # of random images: int8 is measured for its speed
 
 
@@ -33,6 +35,8 @@ class Workload:
         from mmrepmlp.export.network import NamedOutputs
         from mmrepmlp.export.onnx import OPSET
 
+        if self.images.device.type != "cpu":
+            raise MMRepMLPError("computes on the CPU; measure it with --device cpu.")
         number, _, height, width = self.images.shape
         path = self.folder / "network.onnx"
         record(NamedOutputs(self.network).eval(), path, (number, height, width), (), OPSET)

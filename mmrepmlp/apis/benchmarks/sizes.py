@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from mmrepmlp.apis.benchmarks.measure import BenchmarkReport, environment, interleave, peak_memory
+from mmrepmlp.apis.benchmarks.hardware import Hardware
+from mmrepmlp.apis.benchmarks.measure import CPU, BenchmarkReport, interleave
 from mmrepmlp.models import RepMLPNet
 
 FORMS = ("training form", "deploy form")
@@ -26,7 +27,7 @@ class SizeMeasurement:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         milliseconds: Median time.
-        peak_mib: Growth of the process's resident memory in MiB; None where it cannot be measured.
+        peak_mib: Memory that it adds at its peak, in MiB; None where it cannot be measured.
     """
 
     form: str
@@ -81,9 +82,9 @@ def benchmark_sizes(
     arch: str = "B",
     img_size: int = 224,
     sizes: Sequence[tuple[int, int]] = ((256, 256), (512, 512), (1024, 1024), (2048, 2048)),
-    threads: int | None = None,
     dtype: str = "float32",
     repeats: int = 5,
+    hardware: Hardware = CPU,
 ) -> SizeBenchmark:
     """Benchmark both forms of a RepMLPNet on single images of several sizes.
 
@@ -91,23 +92,25 @@ def benchmark_sizes(
         arch: Letter of the architecture. Default: B.
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         sizes: Height and width of the images in pixels. Default: squares of 256, 512, 1024 and 2048.
-        threads: Number of threads; None for torch's choice. Default: None.
-        dtype: Precision: float32, float64 or bfloat16. Default: float32.
+        dtype: Precision: float32, float64, bfloat16 or float16. Default: float32.
         repeats: Timed calls per measurement. Default: 5.
+        hardware: Where and how to compute. Default: the CPU.
+
+    Raises:
+        MMRepMLPError: There is no such device.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    hardware.prepare()
     precision = getattr(torch, dtype)
-    model = RepMLPNet(arch, img_size, out_indices=(0, 1, 2, 3)).to(precision).eval()
+    model = hardware.place(RepMLPNet(arch, img_size, out_indices=(0, 1, 2, 3)).to(precision).eval())
     deployed = copy.deepcopy(model)
     deployed.switch_to_deploy()
     rows = []
     for height, width in sizes:
-        x = torch.randn(1, 3, height, width, dtype=precision)
-        calls = {form: lambda m=m, x=x: m(x) for form, m in zip(FORMS, (model, deployed))}
-        seconds = interleave(calls, repeats, f"{arch}{img_size}, {height}x{width} pixels")
+        x = hardware.place(torch.randn(1, 3, height, width, dtype=precision))
+        calls = {form: hardware.calling(m, x) for form, m in zip(FORMS, (model, deployed))}
+        seconds = interleave(calls, repeats, f"{arch}{img_size}, {height}x{width} pixels", hardware)
         for form, call in calls.items():
             milliseconds = 1e3 * statistics.median(seconds[form])
-            rows.append(SizeMeasurement(form, height, width, milliseconds, peak_memory(call)))
+            rows.append(SizeMeasurement(form, height, width, milliseconds, hardware.peak_memory(call)))
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", dtype=dtype, repeats=repeats)
-    return SizeBenchmark({**settings, **environment()}, rows)
+    return SizeBenchmark({**settings, **hardware.environment()}, rows)

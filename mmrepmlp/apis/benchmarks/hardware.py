@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and how a benchmark computes: a CPU or a GPU, and what measures time and memory there."""
+
+import ctypes
+import gc
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.errors import MMRepMLPError
+
+# Instructions of x86 that a precision is fast by, in the kernel's words.
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+Placed = TypeVar("Placed", Tensor, nn.Module)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a benchmark computes.
+
+    Attributes:
+        device: ``cpu``, or a GPU, e.g. ``cuda`` or ``cuda:1``. Default: cpu.
+        threads: Number of threads; None for torch's choice. Default: None.
+        tf32: Whether products in float32 may round their operands to TF32, on a GPU. Default: False.
+        channels_last: Whether maps lie in memory with the channels of a pixel side by side. Default: False.
+        autocast: Precision of torch's autocast, ``bfloat16`` or ``float16``. Default: None, without autocast.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    tf32: bool = False
+    channels_last: bool = False
+    autocast: str | None = None
+
+    @property
+    def is_gpu(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    def prepare(self) -> None:
+        """Set torch's number of threads, and whether it may round to TF32.
+
+        Raises:
+            MMRepMLPError: There is no such device, or it has no TF32.
+        """
+        if self.is_gpu and (torch.device(self.device).index or 0) >= torch.cuda.device_count():
+            raise MMRepMLPError(
+                f"device={self.device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. Choose "
+                "another, or cpu."
+            )
+        if not self.is_gpu and (self.tf32 or torch.device(self.device).type != "cpu"):
+            raise MMRepMLPError(f"device={self.device}, tf32={self.tf32}: expected cpu, or cuda with or without TF32.")
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if self.is_gpu:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+
+    def place(self, x: Placed) -> Placed:
+        """Move a module or a batch of maps to the device, in the memory format."""
+        return x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
+
+    def calling(self, network: nn.Module, x: Tensor) -> Callable[[], object]:
+        """A call of a network, in autocast where that is wanted."""
+
+        def call() -> object:
+            with self.autocasting():
+                return network(x)
+
+        return call
+
+    def autocasting(self) -> AbstractContextManager:
+        """The context of torch's autocast, or one that changes nothing."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, getattr(torch, self.autocast))
+
+    def time(self, function: Callable[[], object]) -> float:
+        """Call a function, and return the seconds that it takes; on a GPU by events in its stream."""
+        if not self.is_gpu:
+            start = time.perf_counter()
+            function()
+            return time.perf_counter() - start
+        with torch.cuda.device(self.device):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            function()
+            end.record()
+            torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def peak_memory(self, function: Callable[[], object]) -> float | None:
+        """What a call adds to the memory in use at its peak, in MiB: on a GPU to torch's tensors, else to the resident
+        memory of this process, which includes allocations outside of torch; None where neither can be measured."""
+        function()
+        gc.collect()
+        return peak_gpu_memory(function, self.device) if self.is_gpu else peak_resident_memory(function)
+
+    def environment(self) -> dict[str, object]:
+        """What measurements depend on: processor, threads, versions, and on a GPU its name and the rounding."""
+        gpu = dict(gpu=torch.cuda.get_device_name(self.device), tf32=self.tf32) if self.is_gpu else {}
+        options = dict(channels_last=self.channels_last or None, autocast=self.autocast)
+        return {**gpu, **{name: value for name, value in options.items() if value is not None}, **processor_facts()}
+
+
+def processor_facts() -> dict[str, object]:
+    """The processor with its instructions, the number of threads, and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    flags = fields.get("flags", "").split()
+    return dict(
+        processor=fields.get("model name") or platform.processor() or platform.machine(),
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        **installed_runtimes(),
+        python=platform.python_version(),
+    )
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Versions of the packages beside torch that run or quantize networks."""
+    versions = {}
+    for name in ("onnxruntime", "openvino", "nncf"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def peak_gpu_memory(function: Callable[[], object], device: str) -> float:
+    """Growth of the memory of torch's tensors on a GPU at its peak during a call, in MiB."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def peak_resident_memory(function: Callable[[], object]) -> float | None:
+    """Growth of this process's resident memory at its peak during a call, in MiB; None where this is not Linux."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    try:
+        reset.write_text("5")  # resets the high-water mark to the current resident memory
+    except OSError:
+        return None
+
+    def resident(field: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+    before = resident("VmRSS")
+    function()
+    return (resident("VmHWM") - before) / 1024
