@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -22,7 +23,7 @@ from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
 
-from .evaluate_deployment import evaluate_graph
+from .evaluate_deployment import GraphEvaluator
 from .folder import (
     FORMAT,
     GRAPHS,
@@ -161,8 +162,12 @@ def deploy_checkpoint(
     network.check(size)
     shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
 
+    @cache
+    def evaluator() -> GraphEvaluator:
+        return GraphEvaluator(cfg, network.normalization, task, model.state_dict())
+
     def measure(graph: nn.Module) -> dict[str, float]:
-        return evaluate_graph(cfg, graph, network.normalization, task, model.state_dict())
+        return evaluator()(graph)
 
     with atomic_folder(out_dir) as folder:
         deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))

@@ -54,41 +54,54 @@ def evaluate_deployment(
     task = Task(settings["task"], output.pop("name"), output)
     normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
     head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
-    return evaluate_graph(cfg, deployment.load(), normalization, task, head)
+    return GraphEvaluator(cfg, normalization, task, head)(deployment.load())
 
 
-def evaluate_graph(
-    cfg: Config,
-    graph: nn.Module,
-    normalization: Normalization,
-    task: Task,
-    head: Mapping[str, Tensor] | None = None,
-) -> dict[str, float]:
-    """Evaluate a graph on a config's test set.
+class GraphEvaluator:
+    """Evaluates graphs of one network on a config's test set. The data set is read and the model built once.
 
     Args:
         cfg: The config.
-        graph: Maps images (N, H, W, C), uint8, to its outputs.
-        normalization: What the graph does to the colors of an image, which the config's preprocessor did already.
-        task: What it predicts.
+        normalization: What a graph does to the colors of an image, which the config's preprocessor did already.
+        task: What a graph predicts.
         head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
+
+    Raises:
+        DeploymentError: The config's model is of another kind.
     """
-    cfg = copy.deepcopy(cfg)
-    cfg.load_from, cfg.resume = None, False
-    drop_pretrained(cfg.model)
-    runner = build_runner(cfg, progress=True)
 
-    def run(inputs: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
-        return graph(normalization.undo(inputs))
+    def __init__(
+        self, cfg: Config, normalization: Normalization, task: Task, head: Mapping[str, Tensor] | None = None
+    ) -> None:
+        cfg = copy.deepcopy(cfg)
+        cfg.load_from, cfg.resume = None, False
+        drop_pretrained(cfg.model)
+        self.graph: Graph | None = None
+        self.normalization = normalization
+        self.runner = build_runner(cfg, progress=True)
+        model = self.runner.model
+        if task.name == "features":
+            replace_part(model, task.settings["part"], self.run, head)
+        elif task.name == "segmentation":
+            replace_decoder(model, task, self.run)
+        else:
+            replace_classifier(model, task, self.run)
 
-    model = runner.model
-    if task.name == "features":
-        replace_part(model, task.settings["part"], run, head)
-    elif task.name == "segmentation":
-        replace_decoder(model, task, run)
-    else:
-        replace_classifier(model, task, run)
-    return {name: float(value) for name, value in runner.test().items()}
+    def run(self, inputs: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
+        """Run the graph on images as the config's preprocessor leaves them."""
+        return self.graph(self.normalization.undo(inputs))
+
+    def __call__(self, graph: Graph) -> dict[str, float]:
+        """Evaluate a graph.
+
+        Args:
+            graph: Maps images (N, H, W, C), uint8, to its outputs.
+
+        Returns:
+            The metrics.
+        """
+        self.graph = graph
+        return {name: float(value) for name, value in self.runner.test().items()}
 
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:

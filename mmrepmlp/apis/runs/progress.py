@@ -54,8 +54,11 @@ class ProgressMixin:
             return run()
         hook = ProgressHook()
         self.register_hook(hook, priority="LOWEST")
-        with hook.own_terminal(self.logger):
-            return run()
+        try:
+            with hook.own_terminal(self.logger):
+                return run()
+        finally:
+            self._hooks.remove(hook)
 
 
 class ProgressHook(Hook):
