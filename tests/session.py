@@ -2,6 +2,7 @@
 """What holds for a whole run of the tests; ``conftest.py`` hands the hooks to pytest."""
 
 import functools
+import itertools
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,15 @@ import mmengine.dataset
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
+from mmengine.config import Config
 
+from mmrepmlp.apis.runs import runner
 from tests.fixtures import ROOT
 
 # What tools keep in a checkout for the next time.
 KEPT = {".git", "__pycache__", ".pytest_cache", ".ruff_cache"}
+WAIT = runner.wait_for_own_name
+NUMBERS = itertools.count()
 FILES, LEFT = pytest.StashKey[set[Path]](), pytest.StashKey[set[Path]]()
 
 
@@ -44,10 +49,18 @@ def spare_time() -> None:
     - Each data set collects garbage, which looks at every object of all modules.
     - A config is formatted each time that it is written, logged or put into a checkpoint.
     - To find a config of an installed package, all of its metafiles are parsed.
+
+    Runs of one second wait for the next one, so that they share nothing; with names of their own they need not.
     """
     mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: None)
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
     mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+    runner.wait_for_own_name = take_own_name
+
+
+def take_own_name(cfg: Config) -> None:
+    """Give a run a name that no other run of this process has."""
+    cfg.experiment_name = f"{cfg.get('experiment_name') or Path(cfg.filename or 'run').stem}_{next(NUMBERS)}"
 
 
 def pytest_collection_finish(session):

@@ -4,13 +4,16 @@
 import pytest
 
 from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.runs import runner
 from mmrepmlp.apis.runs.runner import build_runner
 from tests.fixtures import CONFIG
+from tests.session import WAIT
 
 
 @pytest.mark.parametrize("naming", [{}, {"experiment_name": "mine"}, {"visualizer": None}], ids=str)
 @pytest.mark.parametrize("from_file", [True, False])
-def test_runs_that_begin_in_one_second_share_nothing(options, tmp_path, naming, from_file):
+def test_runs_that_begin_in_one_second_share_nothing(options, tmp_path, naming, from_file, monkeypatch):
+    monkeypatch.setattr(runner, "wait_for_own_name", WAIT)
     cfg = load_config(CONFIG, {**options, **naming}, str(tmp_path))
     if not from_file:
         cfg = type(cfg)(cfg.to_dict())
