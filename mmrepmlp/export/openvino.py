@@ -82,6 +82,13 @@ def to_openvino(onnx_file: str | Path) -> openvino.Model:
     return openvino.convert_model(str(onnx_file))
 
 
-def save_openvino(model: openvino.Model, path: str | Path) -> None:
-    """Write a model as ``.xml`` and, beside it, its weights as ``.bin``, in full precision."""
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+def save_openvino(model: openvino.Model, path: str | Path, half: bool = False) -> None:
+    """Write a model as ``.xml`` and, beside it, its weights as ``.bin``.
+
+    Args:
+        model: The model.
+        path: The ``.xml`` file.
+        half: Whether to store weights in half precision, where they fit into its range: for graphs that are computed in
+            bfloat16, which rounds them more. Default: False.
+    """
+    openvino.save_model(model, str(path), compress_to_fp16=half)

@@ -44,6 +44,18 @@ def test_precision_is_as_asked_for(backbone, graph):
     assert not is_fast_here("bfloat16") or 1e-4 < errors["bfloat16"] < 0.1
 
 
+def test_half_precision_halves_the_file_and_is_finer_than_bfloat16(backbone, graph, tmp_path):
+    images = torch.randn(2, 3, 64, 64)
+    outputs = {}
+    for half in (False, True):
+        save_openvino(to_openvino(graph), tmp_path / f"{half}.xml", half)
+        outputs[half] = OpenVinoNetwork(tmp_path / f"{half}.xml", "float32")(images)[1]
+    sizes = [(tmp_path / f"{half}.bin").stat().st_size for half in (False, True)]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.02)
+    error = ((outputs[True] - outputs[False]).abs().max() / outputs[False].abs().max()).item()
+    assert 0 < error < 2e-3  # half a step of bfloat16 is 4e-3
+
+
 def test_wrong_input_is_explained(graph, tmp_path):
     with pytest.raises(ValueError, match=r"takes images of shape .*, not \[2, 3, 65, 64\]"):
         OpenVinoNetwork(graph)(torch.zeros(2, 3, 65, 64))

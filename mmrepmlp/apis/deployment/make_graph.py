@@ -63,7 +63,7 @@ def make_graph(
     else:
         from mmrepmlp.export.openvino import save_openvino
 
-        save_openvino(graph, out)
+        save_openvino(graph, out, half=precision == "bfloat16")
 
 
 def read_openvino(recorded: Path) -> object:

@@ -120,6 +120,13 @@ def test_exactness_is_reported(deployed):
     assert settings["normalization"]["channels"] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("deployed", FORMS[:3], ids="-".join, indirect=True)
+def test_weights_take_the_bytes_of_their_precision(deployed, learned):
+    weights = sum(value.numel() for value in load_from_local(learned.checkpoint)["state_dict"].values())
+    size = (deployed.folder / "model.bin").stat().st_size / weights
+    assert size == pytest.approx({"float32": 4, "bfloat16": 2, "int8": 1}[deployed.settings["precision"]], rel=0.3)
+
+
 def test_deployments_side_by_side(deployed, learned, tmp_path):
     folder = deployed.folder
     shutil.copytree(folder, tmp_path / "copy")
