@@ -117,7 +117,7 @@ def processor_facts() -> dict[str, object]:
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     flags = fields.get("flags", "").split()
     return dict(
-        processor=fields.get("model name") or platform.processor() or platform.machine(),
+        processor=name_processor(fields),
         vectors=torch.backends.cpu.get_cpu_capability(),
         features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
         threads=torch.get_num_threads(),
@@ -125,6 +125,13 @@ def processor_facts() -> dict[str, object]:
         **installed_runtimes(),
         python=platform.python_version(),
     )
+
+
+def name_processor(fields: dict[str, str]) -> str:
+    """The name of the processor; on Linux with family and model, since names in clouds hide the generation."""
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def installed_runtimes() -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmrepmlp.apis import benchmark_breakdown, benchmark_repmlpnet, benchmark_runtimes, benchmark_sizes
-from mmrepmlp.apis.benchmarks.hardware import FEATURES, Hardware
+from mmrepmlp.apis.benchmarks.hardware import FEATURES, Hardware, name_processor
 from mmrepmlp.errors import MMRepMLPError
 from tests.helpers import render
 
@@ -35,6 +35,12 @@ def test_the_environment_names_what_speed_depends_on():
     assert all(facts[name] == version(name) for name in ("onnxruntime", "openvino", "nncf") if name in facts)
     assert set(facts["features"].split(", ")) <= {*FEATURES, "unknown"}
     assert ("avx2" in facts["features"]) == (" avx2 " in cpuinfo)
+
+
+def test_the_generation_of_a_processor_is_named():
+    fields = {"model name": "AMD EPYC", "cpu family": "25", "model": "17"}
+    assert name_processor(fields) == "AMD EPYC (family 25, model 17)"
+    assert name_processor({"model name": "ARM"}) == "ARM" and name_processor({})
 
 
 @pytest.mark.parametrize(
