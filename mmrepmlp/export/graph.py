@@ -5,13 +5,11 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
 from mmrepmlp.quantization.exportable import make_quantizers_exportable
-from mmrepmlp.reparam import distance
 
 from .network import ExportError, NamedOutputs
 from .opsets import convert_opset, recorded_opset
@@ -81,23 +79,14 @@ def compare(
     """How far a graph's outputs are from the network's on fresh images, at several shapes where it is dynamic.
 
     Returns:
-        For each shape of images the largest difference of an output, relative to its largest value; of an output of
-        integers, such as classes, the share that differs.
+        For each shape of images the network's :meth:`~NamedOutputs.error`.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for fresh in other_shapes(shape, dynamic):
         images = network.make_images(*fresh, generator=generator)
-        pairs = zip(network(images), exported(images), strict=True)
-        errors[tuple(images.shape)] = float(np.max([difference(actual, expected) for expected, actual in pairs]))
+        errors[tuple(images.shape)] = network.error(images, exported(images))
     return errors
-
-
-def difference(actual: Tensor, expected: Tensor) -> float:
-    """Relative difference of two tensors, or the share of integers that differ; nan if a number is."""
-    if expected.is_floating_point() or actual.shape != expected.shape:
-        return distance(actual, expected)[1]
-    return (actual != expected).double().mean().item()
 
 
 def worst_shape(errors: dict[tuple[int, ...], float]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import image_channels, named_parts
-from mmrepmlp.reparam import named_tensors
+from mmrepmlp.reparam import distance, named_tensors
 
 
 class ExportError(MMRepMLPError):
@@ -48,6 +48,10 @@ class NamedOutputs(nn.Module):
         """Random images as :meth:`forward` takes them."""
         return torch.randn(batch, self.channels, height, width, generator=generator)
 
+    def error(self, images: Tensor, outputs: Sequence[Tensor]) -> float:
+        """How far the outputs of a graph are from the network's own: :func:`largest_difference`."""
+        return largest_difference(outputs, self(images))
+
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
         """Call the network, as the exporter will.
 
@@ -69,6 +73,16 @@ class NamedOutputs(nn.Module):
         """What else can be exported, as a sentence with a space in front; empty if nothing can."""
         names = [] if self.part else exportable_parts(self.model)
         return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
+
+
+def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of an output, relative to its largest value; of one of integers, the share that differs.
+    nan where a number is."""
+    errors = [
+        distance(a, e)[1] if e.is_floating_point() or a.shape != e.shape else (a != e).double().mean().item()
+        for a, e in zip(actual, expected, strict=True)
+    ]
+    return float(torch.tensor(errors, dtype=torch.float64).amax())
 
 
 def exportable_parts(model: nn.Module) -> list[str]:

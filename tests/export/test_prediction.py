@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.export import ExportError
-from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
+from mmrepmlp.export.prediction import PredictionNetwork, Task, class_error, task_of
 from mmrepmlp.models import RepMLPNet
 from tests.conftest import TINY
 
@@ -104,3 +104,25 @@ def test_another_way_to_predict_is_noticed():
     network = PredictionNetwork(model, Task("classification", "scores", {"activation": "sigmoid"})).eval()
     with pytest.raises(ExportError, match="would differ from the framework's by"):
         network.check((64, 64))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_of_classes_is_that_of_their_logits(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 4, 5, 6, generator=generator)
+    best, classes = logits.argmax(1), torch.randint(0, 4, (2, 5, 6), generator=generator)
+    pixels = [(n, y, x) for n in range(2) for y in range(5) for x in range(6)]
+    below = [(logits[n, best[n, y, x], y, x] - logits[n, classes[n, y, x], y, x]).item() for n, y, x in pixels]
+    assert class_error(logits, classes) == pytest.approx(max(below) / logits.abs().max().item(), rel=1e-6)
+    assert class_error(logits, best) == 0
+    logits[:, 2] = logits[:, 1] = logits.amax(1) + 1  # a tie
+    assert class_error(logits, torch.full_like(best, 1)) == class_error(logits, torch.full_like(best, 2)) == 0
+    assert class_error(logits, best[:1]) == class_error(logits, torch.full_like(best, 4)) == float("inf")
+
+
+def test_the_error_of_a_single_logit_is_its_distance_from_the_threshold():
+    logits = torch.tensor([-2.0, 0.5, 0.7, 3.0]).view(1, 1, 2, 2)
+    boundary = torch.logit(torch.tensor(0.65)).item()  # 0.62
+    for classes, wrong in (([0, 0, 1, 1], 0), ([0, 1, 1, 1], boundary - 0.5), ([0, 0, 0, 1], 0.7 - boundary)):
+        error = class_error(logits, torch.tensor(classes).view(1, 2, 2), 0.65)
+        assert error == pytest.approx(wrong / (2 + boundary), abs=1e-6)  # -2 is the farthest from it

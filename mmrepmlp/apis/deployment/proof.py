@@ -12,7 +12,7 @@ from mmrepmlp.export.prediction import PredictionNetwork
 
 from .folder import DeploymentError
 
-FLOAT_TOLERANCE = 1e-4  # relative, of float32; of classes of pixels, the share that differs
+FLOAT_TOLERANCE = 1e-4  # relative, of float32
 AGREEMENT = {"bfloat16": 0.98, "int8": 0.9}  # share of predictions that are the same
 DEVIATION = {"bfloat16": 0.05, "int8": 0.3}  # of logits and maps: root mean square over standard deviation
 
@@ -22,8 +22,8 @@ class Proof:
     """How far a graph is from the PyTorch model.
 
     Attributes:
-        errors: In float32, for each shape of fresh random images the largest relative difference of an output, or the
-            share of pixels with another class.
+        errors: In float32, for each shape of fresh random images the largest relative difference of an output; of
+            classes, by which the model's own logits are larger for another one.
         agreement: In other precisions, the share of images or pixels with the same prediction; None for maps.
         deviation: In other precisions, of logits and maps: root mean square difference over standard deviation.
         images: What the last two were measured on, in words.
