@@ -110,7 +110,8 @@ def export_onnx(
     if part is not None and part not in exportable_parts(model):
         known = ", ".join(exportable_parts(model)) or "there is none"
         raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
-    model = copy.deepcopy(model).float().eval()
+    model = copy.deepcopy(model).float()
+    model.eval()  # of which the result is None in backbones of mmpretrain
     network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()
     shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
     with atomic_write(out) as temporary:

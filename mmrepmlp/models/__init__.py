@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from .backbones import RepMLPNet
+from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
 from .images import image_channels, image_size
 from .layers import RepMLPBlock, RepMLPNetUnit
 from .parts import named_parts
 
-__all__ = ["RepMLPBlock", "RepMLPNet", "RepMLPNetUnit", "image_channels", "image_size", "named_parts"]
+__all__ = [
+    "ACBConv2d",
+    "DBBConv2d",
+    "RepMLPBlock",
+    "RepMLPNet",
+    "RepMLPNetUnit",
+    "RepVGGConv2d",
+    "image_channels",
+    "image_size",
+    "named_parts",
+]

@@ -29,7 +29,10 @@ def test_modelindex_finds_no_fault_and_every_config_once(index):
     index.check(silent=True)
     assert not index.check_errors and not [e for part in (*index.models, *index.collections) for e in part.check_errors]
     assert sorted(model.config for model in index.models) == CONFIGS
-    assert all(model.name == Path(model.config).stem and model.in_collection == "RepMLPNet" for model in index.models)
+    collections = {"dbb": "DBB", "acb": "ACNet"}
+    for model in index.models:
+        assert model.name == Path(model.config).stem
+        assert model.in_collection == collections.get(Path(model.config).parent.name, "RepMLPNet")
 
 
 class WithoutValues(torch.nn.Module):

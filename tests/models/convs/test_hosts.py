@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Re-parameterizable convolutions by ``conv_cfg`` in networks of the three frameworks, and their conversion."""
+
+import mmpretrain.models  # noqa: F401  registers the backbones
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmrepmlp.apis import reparameterize_checkpoint
+from mmrepmlp.apis.forward import random_images, run_model
+from mmrepmlp.apis.model import build_model
+from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.models.convs import ReparameterizableConv2d
+from mmrepmlp.reparam import named_tensors, switch_to_deploy
+from tests.apis.conversion.test_reparameterize_models import save_random, write_config
+from tests.fixtures import ROOT
+from tests.helpers import needs_export, randomize, relative_error
+
+NAMES = ("ACBConv2d", "DBBConv2d", "RepVGGConv2d")
+SLIM = dict(type="ResNet", depth=18, stem_channels=8, base_channels=8)
+HOSTS = {
+    "mmpretrain": (
+        "model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, "
+        "out_indices=(3,), conv_cfg=CONV), neck=dict(type='GlobalAveragePooling'), "
+        "head=dict(type='LinearClsHead', num_classes=5, in_channels=64))\n"
+        "data_preprocessor = dict(num_classes=5, mean=[127.5] * 3, std=[127.5] * 3)"
+    ),
+    "mmseg": (
+        "_base_ = ['mmseg::_base_/models/fcn_r50-d8.py']\n"
+        "model = dict(pretrained=None, data_preprocessor=dict(size=(64, 64)), "
+        "backbone=dict(type='ResNetV1c', depth=18, base_channels=8, stem_channels=8, norm_cfg=dict(type='BN'), "
+        "conv_cfg=CONV), decode_head=dict(in_channels=64, channels=16, num_classes=3, norm_cfg=dict(type='BN'), "
+        "conv_cfg=CONV), auxiliary_head=dict(in_channels=32, channels=8, num_classes=3, norm_cfg=dict(type='BN')))"
+    ),
+    "mmdet": (
+        "_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py']\n"
+        "model = dict(backbone=dict(depth=18, base_channels=8, stem_channels=8, init_cfg=None, conv_cfg=CONV), "
+        "neck=dict(in_channels=[8, 16, 32, 64], out_channels=16, conv_cfg=CONV), "
+        "bbox_head=dict(num_classes=3, in_channels=16, feat_channels=16, conv_cfg=CONV))"
+    ),
+}
+
+
+def build_resnet(conv_cfg: dict | None, **settings) -> nn.Module:
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        network = MODELS.build(dict(SLIM, conv_cfg=conv_cfg, **settings))
+    network.eval()
+    return network
+
+
+def convs_of(model: nn.Module) -> list[ReparameterizableConv2d]:
+    return [module for module in model.modules() if isinstance(module, ReparameterizableConv2d)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scope", HOSTS)
+def test_networks_of_all_frameworks_convert(scope, name, tmp_path):
+    text = HOSTS[scope].replace("CONV", f"dict(type='mmrepmlp.{name}')")
+    config = write_config(tmp_path, scope, text)
+    model = save_random(config, tmp_path / "trained.pth")
+    converted = len(convs_of(model))
+    assert converted >= {"mmpretrain": 17, "mmseg": 17, "mmdet": 17 + 5 + 8}[scope]
+    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
+    assert all(difference.within_tolerance for difference in report.differences) and not report.uncompared
+    deployed = build_model(Config.fromfile(report.config), load_from_local(report.checkpoint)["state_dict"])
+    assert len(convs_of(deployed)) == converted and all(conv.deploy for conv in convs_of(deployed))
+    images = random_images(model, 1).float()
+    with torch.no_grad():
+        before, after = run_model(model, images).parts(), run_model(deployed, images).parts()
+    pairs = zip(named_tensors(after), named_tensors(before), strict=True)
+    assert all(relative_error(a, b) < 1e-5 for (_, a), (_, b) in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_starts_from_a_pretrained_plain_network(name, tmp_path):
+    plain = randomize(build_resnet(None), torch.Generator().manual_seed(0), spread=0.1)
+    save_checkpoint({"state_dict": plain.state_dict()}, tmp_path / "plain.pth")
+    network = build_resnet(dict(type=f"mmrepmlp.{name}"))
+    load_checkpoint(network, str(tmp_path / "plain.pth"), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(network(x)[0], plain(x)[0]) < 1e-4
+        # As the host's own init_cfg loads it.
+        pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "plain.pth"))
+        other = build_resnet(dict(type=f"mmrepmlp.{name}"), init_cfg=pretrained)
+        other.init_weights()
+        assert relative_error(other(x)[0], plain(x)[0]) < 1e-4
+        assert relative_error(switch_to_deploy(other)(x)[0], plain(x)[0]) < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initial_weights_outlast_those_of_the_host(name):
+    network = build_resnet(dict(type=f"mmrepmlp.{name}", single_init=True))
+    network.init_weights()
+    for conv in convs_of(network):
+        main, *others = conv.branches.values()
+        assert main.last_norm.weight.eq(1).all() and all(branch.last_norm.weight.eq(0).all() for branch in others)
+
+
+@needs_export
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_network_has_as_many_convolutions_as_a_plain_one(name, tmp_path):
+    from mmrepmlp.export import export_onnx
+
+    network = randomize(build_resnet(dict(type=f"mmrepmlp.{name}")), torch.Generator().manual_seed(0), 0.1)
+    counts = [
+        export_onnx(model, tmp_path / f"{number}.onnx", size=(64, 64)).operators["Conv"]
+        for number, model in enumerate((network, build_resnet(None)))
+    ]
+    assert counts[0] == counts[1] and not convs_of(network)[0].deploy
+
+
+@pytest.mark.parametrize("name", ["dbb", "acb"])
+def test_imagenet_configs_deploy_as_the_plain_network(name):
+    cfg = Config.fromfile(ROOT / f"configs/{name}/resnet18_{name}_8xb32_in1k.py")
+    plain = get_config("mmpretrain::resnet/resnet18_8xb32_in1k.py")
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        model, expected = MODELS.build(cfg.model), MODELS.build(plain.model)
+    convs = convs_of(model)
+    assert len(convs) == 17 and all(type(conv).__name__ == f"{name.upper()}Conv2d" for conv in convs)
+    shapes = {key.replace("reparam.", ""): value.shape for key, value in switch_to_deploy(model).state_dict().items()}
+    biases = {key for key in shapes if "bn" not in key and key.endswith(".bias") and not key.startswith("head")}
+    assert len(biases) == 17
+    assert {key: shape for key, shape in shapes.items() if key not in biases} == {
+        key: value.shape for key, value in expected.state_dict().items()
+    }
