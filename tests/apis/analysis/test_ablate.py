@@ -76,3 +76,10 @@ def test_another_backbone_and_no_seed_are_refused(tmp_path):
         with pytest.raises(MMRepMLPError, match=r"expected a model with backbone type='mmrepmlp.RepMLPNet'"):
             ablate(SHEETS, seeds, str(tmp_path / "runs"), settings)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_documentation_has_the_stored_results():
+    table = render(Ablation(**json.loads((ROOT / "docs/results/ablation_sheets.json").read_text())).table())
+    page = (ROOT / "docs/segmentation.md").read_text()
+    lines = [line.rstrip() for line in table.splitlines() if line.strip()]
+    assert "\n".join(lines) in "\n".join(line for line in page.splitlines() if line.strip())
