@@ -4,6 +4,7 @@
 # make demo-seg   the same for segmentation, with a picture
 # make demo-det   the same for detection, with a picture
 # make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
+# make demo-convs a ResNet with plain and with re-parameterizable convolutions, with a table: accuracy, size, speed
 # make test       the whole test suite, as many tests at a time as there are cores; the slowest are listed at the end
 # make test-fast  the same for what is not marked slow
 # make lint       format and lint checks
@@ -22,7 +23,7 @@ PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system: a twentieth of the time.
 TEST := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: env demo demo-seg demo-det demo-int8 test test-fast lint clean
+.PHONY: env demo demo-seg demo-det demo-int8 demo-convs test test-fast lint clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirements/*.txt)
@@ -36,8 +37,8 @@ demo: $(STAMP)
 demo-seg demo-det: demo-%: $(STAMP)
 	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo.sh $*
 
-demo-int8: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo_int8.sh
+demo-int8 demo-convs: demo-%: $(STAMP)
+	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo_$*.sh
 
 test: $(STAMP)
 	$(TEST)

@@ -9,6 +9,7 @@ from importlib import import_module
 LOCATIONS = {
     "mmrepmlp.apis.analysis.ablate": ("Ablation", "ablate"),
     "mmrepmlp.apis.analysis.compare_forms": ("Comparison", "compare_forms"),
+    "mmrepmlp.apis.analysis.compare_trainings": ("TrainingComparison", "compare_trainings"),
     "mmrepmlp.apis.analysis.draw_predictions": ("draw_predictions",),
     "mmrepmlp.apis.analysis.sweep.sweep_configs": ("Sweep", "sweep_configs"),
     "mmrepmlp.apis.analysis.visualize_fc3": ("fc3_share", "visualize_fc3"),

@@ -57,6 +57,7 @@ OPTIONS = {
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions", "--device"),
     "analysis_tools/ablate.py": ("config", "--seeds", "--work-dir", "--cfg-options", "--out"),
     "analysis_tools/accuracy_table.py": ("folders",),
+    "analysis_tools/compare_trainings.py": ("configs", "--seeds", "--work-dir", "--cfg-options", "--out"),
     "analysis_tools/compare_deployments.py": ("config", "folders", "--work-dir", "--cfg-options"),
     "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
@@ -72,6 +73,7 @@ ARGUMENTS = {
     "dataset_converters/digits.py": "--out {out}",
     "analysis_tools/ablate.py": "{config} --work-dir {folder}/run",
     "analysis_tools/accuracy_table.py": "{checkpoint}",
+    "analysis_tools/compare_trainings.py": "{config} --work-dir {folder}/run",
     "analysis_tools/benchmark.py": "runtimes --config {config} --size 64 64 --runtimes eager",
     "analysis_tools/compare_deployments.py": "{config} {checkpoint} --work-dir {folder}/run",
     "analysis_tools/compare_forms.py": (

@@ -2,7 +2,6 @@
 """Measure what the fully connected layers and the local perceptron of a RepMLPNet contribute."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from mmrepmlp.apis.analysis.repeated import mean_and_deviation, train_once
 from mmrepmlp.apis.config import load_config
 from mmrepmlp.apis.runs.evaluate import evaluate_weights
-from mmrepmlp.apis.runs.resume import latest_checkpoint
-from mmrepmlp.apis.runs.train import train
-from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
+from mmrepmlp.checkpoint import atomic_write
 from mmrepmlp.errors import MMRepMLPError
 
 FULL = "fc3 and local perceptron"
@@ -90,10 +88,8 @@ def ablate(
     for variant, settings in VARIANTS.items():
         for seed in seeds:
             folder = Path(cfg.work_dir, f"{variant.replace(' ', '_')}_seed{seed}")
-            options = {**(cfg_options or {}), **settings, "randomness.seed": seed}
-            print(f"{variant}, seed {seed}")
-            train(config, str(folder), "auto", cfg_options=options, progress=True)
-            state = unwrap(load_from_local(latest_checkpoint(folder)))
+            options = {**(cfg_options or {}), **settings}
+            state = train_once(config, folder, seed, options)
             parts = {variant: None, **(ZEROED if variant == FULL else {})}
             for name, part in parts.items():
                 measured = evaluate_weights(config, zeroed(state, part), str(folder), options)
@@ -109,9 +105,3 @@ def ablate(
 def zeroed(state: Mapping[str, Tensor], part: str | None) -> dict[str, Tensor]:
     """Weights with those set to zero whose name has some part."""
     return {name: torch.zeros_like(value) if part and part in name else value for name, value in state.items()}
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean over the seeds, and standard deviation where there are several."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"

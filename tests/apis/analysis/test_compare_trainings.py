@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+
+from mmrepmlp.apis import compare_trainings, evaluate
+from mmrepmlp.errors import MMRepMLPError
+from tests.fixtures import ROOT, dump_config
+from tests.helpers import render
+
+PLAIN, DBB = (ROOT / f"configs/dbb/resnet18-slim{name}_1xb64_digits-64px.py" for name in ("", "_dbb"))
+
+
+@pytest.mark.slow
+def test_configs_side_by_side(options, tmp_path):
+    short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 128}
+    configs = [dump_config(config, short, tmp_path / config.name) for config in (PLAIN, DBB)]
+    comparison = compare_trainings(configs, (3, 4), tmp_path / "runs", repeats=2, out=tmp_path / "result.json")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        f"{config.stem}_seed{seed}" for config in sorted(configs) for seed in (3, 4)
+    ]
+    assert list(comparison.configs) == [config.stem for config in configs]
+    plain, dbb = comparison.configs.values()
+    assert plain.parameters[0] == plain.parameters[1] < dbb.parameters[1] < dbb.parameters[0]
+    for config, row in zip(configs, (plain, dbb)):
+        checkpoint = tmp_path / "runs" / f"{config.stem}_seed4/epoch_1.pth"
+        expected = evaluate(config, checkpoint, str(tmp_path / "log"))["accuracy/top1"]
+        assert row.metrics["accuracy/top1"][1] == pytest.approx(expected) and all(ms > 0 for ms in row.milliseconds)
+        values = row.metrics["accuracy/top1"]
+        assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in render(comparison.table())
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["configs"][DBB.stem]["metrics"] == dbb.metrics and written["seeds"] == [3, 4]
+
+
+@pytest.mark.parametrize("configs, seeds", [((PLAIN, PLAIN), (0,)), ((PLAIN,), ())])
+def test_what_cannot_be_compared(configs, seeds, tmp_path):
+    with pytest.raises(MMRepMLPError, match="expected configs of distinct names, and a seed"):
+        compare_trainings(configs, seeds, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
