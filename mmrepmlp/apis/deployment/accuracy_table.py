@@ -21,11 +21,11 @@ def accuracy_table(folders: Sequence[str | Path]) -> Table:
         FileNotFoundError: A folder is no deployed network.
         DeploymentError: No metric was measured of one, or its files were changed.
     """
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("config", "runtime", "precision", "metric"):
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for column in ("network", "graph", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("PyTorch", "deployed", "drop", "MB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for deployment in map(Deployment.read, folders):
         settings = deployment.settings
         if not settings["metrics"]:
@@ -33,5 +33,7 @@ def accuracy_table(folders: Sequence[str | Path]) -> Table:
         name = main_metric(settings["metrics"]["before"])
         before, after = (points(name, settings["metrics"][when][name]) for when in ("before", "after"))
         figures = [f"{value:.2f}" for value in (before, after, before - after, deployment.megabytes)]
-        table.add_row(Path(settings["config"]).stem, settings["runtime"], settings["precision"], name, *figures)
+        runtime = "" if settings["runtime"] == "openvino" else f", {settings['runtime']}"
+        graph = settings["precision"] + runtime
+        table.add_row(deployment.folder.name, graph, name.rpartition("/")[2], *figures)
     return table
