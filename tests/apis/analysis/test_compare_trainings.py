@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mmrepmlp.apis import compare_trainings, evaluate
+from mmrepmlp.apis.analysis.compare_trainings import TrainedConfig, TrainingComparison
 from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import ROOT, dump_config
 from tests.helpers import render
@@ -38,3 +39,11 @@ def test_what_cannot_be_compared(configs, seeds, tmp_path):
     with pytest.raises(MMRepMLPError, match="expected configs of distinct names, and a seed"):
         compare_trainings(configs, seeds, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_documentation_has_the_stored_results():
+    stored = json.loads((ROOT / "docs/results/convs_digits.json").read_text())
+    rows = {name: TrainedConfig(**row) for name, row in stored["configs"].items()}
+    lines = [line.rstrip() for line in render(TrainingComparison(stored["seeds"], rows).table()).splitlines()]
+    page = [line for line in (ROOT / "docs/convs.md").read_text().splitlines() if line.strip()]
+    assert "\n".join(filter(None, lines)) in "\n".join(page)
