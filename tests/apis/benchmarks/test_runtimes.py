@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from mmrepmlp.apis import benchmark_runtimes
+from mmrepmlp.apis.benchmarks.runtime_report import RuntimeBenchmark, RuntimeMeasurement
 from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES, Workload
 from mmrepmlp.errors import MMRepMLPError
 from tests.conftest import TINY
@@ -137,3 +139,13 @@ def test_a_model_of_two_stages_takes_more_than_images(tmp_path):
     cfg.dump(tmp_path / "config.py")
     with pytest.raises(MMRepMLPError, match=r"does not run on images of shape \(1, 3, 64, 64\) alone \(TypeError"):
         benchmark_runtimes(config=tmp_path / "config.py", size=(64, 64))
+
+
+@pytest.mark.parametrize("name", ["runtimes_b224", "runtimes_upernet_d256"])
+def test_the_documentation_has_the_stored_results(name):
+    stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+    benchmark = RuntimeBenchmark(stored["environment"], [RuntimeMeasurement(**row) for row in stored["rows"]])
+    page = (ROOT / "docs/deployment.md").read_text()
+    rows = [line.rstrip() for line in render(benchmark.table()).splitlines() if line.startswith(" mm")]
+    assert len(rows) == len([row for row in benchmark.rows if row.network != "sgemm"])
+    assert "\n".join(rows[:5]) in page and all(row in page for row in rows)
