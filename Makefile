@@ -18,8 +18,8 @@ PYTHON ?= python3
 TORCH ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(OTHER)$(if $(TORCH),-torch-$(TORCH))
-# One test after the other, or group of tests that share what takes time to make, goes to whichever process is free.
-PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
+# One file of tests after the other goes to whichever process is free: its tests share what takes time to make.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system: a twentieth of the time.
 TEST := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest $(PARALLEL)
 

@@ -33,7 +33,7 @@ from mmrepmlp.reparam import named_tensors
 from tests.fixtures import CONFIG
 from tests.helpers import render
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deploy")]
+pytestmark = pytest.mark.slow
 FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
 FORMS += [("onnxruntime", "float32"), ("onnxruntime", "int8")]
 
