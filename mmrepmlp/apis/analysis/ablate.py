@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from mmengine.registry import MODELS, DefaultScope
 from rich import box
 from rich.table import Table
 from torch import Tensor
 
 from mmrepmlp.apis.analysis.repeated import mean_and_deviation, train_once
-from mmrepmlp.apis.config import load_config
+from mmrepmlp.apis.config import load_config, resolve_type
 from mmrepmlp.apis.runs.evaluate import evaluate_weights
 from mmrepmlp.checkpoint import atomic_write
 from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPNet
 
 FULL = "fc3 and local perceptron"
 # Settings of what is trained. A batch norm that starts at zero and does not learn leaves fc3 out.
@@ -80,7 +82,9 @@ def ablate(
     """
     cfg = load_config(config, cfg_options, work_dir)
     backbone = cfg.model.get("backbone") or {}
-    if backbone.get("type") != "mmrepmlp.RepMLPNet" or backbone.get("deploy") or not seeds:
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        kind = resolve_type(backbone, MODELS)
+    if not (isinstance(kind, type) and issubclass(kind, RepMLPNet)) or backbone.get("deploy") or not seeds:
         raise MMRepMLPError(
             f"{config}: expected a model with backbone type='mmrepmlp.RepMLPNet' in training form, and a seed."
         )

@@ -13,9 +13,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.apis.benchmarks.compare import gflop_per_image
-from mmrepmlp.apis.benchmarks.hardware import Hardware
+from mmrepmlp.apis.benchmarks.hardware import CPU, Hardware
 from mmrepmlp.apis.benchmarks.measure import (
-    CPU,
     SGEMM_SIDE,
     BenchmarkReport,
     fastest_matmul,

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrepmlp.apis.benchmarks.hardware import Hardware
+from mmrepmlp.apis.benchmarks.hardware import CPU, Hardware
 from mmrepmlp.apis.benchmarks.measure import (
-    CPU,
     SGEMM_SIDE,
     Benchmark,
     Measurement,

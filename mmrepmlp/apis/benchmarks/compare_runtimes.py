@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrepmlp.apis.benchmarks.compare import OURS, THEIRS, build_pair, convert, same_bottlenecks
-from mmrepmlp.apis.benchmarks.hardware import Hardware
-from mmrepmlp.apis.benchmarks.measure import CPU, interleave, reference_matmuls
+from mmrepmlp.apis.benchmarks.hardware import CPU, Hardware
+from mmrepmlp.apis.benchmarks.measure import interleave, reference_matmuls
 from mmrepmlp.apis.benchmarks.runtime_report import RuntimeBenchmark, RuntimeMeasurement
 from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES, Call, Workload, is_reduced
 from mmrepmlp.apis.config import load_config

@@ -110,6 +110,9 @@ class Hardware:
         return {**gpu, **{name: value for name, value in options.items() if value is not None}, **processor_facts()}
 
 
+CPU = Hardware()
+
+
 def processor_facts() -> dict[str, object]:
     """The processor with its instructions, the number of threads, and versions."""
     cpuinfo = Path("/proc/cpuinfo")

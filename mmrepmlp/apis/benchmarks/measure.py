@@ -14,14 +14,13 @@ from rich import box
 from rich.progress import track
 from rich.table import Table
 
-from mmrepmlp.apis.benchmarks.hardware import Hardware
+from mmrepmlp.apis.benchmarks.hardware import CPU, Hardware
 from mmrepmlp.checkpoint import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SGEMM_SIDE = 2048
-CPU = Hardware()
 
 
 @dataclass

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from mmrepmlp.apis.benchmarks.hardware import Hardware
-from mmrepmlp.apis.benchmarks.measure import CPU, BenchmarkReport, interleave
+from mmrepmlp.apis.benchmarks.hardware import CPU, Hardware
+from mmrepmlp.apis.benchmarks.measure import BenchmarkReport, interleave
 from mmrepmlp.models import RepMLPNet
 
 FORMS = ("training form", "deploy form")

@@ -46,7 +46,8 @@ class ConvBranch(nn.Module):
         kernel, bias = kernel_of(self.conv), getattr(self.conv, "bias", None)
         if isinstance(self.bn, nn.Identity):  # mmcv.cnn.fuse_conv_bn was here
             return kernel.double(), bias.double()
-        return fold_after(kernel, bias, *scale_and_shift(self.bn))
+        scale, shift = scale_and_shift(self.bn)
+        return fold_after(kernel.to(scale.device), bias, scale, shift)
 
 
 class IdentityBranch(nn.Module):
@@ -132,8 +133,7 @@ class Average(nn.Module):
 
     def __init__(self, channels: int, geometry: Geometry, groups: int) -> None:
         super().__init__()
-        self.geometry, self.groups = geometry, groups
-        self.register_buffer("like", torch.empty(channels), persistent=False)
+        self.channels, self.geometry, self.groups = channels, geometry, groups
 
     def forward(self, x: Tensor) -> Tensor:
         """Average a cropped map."""
@@ -147,9 +147,10 @@ class Average(nn.Module):
 
     @property
     def kernel(self) -> Tensor:
-        """Shape (C, C / groups, h, w)."""
+        """Shape (C, C / groups, h, w), float64."""
         height, width = self.geometry.kernel_size
-        return identity_kernel(self.like, self.groups).expand(-1, -1, height, width) / (height * width)
+        like = torch.ones(self.channels, dtype=torch.float64, device="cpu")
+        return identity_kernel(like, self.groups).expand(-1, -1, height, width) / (height * width)
 
 
 class IdentityBasedConv(nn.Module):

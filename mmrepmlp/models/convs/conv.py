@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions with a training form of several branches, in place of any nn.Conv2d."""
 
+import inspect
 from collections.abc import Callable
 from functools import reduce
 
@@ -202,17 +203,7 @@ class ReparameterizableConv2d(nn.Module, Reparameterizable):
         return f"{where}, padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
 
 
-def build_plain(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] | str = 0,
-    dilation: int | tuple[int, int] = 1,
-    groups: int = 1,
-    bias: bool = True,
-    padding_mode: str = "zeros",
-    **settings: object,
-) -> nn.Conv2d:
+def build_plain(*args: object, **settings: object) -> nn.Conv2d:
     """The plain convolution of the same arguments; what concerns branches is left out."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+    known = inspect.signature(nn.Conv2d).parameters
+    return nn.Conv2d(*args, **{name: value for name, value in settings.items() if name in known})

@@ -30,7 +30,7 @@ def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _B
         ) from error
     if not isinstance(norm, _BatchNorm):
         raise ValueError(
-            f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. RepMLPNet folds its norms into its weights, which "
+            f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. Norms are folded into weights, which "
             "only a batch norm allows: use dict(type='BN') or dict(type='SyncBN')."
         )
     return norm

@@ -15,6 +15,7 @@ from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.datasets import write_sheets
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.export.normalization import preprocessing_of
+from mmrepmlp.models import RepMLPNet
 from tests.fixtures import ROOT
 from tests.helpers import render
 
@@ -76,6 +77,16 @@ def test_another_backbone_and_no_seed_are_refused(tmp_path):
         with pytest.raises(MMRepMLPError, match=r"expected a model with backbone type='mmrepmlp.RepMLPNet'"):
             ablate(SHEETS, seeds, str(tmp_path / "runs"), settings)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["mmrepmlp.QuantizedRepMLPNet", RepMLPNet], ids=str)
+def test_every_repmlpnet_is_taken(kind, monkeypatch, tmp_path):
+    def stop(*arguments):
+        raise InterruptedError
+
+    monkeypatch.setattr("mmrepmlp.apis.analysis.ablate.train_once", stop)
+    with pytest.raises(InterruptedError):
+        ablate(SHEETS, (0,), str(tmp_path), {"model.backbone.type": kind})
 
 
 def test_the_documentation_has_the_stored_results():

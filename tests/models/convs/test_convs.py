@@ -149,6 +149,15 @@ def test_what_is_wrong_is_said(kind, arguments, message):
 
 
 @all_structures
+def test_synchronized_norms_fold_as_well(kind):
+    conv, x = random_conv(kind, 4, 8, 3, padding=1, norm_cfg=dict(type="SyncBN")), torch.randn(2, 4, 6, 6).double()
+    norms = [module for module in conv.modules() if isinstance(module, nn.SyncBatchNorm)]
+    expected = conv.eval()(x).detach()
+    conv.switch_to_deploy()
+    assert len(norms) >= 2 and relative_error(conv(x).detach(), expected) < 1e-12
+
+
+@all_structures
 def test_attributes_are_those_of_a_convolution(kind):
     conv, plain = kind(4, 8, (3, 5), 2, "valid", 1, 2), nn.Conv2d(4, 8, (3, 5), 2, "valid", 1, 2)
     for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "transposed"):

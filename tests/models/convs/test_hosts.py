@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Re-parameterizable convolutions by ``conv_cfg`` in networks of the three frameworks, and their conversion."""
 
+from pathlib import Path
+
 import mmpretrain.models  # noqa: F401  registers the backbones
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmrepmlp.apis import reparameterize_checkpoint
+from mmrepmlp.apis import deploy_checkpoint, reparameterize_checkpoint
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
@@ -43,6 +45,12 @@ HOSTS = {
         "bbox_head=dict(num_classes=3, in_channels=16, feat_channels=16, conv_cfg=CONV))"
     ),
 }
+
+
+def openvino_graph(path: Path) -> object:
+    import openvino
+
+    return openvino.Core().read_model(path)
 
 
 def build_resnet(conv_cfg: dict | None, **settings) -> nn.Module:
@@ -114,6 +122,20 @@ def test_an_exported_network_has_as_many_convolutions_as_a_plain_one(name, tmp_p
         for number, model in enumerate((network, build_resnet(None)))
     ]
     assert counts[0] == counts[1] and not convs_of(network)[0].deploy
+
+
+@needs_export
+@pytest.mark.slow
+def test_a_converted_network_is_deployed(tmp_path):
+    pytest.importorskip("openvino")
+    config = write_config(
+        tmp_path, "mmpretrain", HOSTS["mmpretrain"].replace("CONV", "dict(type='mmrepmlp.DBBConv2d')")
+    )
+    save_random(config, tmp_path / "trained.pth")
+    report = deploy_checkpoint(config, tmp_path / "trained.pth", tmp_path / "network", size=(64, 64))
+    assert max(report.proof.errors.values()) < 1e-4
+    computed = [node.get_type_name() for node in openvino_graph(tmp_path / "network/model.xml").get_ops()]
+    assert computed.count("Convolution") == 20 and "BatchNormInference" not in computed
 
 
 @pytest.mark.parametrize("name", ["dbb", "acb"])
