@@ -30,7 +30,11 @@ class MergeSettings(DictAction):
         for value in values:
             if "=" not in value:
                 raise argparse.ArgumentError(self, f"expected KEY=VALUE, not {value!r}")
-        super().__call__(parser, namespace, values, option)
+        try:
+            super().__call__(parser, namespace, values, option)
+        except (AssertionError, ValueError, RecursionError) as error:  # of MMEngine's reader of lists and tuples
+            text = "a value cannot be read; expected numbers, words, and lists of them such as [1,2] or [(a,b),c]"
+            raise argparse.ArgumentError(self, f"{text}, not {' '.join(values)!r}") from error
 
 
 ARGUMENTS = {

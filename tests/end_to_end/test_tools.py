@@ -192,6 +192,8 @@ def test_a_head_that_does_not_fit(call, tool, config):
 def test_settings_without_a_value(call, tool, capfd):
     assert call(tool, "--cfg-options", "model.head.in_channels") == 2
     assert capfd.readouterr().err.endswith("--cfg-options: expected KEY=VALUE, not 'model.head.in_channels'\n")
+    assert call(tool, "--cfg-options", "custom_hooks=[dict(type='EMAHook',begin=1)]") == 2
+    assert "a value cannot be read; expected numbers, words, and lists" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

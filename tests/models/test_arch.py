@@ -33,6 +33,7 @@ def test_names_of_architectures(names):
         (dict(norm_cfg=dict(type="BatchNrom")), r"norm_cfg=.*BatchNrom.* builds no norm: .*dict\(type='BN'\)"),
         (dict(norm_cfg=dict(type="BN", epsilon=1)), r"norm_cfg=.* builds no norm: .*epsilon"),
         (dict(norm_cfg=None), r"norm_cfg=None builds no norm"),
+        (dict(norm_cfg=dict(type="GN")), r"norm_cfg=.*GN.* builds no norm: an argument is missing"),
         (dict(patch_size=(4, 4, 4)), "patch_size=.*pair"),
         (dict(out_indices=(4,)), r"out_indices=\(4,\): expected ints from -4 to 3"),
         (dict(out_indices=()), "out_indices"),

@@ -95,9 +95,10 @@ def prove_close(
         wrong = not proof.deviation <= DEVIATION[precision]
     if wrong:
         reached = f"{proof.agreement:.1%} of predictions are the same" if proof.agreement is not None else ""
+        remedy = "more --images, --max-drop, or another precision" if precision == "int8" else "another precision"
         raise DeploymentError(
             f"In {precision} the graph differs from the model: {reached or f'deviation {proof.deviation:.2g}'} on "
-            f"{where}. Nothing was written; try more --images, --max-drop, or another precision."
+            f"{where}. Nothing was written; try {remedy}."
         )
     return proof
 

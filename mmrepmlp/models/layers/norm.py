@@ -22,9 +22,10 @@ def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _B
         if fusible and norm_cfg["type"] in ("BN", "BN2d"):
             norm_cfg = {**norm_cfg, "type": FusibleBatchNorm2d}
         norm = build_norm_layer(norm_cfg, channels)[1]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (AssertionError, KeyError, TypeError, AttributeError) as error:
         unknown = isinstance(error, KeyError) and "type" in norm_cfg  # of which mmcv says "Cannot find None"
         reason = "its type is unknown" if unknown else str(error).strip("'\"").partition(". ")[0]
+        reason = reason or "an argument is missing"  # of which mmcv asserts that it is there, without a word
         raise ValueError(
             f"norm_cfg={norm_cfg} builds no norm: {reason}. Expected e.g. dict(type='BN') or dict(type='SyncBN')."
         ) from error
