@@ -22,3 +22,18 @@ def test_passes_over_rows_or_samples_change_nothing(monkeypatch, deploy, element
         actual = model(images)
     for a, e in zip(actual, expected):
         assert relative_error(a, e.detach()) < 1e-5
+
+
+def test_only_a_cpu_has_a_cache_to_keep_to(monkeypatch):
+    monkeypatch.setattr(inference, "HIDDEN_ELEMENTS", 1)
+    calls = []
+
+    def double(x, out=None):
+        calls.append(tuple(x.shape))
+        return torch.mul(x, 2, out=out)
+
+    with torch.no_grad():
+        inference.run_in_slices(double, torch.zeros(2, 3, 4, 5, device="meta"), 4)
+        assert calls == [(2, 3, 4, 5)]
+        inference.run_in_slices(double, torch.zeros(2, 3, 4, 5), 4)
+    assert calls[1:] == [(1, 3, 1, 5)] * 8

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,10 +21,15 @@ from mmrepmlp.apis.benchmarks.measure import (
     reference_matmuls,
 )
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models import RepMLPBlock, RepMLPNet
 from mmrepmlp.reparam import switch_to_deploy
 
 OURS, THEIRS = "mmrepmlp", "mmpretrain"
+# Networks that compute as the deploy form does while they train, by their differences from ours.
+SINGLE_LAYER = {
+    "gradient_reparam": dict(gradient_reparam=True),
+    "no locality": dict(reparam_conv_kernels=None),
+}
 TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
 
 
@@ -44,8 +50,8 @@ def benchmark_repmlpnet(
         batches: Batch sizes. Default: (1, 8).
         dtype: Precision: float32, float64, bfloat16 or float16. Default: float32.
         repeats: Timed calls of each model. Default: 15.
-        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes.
-            Default: False.
+        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes,
+            also those of networks that train in the structure of the deploy form. Default: False.
         hardware: Where and how to compute. Default: the CPU.
 
     Returns:
@@ -61,11 +67,8 @@ def benchmark_repmlpnet(
     rows = []
     for batch in batches:
         x = hardware.place(torch.randn(batch, 3, img_size, img_size, dtype=precision))
-        if training_step:
-            models = {THEIRS: theirs, OURS: ours}
-            calls = {(name, STEP): make_training_step(model, x, hardware) for name, model in models.items()}
-        else:
-            calls = forward_calls(theirs, ours, x, hardware)
+        make_calls = training_calls if training_step else forward_calls
+        calls = make_calls(theirs, ours, x, hardware)
         gflop = None if training_step else batch * gflop_per_image(ours, x[:1])
         errors = {} if training_step else check_agreement(calls, theirs, x, hardware)
         title = f"{arch}{img_size}, batch {batch}"
@@ -143,10 +146,23 @@ def forward_calls(
     return calls
 
 
+def training_calls(
+    theirs: nn.Module, ours: RepMLPNet, x: Tensor, hardware: Hardware
+) -> dict[tuple[str, str], Callable[[], object]]:
+    """Training steps, by model."""
+    models = {THEIRS: theirs, OURS: ours}
+    for name, changes in SINGLE_LAYER.items():
+        models[name] = hardware.place(ours.build_training_form(**changes).to(x.dtype))
+    return {(name, STEP): make_training_step(model, x, hardware) for name, model in models.items()}
+
+
 def make_training_step(model: nn.Module, x: Tensor, hardware: Hardware) -> Callable[[], None]:
-    """A function that runs a training step: forward, backward, AdamW."""
+    """A function that runs a training step: forward, backward, AdamW with a group a parameter, as in the recipes."""
     forward = hardware.calling(model, x)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    cfg = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-6), paramwise_cfg=dict(bypass_duplicate=False))
+    if any(block.addition for block in model.modules() if isinstance(block, RepMLPBlock)):
+        cfg["constructor"] = "mmrepmlp.RepOptimizerConstructor"
+    optimizer = build_optim_wrapper(model, cfg).optimizer
 
     def run() -> None:
         model.train()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .rep_optimizer import RepOptimizerConstructor
 
-__all__ = ["LayerDecayOptimWrapperConstructor"]
+__all__ = ["LayerDecayOptimWrapperConstructor", "RepOptimizerConstructor"]

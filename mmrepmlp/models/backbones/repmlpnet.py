@@ -42,6 +42,9 @@ class RepMLPNet(BaseModule, Reparameterizable):
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         final_norm: Whether a batch norm follows the last stage. Default: True.
         drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0 at the first. Default: 0.
+        gradient_reparam: Whether to train in the structure of the deploy form, by ``mmrepmlp.RepOptimizerConstructor``;
+            ``fc3_norm_init`` is then the constant scale of the fully connected layers beside the local branches'
+            kernels, which they hold. Checkpoints are those of a network without local branches. Default: False.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
         norm_eval: Whether batch norms stay in eval mode during training. Default: False.
@@ -67,6 +70,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         final_norm: bool = True,
         drop_path_rate: float = 0.0,
+        gradient_reparam: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -121,6 +125,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
                     fc3_norm_init=fc3_norm_init,
                     drop_path_rate=next(drop_rates),
                     norm_cfg=norm_cfg,
+                    gradient_reparam=gradient_reparam,
                     with_cp=with_cp,
                     deploy=deploy,
                 )

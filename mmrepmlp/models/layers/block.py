@@ -6,10 +6,18 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import Reparameterizable, conv_to_fc, fold_after, scale_and_shift, set_weight_and_bias
+from mmrepmlp.reparam import (
+    LinearAddition,
+    Reparameterizable,
+    TileTaps,
+    conv_to_fc,
+    fold_after,
+    scale_and_shift,
+    set_weight_and_bias,
+)
 
 from .global_perceptron import GlobalPerceptron
-from .local_branch import LocalBranch, merge_branches, norm_sets
+from .local_branch import LocalBranch, SetConv2d, merge_branches, norm_sets
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
 from .tiling import PAD_MODES, join_tiles, split_tiles
@@ -34,6 +42,9 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
             data sets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        gradient_reparam: Whether to train in the structure of the deploy form: ``fc3`` alone holds the sum of what
+            would be the fully connected layer, times ``fc3_norm_init``, and the local branches, with one batch norm
+            behind it. ``mmrepmlp.RepOptimizerConstructor`` moves it as if they were there. Default: False.
         deploy: Whether to build the deploy form. Default: False.
         init_cfg: Initialization config. Default: None.
 
@@ -52,6 +63,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         pad_mode: str = "shift",
         fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
+        gradient_reparam: bool = False,
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -62,11 +74,25 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         self.gp = GlobalPerceptron(channels, globalperceptron_ratio)
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
-        if not deploy:
-            if self.fc3_bn.affine:
-                nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
-            for kernel in self.reparam_conv_kernels:
-                self.add_module(f"repconv{kernel}", LocalBranch(num_sharesets, kernel, norm_cfg))
+        self.addition: LinearAddition | None = None
+        if deploy:
+            return
+        if gradient_reparam:
+            self.build_addition(fc3_norm_init)
+            return
+        if self.fc3_bn.affine:
+            nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
+        for kernel in self.reparam_conv_kernels:
+            self.add_module(f"repconv{kernel}", LocalBranch(num_sharesets, kernel, norm_cfg))
+
+    def build_addition(self, scale: float) -> None:
+        """Let ``fc3`` stand for the sum of itself, times a constant, and the local branches."""
+        sets, kernels = self.num_sharesets, self.reparam_conv_kernels
+        taps = [TileTaps(sets, kernel, self.h, self.w) for kernel in kernels]
+        self.addition = LinearAddition(torch.tensor(scale, dtype=torch.float64, device="cpu"), taps)
+        with torch.no_grad():
+            merged = self.addition.merge(self.fc3.weight, [SetConv2d(sets, kernel).weight for kernel in kernels])
+            self.fc3.weight.copy_(merged)
 
     def _check_arguments(self, ratio: int) -> None:
         for name, value in dict(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets).items():
@@ -153,6 +179,10 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             weight = weight + conv_to_fc(kernel, self.h, self.w).view_as(weight)
             bias = bias + kernel_bias.repeat_interleave(pixels)
         return weight, bias
+
+    def linear_additions(self) -> dict[str, LinearAddition]:
+        """What parameters stand for, by name, where gradients are re-parameterized."""
+        return {} if self.addition is None or self.deploy else {"fc3.weight": self.addition}
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
         """Put a batch norm behind the fully connected layer of the deploy form, in place.

@@ -18,7 +18,7 @@ from .tracing import is_tracing
 # Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
 LARGE_TILE = 512
 # Elements of a hidden activation that one pass may hold without gradients: 6 MB in float32. Larger ones leave the
-# cache, and cost more in page faults than in arithmetic.
+# cache of a processor, and cost more in page faults than in arithmetic.
 HIDDEN_ELEMENTS = 3 * 2**19
 
 
@@ -70,7 +70,9 @@ def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
 
 
 def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modules: nn.Module) -> Tensor:
-    """Call a pointwise function on a map, slice by slice where that keeps its hidden activation in the cache.
+    """Call a pointwise function on a map, on a CPU slice by slice where that keeps its hidden activation in the cache.
+
+    A GPU would wait for the many calls.
 
     Args:
         function: Maps (n, C, h, W) to the same shape, each pixel for itself; takes ``out``, where to write the result.
@@ -83,7 +85,9 @@ def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modul
         Shape (N, C, H, W).
     """
     recorded = torch.is_grad_enabled() or is_tracing() or any(module.training for module in modules)
-    if recorded or x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS or has_forward_hooks(*modules):
+    if recorded or x.device.type != "cpu" or has_forward_hooks(*modules):
+        return function(x)
+    if x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS:
         return function(x)
     result = torch.empty_like(x)
     for part, out in zip(split(x, width), split(result, width)):

@@ -12,13 +12,14 @@ from tests.helpers import render, saved
 def test_rows_of_a_benchmark(training_step, tmp_path):
     benchmark = benchmark_repmlpnet("T", 64, (1, 2), repeats=2, training_step=training_step)
     tasks = ["training step"] if training_step else ["training form", "deploy form"]
+    models = ["mmpretrain", "mmrepmlp", *(["gradient_reparam", "no locality"] if training_step else [])]
     rows = [row for row in benchmark.rows if row.model != "sgemm"]
     references = [row for row in benchmark.rows if row.model == "sgemm"]
     assert [row.task for row in references] == ["BLAS", "oneDNN"] * 2
     assert max(row.sgemm_share for row in references[:2]) == max(row.sgemm_share for row in references[2:]) == 1
     assert all(row.gflops == pytest.approx(2 * 2048**3 / 1e6 / row.milliseconds) for row in references)
     assert [(row.model, row.task, row.batch) for row in rows] == [
-        (model, task, batch) for batch in (1, 2) for model in ("mmpretrain", "mmrepmlp") for task in tasks
+        (model, task, batch) for batch in (1, 2) for model in models for task in tasks
     ]
     for row in rows:
         same_task = {r.model: r for r in rows if (r.task, r.batch) == (row.task, row.batch)}

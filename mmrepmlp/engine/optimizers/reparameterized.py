@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers that move a weight as if the sum that it stands for were trained."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mmrepmlp.reparam import LinearAddition
+
+
+@dataclass(frozen=True)
+class ReparameterizedWeight:
+    """A weight that stands for a sum.
+
+    Attributes:
+        name: Its name in the model.
+        group: Index of the parameter group that holds it alone.
+        addition: The sum.
+    """
+
+    name: str
+    group: int
+    addition: LinearAddition
+
+    def parameter(self, optimizer: Optimizer) -> nn.Parameter:
+        """The weight itself."""
+        return optimizer.param_groups[self.group]["params"][0]
+
+
+class GradientReparameterization(Optimizer):
+    """What changes gradients before a step of torch's optimizers and gives them back behind it.
+
+    Args:
+        params: Parameter groups.
+        weights: Those of them that stand for sums.
+        **settings: The optimizer's own.
+    """
+
+    def __init__(self, params: Iterable[dict], *, weights: Sequence[ReparameterizedWeight], **settings: object) -> None:
+        super().__init__(params, **settings)
+        self.weights = list(weights)
+        self.register_hooks()
+
+    def before_step(self) -> None:
+        """Put the gradients of the parts in place of those of the weights."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Undo what :meth:`before_step` did beside changing the weights."""
+        raise NotImplementedError
+
+    def register_hooks(self) -> None:
+        """Call the two methods around each step."""
+        # torch calls __setstate__ also when it loads a state dict.
+        if enter_step not in self._optimizer_step_pre_hooks.values():
+            self.register_step_pre_hook(enter_step)
+            self.register_step_post_hook(leave_step)
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "weights": self.weights}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.register_hooks()
+
+
+def enter_step(optimizer: GradientReparameterization, args: tuple, settings: dict) -> None:
+    """Hook in front of a step."""
+    if any(argument is not None for argument in (*args[1:], *settings.values())):  # the first is the optimizer
+        raise ValueError("step(closure): gradients are re-parameterized before the step. Compute them first.")
+    with torch.no_grad():
+        optimizer.before_step()
+
+
+def leave_step(optimizer: GradientReparameterization, args: tuple, settings: dict) -> None:
+    """Hook behind a step."""
+    with torch.no_grad():
+        optimizer.after_step()
+
+
+class ReparameterizedSGD(GradientReparameterization, SGD):
+    """SGD on sums of linear operators, from their merged weights alone (RepOptimizer, ICLR 2023, section 3).
+
+    Momentum and weight decay are linear as well, so that changing the gradient is all. Arguments are those of
+    :class:`GradientReparameterization` and torch's SGD.
+    """
+
+    def before_step(self) -> None:
+        """Transform the gradients."""
+        self.gradients: list[Tensor | None] = []
+        for weight in self.weights:
+            parameter = weight.parameter(self)
+            self.gradients.append(parameter.grad)
+            if parameter.grad is not None:
+                parameter.grad = weight.addition.transform(parameter.grad)
+
+    def after_step(self) -> None:
+        """Give the gradients back."""
+        for weight, gradient in zip(self.weights, self.gradients):
+            weight.parameter(self).grad = gradient
+        del self.gradients
+
+
+class ReparameterizedAdamW(GradientReparameterization, AdamW):
+    """AdamW on sums of linear operators, from their merged weights alone.
+
+    Its step is no linear function of the gradient, so each part has moments of its own: those of the kernels, which
+    are small, belong to parameters in groups of their own that hold nothing but the last step. Arguments are those of
+    :class:`GradientReparameterization` and torch's AdamW.
+
+    Raises:
+        ValueError: An option computes steps in a way that cannot be taken apart.
+    """
+
+    def __init__(self, params: Iterable[dict], *, weights: Sequence[ReparameterizedWeight], **settings: object) -> None:
+        for option in ("fused", "differentiable", "capturable"):
+            if settings.get(option):
+                raise ValueError(
+                    f"AdamW with {option}=True cannot take the step of a weight apart into those of its addends. Leave "
+                    f"{option} out."
+                )
+        super().__init__(params, weights=weights, **settings)
+        self.first_kernels = len(self.param_groups)
+        for weight in self.weights:
+            group, like = self.param_groups[weight.group], weight.parameter(self)
+            kernels = [
+                torch.zeros(addend.shape, dtype=like.dtype, device=like.device) for addend in weight.addition.addends
+            ]
+            self.add_param_group({**group, "params": kernels, "weight_decay": 0.0})
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "first_kernels": self.first_kernels}
+
+    def before_step(self) -> None:
+        """Give each part its gradient."""
+        self.steps: list[tuple[Tensor | None, Tensor | None]] = []
+        for index, weight in enumerate(self.weights):
+            parameter = weight.parameter(self)
+            gradient = parameter.grad
+            self.steps.append((gradient, None if gradient is None else parameter.clone()))
+            if gradient is not None:
+                parameter.grad, gathered = weight.addition.split_gradient(gradient)
+                for kernel, part in zip(self.kernels(index), gathered):
+                    kernel.grad = part
+
+    def after_step(self) -> None:
+        """Add up the steps of the parts, and give the gradients back."""
+        for index, (weight, (gradient, before)) in enumerate(zip(self.weights, self.steps)):
+            parameter, group = weight.parameter(self), self.param_groups[weight.group]
+            if gradient is None:
+                continue
+            decayed, kernels = before.mul_(1 - group["lr"] * group["weight_decay"]), self.kernels(index)
+            parameter.copy_(decayed + weight.addition.merge(parameter - decayed, kernels))
+            for kernel in kernels:
+                kernel.zero_()
+                kernel.grad = None
+            parameter.grad = gradient
+        del self.steps
+
+    def kernels(self, index: int) -> list[Tensor]:
+        """The steps of the kernels of a weight, by its index."""
+        return self.param_groups[self.first_kernels + index]["params"]
