@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from .backbones import RepMLPNet
+from .backbones import RepMLPNet, RepOptVGG
 from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
 from .images import image_channels, image_size
 from .layers import RepMLPBlock, RepMLPNetUnit
@@ -11,6 +11,7 @@ __all__ = [
     "RepMLPBlock",
     "RepMLPNet",
     "RepMLPNetUnit",
+    "RepOptVGG",
     "RepVGGConv2d",
     "image_channels",
     "image_size",

@@ -93,10 +93,10 @@ def find_additions(model: nn.Module) -> dict[str, LinearAddition]:
 
 def hand_over(scales: object, model: nn.Module) -> None:
     """Give scales to the networks of a model that take them."""
-    takers = [module for module in model.modules() if hasattr(module, "set_scales")]
+    takers = [module for module in model.modules() if hasattr(module, "load_scales")]
     if not takers:
         raise ValueError(
             f"paramwise_cfg has scales={scales!r}, and {type(model).__name__} has no RepOptVGG to take them."
         )
     for network in takers:
-        network.set_scales(scales)
+        network.load_scales(scales)

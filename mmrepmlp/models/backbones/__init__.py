@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 from .repmlpnet import RepMLPNet
+from .repopt_vgg import RepOptVGG
 
-__all__ = ["RepMLPNet"]
+__all__ = ["RepMLPNet", "RepOptVGG"]

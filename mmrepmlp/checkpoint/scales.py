@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scales that a hyper-search of RepOptVGG found."""
+
+import re
+from collections.abc import Mapping
+
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from .unwrap import unwrap
+
+SCALE = re.compile(r"(?:^|\.)(stage\d(?:\.\d+)?)\.scale_(conv|1x1|identity)\.weight$")
+
+
+def read_scales(path: str, expected: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, Tensor]]:
+    """Read scales of blocks from the checkpoint of a hyper-search, or from a file of them alone.
+
+    Args:
+        path: Path or address of the file; scales are called e.g. ``stage1.0.scale_conv.weight``.
+        expected: Shapes of the scales of each block of the network that they are for, by names of blocks and parts.
+
+    Returns:
+        Scales by names of blocks and parts.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The scales are those of another network, or there are none.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in unwrap(CheckpointLoader.load_checkpoint(path, "cpu")).items():
+        if match := SCALE.search(name):
+            found.setdefault(match[1], {})[match[2]] = value
+    if not found:
+        raise ValueError(f"scales={path} has no scales: expected names such as stage1.0.scale_conv.weight.")
+    for block in expected | found:
+        given = {part: tuple(scale.shape) for part, scale in found.get(block, {}).items()}
+        if given != dict(expected.get(block, {})):
+            raise ValueError(
+                f"scales={path} are those of another network: {block} has {describe(given)}, expected "
+                f"{describe(expected.get(block, {}))}. Search with the arch that is to be trained."
+            )
+    return found
+
+
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Names and lengths of the scales of a block."""
+    return ", ".join(f"{part} ({shape[0] if shape else 1})" for part, shape in sorted(shapes.items())) or "none"
