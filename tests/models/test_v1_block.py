@@ -230,9 +230,9 @@ def test_it_compiles_and_exports(dynamic):
 BAD = [
     (dict(in_channels=0), "in_channels=0: expected a positive int"),
     (dict(h=2.0), "h=2.0: expected a positive int"),
-    (dict(groups=3), "in_channels=8 is not divisible by groups=3"),
-    (dict(groups=16), "in_channels=8 is not divisible by groups=16"),
-    (dict(groups=8, out_channels=12), "out_channels=12 is not divisible by groups=8"),
+    (dict(groups=3), "groups=3 does not divide RepMLP's in_channels=8:"),
+    (dict(groups=16), "groups=16 does not divide RepMLP's in_channels=8:"),
+    (dict(groups=8, out_channels=12), "groups=8 does not divide RepMLP's out_channels=12:"),
     (dict(map_size=(6, 10)), r"map_size=\(6, 10\) is not divisible into partitions of h=3 by w=3"),
     (dict(map_size=(6, 9, 3)), r"map_size=\(6, 9, 3\): expected a positive int or a pair"),
     (dict(map_size=(0, 9)), r"map_size=\(0, 9\): expected a positive int or a pair"),

@@ -12,7 +12,7 @@ from mmrepmlp.reparam import Reparameterizable, switch_to_deploy
 from ..layers import PaddedConvBN, PlainBottleneck, RepMLPBottleneck, RepMLPLightBlock
 from .arch import check_arguments, resolve_indices, to_pair
 from .freezing import FreezableStages
-from .repmlp_resnet_arch import DEPTHS, map_sizes, resolve_repmlp, resolve_steps
+from .repmlp_resnet_arch import DEPTHS, check_partitions, check_positive, map_sizes, resolve_repmlp, resolve_steps
 
 
 @MODELS.register_module()
@@ -91,6 +91,7 @@ class RepMLPResNet(FreezableStages, BaseModule, Reparameterizable):
         super().__init__(init_cfg=init_cfg)
         if depth not in DEPTHS:
             raise ValueError(f"depth={depth!r}: expected one of {', '.join(map(str, DEPTHS))}.")
+        check_positive(in_channels=in_channels, base_channels=base_channels)
         self.depths, self.img_size = DEPTHS[depth], to_pair("img_size", img_size)
         self.channels = [base_channels * 4 * 2**stage for stage in range(len(self.depths))]
         self.out_indices = resolve_indices(out_indices, len(self.depths))
@@ -130,6 +131,8 @@ class RepMLPResNet(FreezableStages, BaseModule, Reparameterizable):
         width = base_channels
         for i, size in enumerate(map_sizes(self.img_size, strides)[: self.out_indices[-1] + 1]):
             channels, depth, own = self.channels[i], self.depths[i], repmlp.get(i)
+            if own is not None:
+                check_partitions(self.img_size, i, size, h, w)
             blocks = [PlainBottleneck(width, channels, strides[i], dilations[i], **settings)]
             for _ in range(depth - 1):
                 if own is None:

@@ -78,3 +78,27 @@ def map_sizes(img_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[i
         size = tuple((side - 1) // stride + 1 for side in size)
         sizes.append(size)
     return sizes[2:]
+
+
+def check_partitions(img_size: tuple[int, int], stage: int, size: tuple[int, int], h: int, w: int) -> None:
+    """Check that the map of a stage is a whole number of partitions.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if all(isinstance(part, int) and part > 0 for part in (h, w)) and (size[0] % h or size[1] % w):
+        raise ValueError(
+            f"img_size={img_size}: the map of stage {stage} has {size[0]}x{size[1]} pixels, which is no whole number "
+            f"of partitions of h={h} by w={w}. Set h and w to divisors, or another img_size."
+        )
+
+
+def check_positive(**arguments: int) -> None:
+    """Check arguments that are positive ints.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a positive int.")

@@ -111,12 +111,17 @@ class RepMLPBottleneck(ResidualBlock):
         reduction: What the 3x3 convolutions divide the number of channels by.
         repmlp: Further arguments of :class:`RepMLPv1Block`.
         **settings: ``norm_cfg``, ``with_cp`` and ``deploy`` of :class:`ResidualBlock`.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     def __init__(self, channels: int, reduction: int, repmlp: dict, **settings: object) -> None:
         super().__init__(channels, channels, **settings)
         outer, conv = channels // 4, conv_settings(**settings)
         inner = outer // reduction
+        if not inner:
+            raise ValueError(f"reduction={reduction}: expected at most {outer}, the number of channels to divide.")
         self.btnk_conv1 = PaddedConvBN(channels, outer, 1, **conv)
         self.btnk_conv2 = PaddedConvBN(outer, inner, 3, **conv)
         self.btnk_repmlp = RepMLPv1Block(inner, inner, **repmlp, **conv)

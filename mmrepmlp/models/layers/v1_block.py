@@ -93,8 +93,8 @@ class RepMLPv1Block(BaseModule, Reparameterizable):
         for name in ("in_channels", "out_channels"):
             if numbers[name] % self.groups:
                 raise ValueError(
-                    f"{name}={numbers[name]} is not divisible by groups={self.groups}: give a divisor of both numbers "
-                    "of channels."
+                    f"groups={self.groups} does not divide RepMLP's {name}={numbers[name]}: give a divisor of both of "
+                    "its numbers of channels."
                 )
         size = self.map_size
         if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
