@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
 from mmrepmlp.apis import ConversionError, deploy_checkpoint, reparameterize_checkpoint
+from mmrepmlp.apis.conversion.publish import collection_of
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local
@@ -46,6 +47,7 @@ def test_builds_from_every_registry_in_every_scope(registry, scope):
 def test_a_checkpoint_converts(block, tmp_path):
     config = classifier_config(tmp_path, block)
     model = save_random(config, tmp_path / "trained.pth")
+    assert collection_of(model) == "RepMLP-ResNet"
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
     assert all(difference.within_tolerance for difference in report.differences) and not report.uncompared
     assert {"backbone.0", "head"} <= {difference.output for difference in report.differences}
