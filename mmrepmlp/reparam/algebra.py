@@ -85,8 +85,11 @@ def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Ten
     Returns:
         Shape (groups, O / groups * h * w, I / groups * h * w), output before input, channel before pixel, float64.
     """
-    groups = kernel.size(0) if groups is None else groups
-    inputs = kernel.size(1) * h * w
-    pixels = torch.eye(inputs, dtype=torch.float64, device=kernel.device).view(inputs, kernel.size(1), h, w)
-    response = F.conv2d(pixels.repeat(1, groups, 1, 1), kernel.double(), padding=kernel.size(-1) // 2, groups=groups)
-    return response.view(inputs, groups, -1).permute(1, 2, 0)
+    outputs, inputs, side, _ = kernel.shape
+    groups = outputs if groups is None else groups
+    kernels = kernel.double().view(outputs * inputs, 1, side, side)
+    pixels = torch.eye(h * w, dtype=torch.float64, device=kernel.device).view(h * w, 1, h, w)
+    # Each pair of channels for itself, so that the identity has one channel.
+    response = F.conv2d(pixels.expand(-1, len(kernels), -1, -1), kernels, padding=side // 2, groups=len(kernels))
+    matrices = response.view(h * w, outputs, inputs, h * w).permute(1, 3, 2, 0)
+    return matrices.reshape(groups, outputs // groups * h * w, inputs * h * w)

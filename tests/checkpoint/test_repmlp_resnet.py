@@ -29,11 +29,13 @@ def official_state(official) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["training", "deploy"])
 @pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize("origin", ["whole model", "data parallel", "classifier"])
+@pytest.mark.parametrize("origin", ["whole model", "data parallel", "Lightning", "classifier"])
 def test_the_authors_checkpoints_load(official, official_state, form, deploy, origin):
     state = dict(official_state[form])
     if origin == "data parallel":
         state = {f"module.{name}": value for name, value in state.items()}
+    elif origin == "Lightning":
+        state = {f"model.{name}": value for name, value in state.items()} | {"loss.weight": torch.ones(5)}
     elif origin == "classifier":
         state = {f"backbone.{k}": v for k, v in state.items() if "linear" not in k} | {"head.fc.bias": torch.ones(5)}
     network = RepMLPResNet(official.block, **TINY, deploy=deploy).double().eval()

@@ -9,7 +9,6 @@ from mmcv.cnn import fuse_conv_bn
 from torch import nn
 
 from mmrepmlp.models import RepMLPv1Block
-from mmrepmlp.models.layers.inference import LARGE_TILE
 from tests.helpers import randomize, relative_error
 
 from .official_v1 import OfficialRepMLP, convert
@@ -102,18 +101,6 @@ def test_conversion_keeps_what_is_not_its_own(dtype, tolerance):
     assert {parameter.dtype for parameter in block.parameters()} == {dtype}
     assert [name for name, parameter in block.named_parameters() if parameter.requires_grad] == ["fc3.bias"]
     assert relative_error(block.eval()(x).detach(), expected) < tolerance
-
-
-def test_large_groups_are_multiplied_by_the_same_formula():
-    settings = dict(in_channels=24, out_channels=12, map_size=14, h=7, w=7, groups=2)
-    assert settings["in_channels"] // settings["groups"] * 49 >= LARGE_TILE
-    block = random_block(**settings, spread=0.2).eval()
-    x = torch.randn(2, 24, 14, 14)
-    with torch.no_grad():
-        expected = block(x.double())
-        assert relative_error(block.float()(x), expected) < 1e-5
-        block.switch_to_deploy()
-        assert relative_error(block(x), expected) < 1e-5
 
 
 def test_gradients_reach_every_parameter_and_are_those_of_the_formulas():

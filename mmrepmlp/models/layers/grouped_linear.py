@@ -4,8 +4,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .inference import multiply_tiles
-
 
 class GroupedLinear(nn.Module):
     """Fully connected layers side by side, one for each group of features.
@@ -35,8 +33,12 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (G, M, P) to (G, M, Q)."""
-        out = multiply_tiles(x, self.weight.view(self.groups, self.out_features, self.in_features))
+        out = self.multiply(x, self.weight.view(self.groups, self.out_features, self.in_features))
         return out if self.bias is None else out.add_(self.bias.view(self.groups, 1, self.out_features))
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (G, M, P) by matrices (G, Q, P) to (G, M, Q)."""
+        return torch.bmm(x, matrices.transpose(1, 2))
 
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"

@@ -27,10 +27,10 @@ def multiply_tiles(tiles: Tensor, matrices: Tensor) -> Tensor:
 
     Args:
         tiles: Shape (S, M, P).
-        matrices: Shape (S, Q, P).
+        matrices: Shape (S, P, P).
 
     Returns:
-        Shape (S, M, Q).
+        Shape (S, M, P).
     """
     if tiles.size(-1) >= LARGE_TILE and suits_onednn(tiles):
         return multiply_by_onednn(tiles, matrices)
@@ -52,15 +52,15 @@ def suits_onednn(tiles: Tensor) -> bool:
 def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
     """Batched ``tiles @ matrices.mT`` by oneDNN, which eager PyTorch offers for float32 through convolutions alone.
 
-    The large operand, a matrix of Q rows, plays the image, Q pixels of P channels as it lies in memory; each tile
+    The large operand, a matrix of P rows, plays the image, P pixels of P channels as it lies in memory; each tile
     plays a 1x1 kernel. The other way round oneDNN would rearrange the large operand in each call.
 
     Args:
         tiles: Shape (S, M, P).
-        matrices: Shape (S, Q, P).
+        matrices: Shape (S, P, P).
 
     Returns:
-        Shape (S, M, Q); in memory the rows come first, as in a feature map of one tile.
+        Shape (S, M, P); in memory the rows come first, as in a feature map of one tile.
     """
     products = [
         F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from torch import Tensor
+
 from .grouped_linear import GroupedLinear
+from .inference import multiply_tiles
 
 
 class SetSharingLinear(GroupedLinear):
@@ -21,6 +24,10 @@ class SetSharingLinear(GroupedLinear):
     @property
     def pixels(self) -> int:
         return self.in_features
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (S, M, P) by matrices (S, P, P) to (S, M, P)."""
+        return multiply_tiles(x, matrices)
 
     def extra_repr(self) -> str:
         return f"num_sets={self.num_sets}, pixels={self.pixels}, bias={self.bias is not None}"
