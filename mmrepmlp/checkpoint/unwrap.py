@@ -13,7 +13,7 @@ AVERAGES = ("ema", "model_ema", "state_dict_ema", "params_ema", "ema_model", "te
 # Around a whole model: of distributed wrappers and torch.compile; then of Lightning and of averaged models.
 WRAPPERS_ONLY = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
 PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "averaged_model.", "net.", "network.")
-MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.")
+MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.", "stage0.conv.")
 
 
 def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
@@ -100,7 +100,8 @@ def holds_network(value: object) -> bool:
 def strip_prefixes(state: dict[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
     """Remove what wrappers put in front of a model's names, and the tensors outside of the wrapped model.
 
-    A prefix that a model may have by itself is removed only where a model of OpenMMLab or a RepMLPNet is behind it.
+    A prefix that a model may have by itself is removed only where a model of OpenMMLab, a RepMLPNet or a RepMLP-ResNet
+    is behind it.
     """
     for prefix in prefixes:
         inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -114,7 +115,7 @@ def strip_prefixes(state: dict[str, Tensor], prefixes: Iterable[str]) -> dict[st
 
 
 def has_model(names: Iterable[str]) -> bool:
-    """Whether the names are those of a whole model of OpenMMLab or of a RepMLPNet."""
+    """Whether the names are those of a whole model of OpenMMLab, of a RepMLPNet or of a RepMLP-ResNet."""
     return any(name.startswith(MODEL) for name in names)
 
 

@@ -80,12 +80,20 @@ def compare(
 
     Returns:
         For each shape of images the network's :meth:`~NamedOutputs.error`.
+
+    Raises:
+        ExportError: The network does not take images of such a shape.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for fresh in other_shapes(shape, dynamic):
         images = network.make_images(*fresh, generator=generator)
-        errors[tuple(images.shape)] = network.error(images, exported(images))
+        try:
+            outputs = exported(images)
+        except Exception:
+            network.run(images)  # which says why, where the model takes no such images either
+            raise
+        errors[tuple(images.shape)] = network.error(images, outputs)
     return errors
 
 

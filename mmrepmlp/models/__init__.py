@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-from .backbones import RepMLPNet, RepOptVGG
+from .backbones import RepMLPNet, RepMLPResNet, RepOptVGG
 from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
 from .images import image_channels, image_size
-from .layers import RepMLPBlock, RepMLPNetUnit
+from .layers import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
 from .parts import named_parts
 
 __all__ = [
@@ -11,6 +11,8 @@ __all__ = [
     "RepMLPBlock",
     "RepMLPNet",
     "RepMLPNetUnit",
+    "RepMLPResNet",
+    "RepMLPv1Block",
     "RepOptVGG",
     "RepVGGConv2d",
     "image_channels",

@@ -70,20 +70,26 @@ def fold_before(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tenso
     return (matrix * scale).view_as(weight), folded_bias
 
 
-def conv_to_fc(kernel: Tensor, h: int, w: int) -> Tensor:
-    """Write a depth-wise convolution with "same" zero padding as a fully connected layer (paper section 3.3).
+def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Tensor:
+    """Write a grouped convolution with "same" zero padding as fully connected layers, one for each group (paper
+    section 3.3).
 
-    The columns of the matrix are what the convolution makes of the identity, one pixel at a time.
+    The columns of a matrix are what the convolution makes of the identity, one pixel of one channel at a time.
 
     Args:
-        kernel: Shape (S, 1, k, k) with odd k.
+        kernel: Shape (O, I / groups, k, k) with odd k.
         h: Height of the tile the convolution runs on, in pixels.
         w: Width of the tile, in pixels.
+        groups: Number of groups. Default: O, a depth-wise convolution.
 
     Returns:
-        Shape (S, h * w, h * w), output pixel before input pixel, float64.
+        Shape (groups, O / groups * h * w, I / groups * h * w), output before input, channel before pixel, float64.
     """
-    sets = kernel.size(0)
+    outputs, inputs, side, _ = kernel.shape
+    groups = outputs if groups is None else groups
+    kernels = kernel.double().view(outputs * inputs, 1, side, side)
     pixels = torch.eye(h * w, dtype=torch.float64, device=kernel.device).view(h * w, 1, h, w)
-    response = F.conv2d(pixels.expand(-1, sets, -1, -1), kernel.double(), padding=kernel.size(-1) // 2, groups=sets)
-    return response.flatten(2).permute(1, 2, 0)
+    # Each pair of channels for itself, so that the identity has one channel.
+    response = F.conv2d(pixels.expand(-1, len(kernels), -1, -1), kernels, padding=side // 2, groups=len(kernels))
+    matrices = response.view(h * w, outputs, inputs, h * w).permute(1, 3, 2, 0)
+    return matrices.reshape(groups, outputs // groups * h * w, inputs * h * w)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").glob("*/*.py")
-    if path.parent.name not in ("_base_", "repmlpnet", "quantization", "dbb", "acb") and "mini" not in path.stem
+    if "_repmlpnet-" in path.stem and path.parent.name != "quantization" and "mini" not in path.stem
 )
 SIDE = 96  # pixels, of the images here
 NAMES = {

@@ -17,7 +17,11 @@ from mmrepmlp.apis.model import iter_dicts as dicts_in
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("[!_]*/*.py"))
-PUBLISHED = dict(t224=76.62, t256=77.44, b224=80.32, b256=81.03, d256=80.83, l256=81.68)
+PUBLISHED = {
+    **{"repmlpnet-t224": 76.62, "repmlpnet-t256": 77.44, "repmlpnet-b224": 80.32, "repmlpnet-b256": 81.03},
+    **{"repmlpnet-d256": 80.83, "repmlpnet-l256": 81.68},
+    **{"repmlp-res50-light": 77.14, "repmlp-res50-bottleneck": 78.55},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def test_modelindex_finds_no_fault_and_every_config_once(index):
     index.check(silent=True)
     assert not index.check_errors and not [e for part in (*index.models, *index.collections) for e in part.check_errors]
     assert sorted(model.config for model in index.models) == CONFIGS
-    collections = {"dbb": "DBB", "acb": "ACNet"}
+    collections = {"dbb": "DBB", "acb": "ACNet", "repmlp_resnet": "RepMLP-ResNet", "pspnet": "RepMLP-ResNet"}
     for model in index.models:
         assert model.name == Path(model.config).stem
         assert model.in_collection == collections.get(Path(model.config).parent.name, "RepMLPNet")
@@ -54,24 +58,23 @@ def build(cfg):
 @pytest.mark.slow
 def test_figures_of_the_classifiers(index):
     figures = {model.name: model for model in index.models if model.metadata}
-    assert len(figures) == len([path for path in CONFIGS if path.startswith("configs/repmlpnet/")])
+    assert len(figures) == len([path for path in CONFIGS if path.startswith("configs/repmlp")])
     for name, model in figures.items():
         cfg = Config.fromfile(ROOT / model.config)
         counted = WithoutValues(cfg)
         counted.backbone = counted.model.backbone
         assert model.metadata.parameters == sum(p.numel() for p in build(cfg).parameters())
         assert model.metadata.flops == count_macs(counted)
-        variant = name.partition("_")[0][-4:]
+        variant = name.partition("_")[0]
         if model.results:
             (result,) = model.results
             assert result.metrics == {"Top 1 Accuracy": PUBLISHED.pop(variant)}
-            assert model.data["Converted From"]["Weights"] == "https://github.com/DingXiaoH/RepMLP"
+            converted = model.data.get("Converted From", {})
+            assert ("repmlpnet" in name) is (converted.get("Weights") == "https://github.com/DingXiaoH/RepMLP")
         if model.weights:
             assert (
                 model.weights
-                == Config.fromfile(
-                    ROOT / f"configs/_base_/backbones/repmlpnet-{variant}.py"
-                ).repmlpnet.init_cfg.checkpoint
+                == Config.fromfile(ROOT / f"configs/_base_/backbones/{variant}.py").repmlpnet.init_cfg.checkpoint
             )
     assert not PUBLISHED
 

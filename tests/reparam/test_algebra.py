@@ -58,6 +58,19 @@ def test_convolution_as_fully_connected_layer(sets, h, w, kernel):
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@given(
+    groups=small, inputs=small, outputs=small, h=st.integers(1, 5), w=st.integers(1, 5), k=st.sampled_from([1, 3, 5])
+)
+def test_grouped_convolution_as_fully_connected_layers(groups, inputs, outputs, h, w, k):
+    weight = torch.randn(groups * outputs, inputs, k, k, dtype=torch.float64)
+    x = torch.randn(3, groups * inputs, h, w, dtype=torch.float64)
+    expected = F.conv2d(x, weight, padding=k // 2, groups=groups).view(3, groups, -1)
+    matrices = conv_to_fc(weight, h, w, groups)
+    assert matrices.shape == (groups, outputs * h * w, inputs * h * w)
+    actual = torch.einsum("goi,ngi->ngo", matrices, x.view(3, groups, -1))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_norm_without_statistics_is_refused():
     with pytest.raises(ValueError, match="track_running_stats=False"):
         scale_and_shift(nn.BatchNorm2d(3, track_running_stats=False))

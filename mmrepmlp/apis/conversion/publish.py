@@ -7,11 +7,13 @@ from pathlib import Path
 
 import mmengine
 from mmengine.config import Config
+from torch import nn
 
 from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.forward import count_macs
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, meta_of, save_hashed, unwrap
+from mmrepmlp.models import RepMLPResNet
 from mmrepmlp.version import __version__
 
 TASKS = dict(mmpretrain="Image Classification", mmseg="Semantic Segmentation", mmdet="Object Detection")
@@ -68,7 +70,7 @@ def publish_checkpoint(
     meta = {"mmrepmlp_version": __version__, **meta_of(source)}
     entry = {
         "Name": out.stem,
-        "In Collection": "RepMLPNet",
+        "In Collection": collection_of(model),
         "Config": str(config),
         "Metadata": {"Parameters": sum(p.numel() for p in model.parameters()), "FLOPs": count_macs(model)},
     }
@@ -84,6 +86,12 @@ def publish_checkpoint(
     with atomic_write(metafile, named_after=out.with_suffix(metafile.suffix)) as file:
         file.write_text(mmengine.dump({"Models": [entry]}, file_format="yaml", sort_keys=False))
     return Publication(published, metafile)
+
+
+def collection_of(model: nn.Module) -> str:
+    """The collection of the model index that a model belongs to."""
+    is_first_version = any(isinstance(module, RepMLPResNet) for module in model.modules())
+    return "RepMLP-ResNet" if is_first_version else "RepMLPNet"
 
 
 def read_metrics(report: str | Path | None, checkpoint: Path) -> dict[str, float]:

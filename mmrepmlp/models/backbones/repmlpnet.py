@@ -12,10 +12,11 @@ from mmrepmlp.reparam import Reparameterizable, scale_and_shift
 
 from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
 from .arch import check_arguments, resolve_arch, resolve_indices, resolve_tiles, to_pair
+from .freezing import FreezableStages
 
 
 @MODELS.register_module()
-class RepMLPNet(BaseModule, Reparameterizable):
+class RepMLPNet(FreezableStages, BaseModule, Reparameterizable):
     """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
 
     Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
@@ -84,10 +85,8 @@ class RepMLPNet(BaseModule, Reparameterizable):
         self.channels, self.depths, self.sharesets_nums = self.arch_settings.values()
         self.img_size, self.patch_size = to_pair("img_size", img_size), to_pair("patch_size", patch_size)
         self.in_channels, self.out_indices = in_channels, resolve_indices(out_indices, len(self.depths))
-        self.norm_eval, self.with_cp = norm_eval, with_cp
-        if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f"frozen_stages={frozen_stages}: expected an int from -1 to {len(self.depths)}.")
-        self.frozen_stages = frozen_stages
+        self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
+        self.check_frozen_stages(len(self.depths))
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate={drop_path_rate}: expected a number from 0 up to, but not including, 1.")
         # What loading needs to rebuild the training form that a checkpoint comes from.
@@ -138,7 +137,7 @@ class RepMLPNet(BaseModule, Reparameterizable):
             self.final_norm = ScaleShift(self.channels[-1])
         else:
             self.final_norm = build_batch_norm(norm_cfg, self.channels[-1], fusible=True)
-        self._freeze_stages()
+        self.freeze_stages()
 
     @property
     def deploy(self) -> bool:
@@ -187,29 +186,15 @@ class RepMLPNet(BaseModule, Reparameterizable):
             module.switch_to_deploy()
         if isinstance(self.final_norm, _BatchNorm):
             self.final_norm = ScaleShift.from_batch_norm(self.final_norm)
-        self._freeze_stages()
+        self.freeze_stages()
 
     def locality_injection(self) -> None:
         """The authors' name for :meth:`switch_to_deploy`."""
         self.switch_to_deploy()
 
-    def train(self, mode: bool = True) -> "RepMLPNet":
-        """Set the mode; frozen stages stay in eval mode, and so do all batch norms with ``norm_eval``."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        frozen = self.frozen_stages
-        for part in [self.patch_embed, *self.stages[:frozen], *self.downsample_layers[: max(frozen - 1, 0)]]:
-            part.eval()
-            part.requires_grad_(False)
+    def first_parts(self, stages: int) -> list[nn.Module]:
+        """The stem, the first ``stages`` stages and the downsampling between them."""
+        return [self.patch_embed, *self.stages[:stages], *self.downsample_layers[: max(stages - 1, 0)]]
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Tell how deep a parameter sits, for layer-wise learning rate decay.

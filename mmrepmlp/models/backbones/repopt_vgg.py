@@ -3,7 +3,6 @@ from collections.abc import Sequence
 
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.checkpoint.scales import read_scales
 from mmrepmlp.registry import MODELS
@@ -12,6 +11,7 @@ from mmrepmlp.reparam import Reparameterizable
 from ..layers.recompute import recompute
 from ..layers.repopt_block import LinearAddBlock, RepOptBlock
 from .arch import check_arguments, resolve_indices
+from .freezing import FreezableStages
 
 ARCHITECTURES = {
     "B1": dict(depths=[4, 6, 16, 1], channels=[128, 256, 512, 2048]),
@@ -23,7 +23,7 @@ FORMS = ("target", "hyper_search")
 
 
 @MODELS.register_module()
-class RepOptVGG(BaseModule, Reparameterizable):
+class RepOptVGG(FreezableStages, BaseModule, Reparameterizable):
     """RepOpt-VGG, a plain stack of 3x3 convolutions that trains as RepVGG does (RepOptimizer, ICLR 2023,
     arXiv 2205.15242).
 
@@ -71,11 +71,10 @@ class RepOptVGG(BaseModule, Reparameterizable):
             raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}.")
         if len(strides) != len(self.depths) + 1 or any(not isinstance(s, int) or s < 1 for s in strides):
             raise ValueError(f"strides={strides}: expected {len(self.depths) + 1} positive ints, the stem's first.")
-        if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f"frozen_stages={frozen_stages}: expected an int from -1 to {len(self.depths)}.")
         self.form, self.norm_cfg, self.with_cp = form, norm_cfg, with_cp
         self.out_indices = resolve_indices(out_indices, len(self.depths))
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        self.check_frozen_stages(len(self.depths))
         width = min(64, self.channels[0])
         self.stage0 = self.build_block(in_channels, width, strides[0], 0, deploy)
         for i, (channels, depth) in enumerate(zip(self.channels, self.depths), 1):
@@ -84,7 +83,7 @@ class RepOptVGG(BaseModule, Reparameterizable):
             blocks = (self.build_block(n, channels, s, j, deploy) for j, (n, s) in enumerate(zip(inputs, steps)))
             self.add_module(f"stage{i}", Sequential(*blocks))
             width = channels
-        self._freeze_stages()
+        self.freeze_stages()
 
     def build_block(self, in_channels: int, out_channels: int, stride: int, index: int, deploy: bool) -> RepOptBlock:
         """The block at an index of its stage."""
@@ -155,24 +154,11 @@ class RepOptVGG(BaseModule, Reparameterizable):
         """Leave 3x3 convolutions and ReLUs alone, in place."""
         for block in self.blocks.values():
             block.switch_to_deploy()
-        self._freeze_stages()
+        self.freeze_stages()
 
-    def train(self, mode: bool = True) -> "RepOptVGG":
-        """Set the mode; frozen stages stay in eval mode, and so do all batch norms with ``norm_eval``."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for part in [self.stage0, *self.stages[: self.frozen_stages]]:
-            part.eval()
-            part.requires_grad_(False)
+    def first_parts(self, stages: int) -> list[nn.Module]:
+        """The stem and the first ``stages`` stages."""
+        return [self.stage0, *self.stages[:stages]]
 
 
 def resolve(arch: str | dict) -> tuple[list[int], list[int]]:

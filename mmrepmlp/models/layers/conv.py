@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions that do not overlap, each with the batch norm that it absorbs in deploy form."""
+"""Convolutions, each with the batch norm that it absorbs in deploy form."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +34,42 @@ def with_preceding_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) ->
     return (weight, bias) if isinstance(norm, nn.Identity) else fold_before(weight, bias, *scale_and_shift(norm))
 
 
-class ConvBN(nn.Module, Reparameterizable):
+class NormedConv(nn.Module, Reparameterizable):
+    """A convolution, the batch norm behind it, gone in deploy form, and perhaps a ReLU.
+
+    Args:
+        conv: The convolution, with a bias in deploy form.
+        norm_cfg: Config of the batch norm.
+        relu: Whether a ReLU follows.
+        deploy: Whether to build the deploy form.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm_cfg: dict, relu: bool, deploy: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, conv.out_channels)
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    @property
+    def deploy(self) -> bool:
+        return isinstance(self.bn, nn.Identity)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) as the convolution does."""
+        return self.relu(self.bn(self.conv(x)))
+
+    def get_equivalent_conv(self) -> Layer:
+        """Weight and bias of convolution and norm as one."""
+        return with_following_norm(self.conv, self.bn)
+
+    def switch_to_deploy(self) -> None:
+        """Fold the batch norm into the convolution, in place."""
+        if not self.deploy:
+            set_weight_and_bias(self.conv, *self.get_equivalent_conv(), [self.bn])
+            self.bn = nn.Identity().train(self.bn.training)
+
+
+class ConvBN(NormedConv):
     """A convolution whose stride is its kernel size, its batch norm and a ReLU; without the norm in deploy form.
 
     Args:
@@ -49,28 +84,45 @@ class ConvBN(nn.Module, Reparameterizable):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, norm_cfg: dict, relu: bool, deploy: bool = False
     ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=kernel_size, bias=deploy)
-        self.bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, out_channels)
-        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
-
-    @property
-    def deploy(self) -> bool:
-        return isinstance(self.bn, nn.Identity)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=kernel_size, bias=deploy)
+        super().__init__(conv, norm_cfg, relu, deploy)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride)); an odd row or column is padded, not lost."""
-        return self.relu(self.bn(self.conv(pad_to_multiple(x, *self.conv.stride))))
+        return super().forward(pad_to_multiple(x, *self.conv.stride))
 
-    def get_equivalent_conv(self) -> Layer:
-        """Weight and bias of convolution and norm as one."""
-        return with_following_norm(self.conv, self.bn)
 
-    def switch_to_deploy(self) -> None:
-        """Fold the batch norm into the convolution, in place."""
-        if not self.deploy:
-            set_weight_and_bias(self.conv, *self.get_equivalent_conv(), [self.bn])
-            self.bn = nn.Identity().train(self.bn.training)
+class PaddedConvBN(NormedConv):
+    """A convolution padded by zeros so that a stride of 1 keeps the size of a map, its batch norm and a ReLU.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the kernel in pixels, odd.
+        stride: Distance of the outputs in pixels. Default: 1.
+        dilation: Distance of neighbouring taps in pixels. Default: 1.
+        groups: Number of groups. Default: 1.
+        norm_cfg: Config of the batch norm.
+        relu: Whether a ReLU follows. Default: True.
+        deploy: Whether to build the deploy form. Default: False.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm_cfg: dict,
+        relu: bool = True,
+        deploy: bool = False,
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        where = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        super().__init__(nn.Conv2d(*where, bias=deploy), norm_cfg, relu, deploy)
 
 
 class PatchEmbed(nn.Module, Reparameterizable):

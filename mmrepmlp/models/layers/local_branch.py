@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,9 +72,16 @@ def norm_sets(bn: nn.Module, tiles: Tensor) -> Tensor:
     return bn(tiles.unsqueeze(0)).squeeze(0)
 
 
-def merge_branches(branches: list[LocalBranch]) -> tuple[Tensor, Tensor]:
-    """Add up parallel branches into the kernel (S, 1, k, k) and bias (S,) of their largest, float64."""
+def merge_branches(branches: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Add up parallel convolutions with odd kernels into one.
+
+    Args:
+        branches: Have a ``get_equivalent_conv``.
+
+    Returns:
+        The kernel (O, I / groups, k, k), of the largest side, and the bias (O,), float64.
+    """
     kernels, biases = zip(*(branch.get_equivalent_conv() for branch in branches))
     largest = max(kernel.size(-1) for kernel in kernels)
-    padded = [F.pad(kernel, [(largest - kernel.size(-1)) // 2] * 4) for kernel in kernels]
-    return sum(padded), sum(biases)
+    padded = [F.pad(kernel.double(), [(largest - kernel.size(-1)) // 2] * 4) for kernel in kernels]
+    return sum(padded), sum(bias.double() for bias in biases)

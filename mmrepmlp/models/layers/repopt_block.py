@@ -6,23 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmrepmlp.reparam import (
-    Addend,
-    IdentityTap,
-    LinearAddition,
-    MiddleTap,
-    Reparameterizable,
-    fold_after,
-    scale_and_shift,
-    set_weight_and_bias,
-)
+from mmrepmlp.reparam import Addend, IdentityTap, LinearAddition, MiddleTap, fold_after, scale_and_shift
 
-from .norm import build_batch_norm
+from .conv import Layer, PaddedConvBN
 
 Scales = Mapping[str, Tensor]  # of the parts "conv", "1x1" and, where there is a shortcut, "identity"; each (O,)
 
 
-class RepOptBlock(nn.Module, Reparameterizable):
+class RepOptBlock(PaddedConvBN):
     """A 3x3 convolution, a batch norm and a ReLU (RepOptimizer, ICLR 2023, section 3.2).
 
     With scales, the convolution stands for the sum of itself, a pointwise one and a shortcut, each times a constant.
@@ -30,7 +21,7 @@ class RepOptBlock(nn.Module, Reparameterizable):
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
-        stride: Stride. Default: 1.
+        stride: Distance of the outputs in pixels. Default: 1.
         norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
         deploy: Whether to build the deploy form. Default: False.
     """
@@ -43,21 +34,10 @@ class RepOptBlock(nn.Module, Reparameterizable):
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         deploy: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, out_channels, 3, stride=stride, norm_cfg=norm_cfg, deploy=deploy)
         self.norm_cfg = norm_cfg
         self.has_shortcut = in_channels == out_channels and stride == 1
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=deploy)
-        self.bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, out_channels)
-        self.relu = nn.ReLU(inplace=True)
         self.scales: dict[str, Tensor] = {}
-
-    @property
-    def deploy(self) -> bool:
-        return isinstance(self.bn, nn.Identity)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride))."""
-        return self.relu(self.bn(self.conv(x)))
 
     def scale_shapes(self) -> dict[str, tuple[int]]:
         """Which scales the block has, and their shapes."""
@@ -82,22 +62,6 @@ class RepOptBlock(nn.Module, Reparameterizable):
         return (
             {"conv.weight": addition_of(self.scales, self.conv.in_channels)} if self.scales and not self.deploy else {}
         )
-
-    def merged_weight(self) -> Tensor:
-        """The kernel (O, I, 3, 3) in front of the batch norm."""
-        return self.conv.weight
-
-    def get_equivalent_conv(self) -> tuple[Tensor, Tensor]:
-        """Kernel (O, I, 3, 3) and bias (O,) of all in front of the ReLU; differentiable."""
-        if self.deploy:
-            return self.conv.weight, self.conv.bias
-        return fold_after(self.merged_weight(), None, *scale_and_shift(self.bn))
-
-    def switch_to_deploy(self) -> None:
-        """Fold the batch norm into the convolution, in place."""
-        if not self.deploy:
-            set_weight_and_bias(self.conv, *self.get_equivalent_conv(), [self.bn])
-            self.bn = nn.Identity().train(self.bn.training)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         if self.deploy and f"{prefix}bn.running_var" in state_dict:
@@ -173,12 +137,13 @@ class LinearAddBlock(RepOptBlock):
             out = out + self.scale_identity(x)
         return self.relu(self.bn(out))
 
-    def merged_weight(self) -> Tensor:
-        """The kernel (O, I, 3, 3) in front of the batch norm, float64."""
+    def get_equivalent_conv(self) -> Layer:
+        """Kernel (O, I, 3, 3) and bias (O,) of all in front of the ReLU; differentiable."""
         if self.deploy:
-            return self.conv.weight
+            return self.conv.weight, self.conv.bias
         scales = {name: getattr(self, f"scale_{name}").weight.double() for name in self.scale_shapes()}
-        return merge_parts(self.conv.weight.double(), self.conv_1x1.weight.double(), scales)
+        merged = merge_parts(self.conv.weight.double(), self.conv_1x1.weight.double(), scales)
+        return fold_after(merged, None, *scale_and_shift(self.bn))
 
     def switch_to_deploy(self) -> None:
         """Merge everything into the 3x3 convolution, in place."""

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-import math
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
+from .grouped_linear import GroupedLinear
 from .inference import multiply_tiles
 
 
-class SetSharingLinear(nn.Module):
+class SetSharingLinear(GroupedLinear):
     """A fully connected layer over the pixels of a tile, one for each set of channels (paper section 3.2).
-
-    Computed as one batched matrix product. The weight keeps the shape of the grouped 1x1 convolution that the authors
-    and mmpretrain use, so that checkpoints are interchangeable.
 
     Args:
         num_sets: Number of sets S.
@@ -20,24 +15,19 @@ class SetSharingLinear(nn.Module):
     """
 
     def __init__(self, num_sets: int, pixels: int, bias: bool = False) -> None:
-        super().__init__()
-        self.num_sets = num_sets
-        self.pixels = pixels
-        self.weight = nn.Parameter(torch.empty(num_sets * pixels, pixels, 1, 1))
-        self.bias = nn.Parameter(torch.empty(num_sets * pixels)) if bias else None
-        self.reset_parameters()
+        super().__init__(num_sets, pixels, pixels, bias)
 
-    def reset_parameters(self) -> None:
-        """Initialize as torch does a linear layer with P inputs."""
-        bound = 1 / math.sqrt(self.pixels)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+    @property
+    def num_sets(self) -> int:
+        return self.groups
 
-    def forward(self, tiles: Tensor) -> Tensor:
-        """Map (S, M, P) to (S, M, P)."""
-        matrices = self.weight.view(self.num_sets, self.pixels, self.pixels)
-        out = multiply_tiles(tiles, matrices)
-        return out if self.bias is None else out.add_(self.bias.view(self.num_sets, 1, self.pixels))
+    @property
+    def pixels(self) -> int:
+        return self.in_features
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (S, M, P) by matrices (S, P, P) to (S, M, P)."""
+        return multiply_tiles(x, matrices)
 
     def extra_repr(self) -> str:
         return f"num_sets={self.num_sets}, pixels={self.pixels}, bias={self.bias is not None}"
