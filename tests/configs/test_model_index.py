@@ -33,7 +33,8 @@ def test_modelindex_finds_no_fault_and_every_config_once(index):
     index.check(silent=True)
     assert not index.check_errors and not [e for part in (*index.models, *index.collections) for e in part.check_errors]
     assert sorted(model.config for model in index.models) == CONFIGS
-    collections = {"dbb": "DBB", "acb": "ACNet", "repmlp_resnet": "RepMLP-ResNet", "pspnet": "RepMLP-ResNet"}
+    collections = {"dbb": "DBB", "acb": "ACNet", "repopt_vgg": "RepOpt-VGG"}
+    collections |= dict.fromkeys(("repmlp_resnet", "pspnet"), "RepMLP-ResNet")
     for model in index.models:
         assert model.name == Path(model.config).stem
         assert model.in_collection == collections.get(Path(model.config).parent.name, "RepMLPNet")
