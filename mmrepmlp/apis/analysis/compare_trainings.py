@@ -4,7 +4,7 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,9 +15,12 @@ from torch import nn
 from mmrepmlp.apis.analysis.repeated import mean_and_deviation, train_once
 from mmrepmlp.apis.benchmarks.measure import interleave
 from mmrepmlp.apis.config import read_config
+from mmrepmlp.apis.deployment.deploy import deploy_checkpoint
+from mmrepmlp.apis.deployment.evaluate_deployment import evaluate_deployment
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.runs.evaluate import evaluate_weights
+from mmrepmlp.apis.runs.resume import latest_checkpoint
 from mmrepmlp.checkpoint import atomic_write
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import switch_to_deploy
@@ -31,11 +34,18 @@ class TrainedConfig:
         metrics: By name, the metric for each seed.
         parameters: Numbers of parameters of the training form and of the deploy form.
         milliseconds: Median times of a forward pass of one image in both forms.
+        int8: The metrics of the deploy form in int8, quantized after training; empty where that was not wanted.
     """
 
     metrics: dict[str, list[float]]
     parameters: tuple[int, int]
     milliseconds: tuple[float, float]
+    int8: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        """All metrics, by the titles of their columns."""
+        return {**self.metrics, **{f"{name}, int8": values for name, values in self.int8.items()}}
 
 
 @dataclass
@@ -49,11 +59,11 @@ class TrainingComparison:
         """To print: mean and standard deviation over the seeds, size and speed of both forms."""
         table = Table(box=box.SIMPLE, pad_edge=False, title=f"seeds {self.seeds}", title_justify="left")
         table.add_column("config", overflow="fold")
-        names = list(dict.fromkeys(name for row in self.configs.values() for name in row.metrics))
+        names = list(dict.fromkeys(name for row in self.configs.values() for name in row.columns))
         for column in (*names, "parameters", "deployed", "ms", "deployed"):
             table.add_column(column, justify="right")
         for config, row in self.configs.items():
-            metrics = (mean_and_deviation(row.metrics[name]) if name in row.metrics else "" for name in names)
+            metrics = (mean_and_deviation(row.columns[name]) if name in row.columns else "" for name in names)
             counts, times = (f"{count:,}" for count in row.parameters), (f"{ms:.2f}" for ms in row.milliseconds)
             table.add_row(config, *metrics, *counts, *times)
         return table
@@ -65,6 +75,7 @@ def compare_trainings(
     work_dir: str | Path = "work_dirs",
     cfg_options: dict | None = None,
     repeats: int = 50,
+    int8: bool = False,
     out: str | Path | None = None,
 ) -> TrainingComparison:
     """Train configs with several seeds, test them, and time both forms of each network in interleaved calls.
@@ -77,35 +88,54 @@ def compare_trainings(
         work_dir: Folder for the runs, ``<name of the config>_seed<seed>`` inside. Default: ``work_dirs``.
         cfg_options: Settings to override in all of them, by dotted names. Default: None.
         repeats: Timed calls of each form. Default: 50.
+        int8: Whether to test the deploy form quantized to int8 after training as well, in OpenVINO. Default: False.
         out: JSON file for the results. Default: None.
 
     Raises:
         MMRepMLPError: There are no seeds, or two configs have the same name.
         FileNotFoundError: A config or a data set does not exist.
+        DeploymentError: A network cannot be quantized.
     """
     names = [Path(config).stem for config in configs]
     if not seeds or len(set(names)) < len(names):
         raise MMRepMLPError(f"configs={names}, seeds={list(seeds)}: expected configs of distinct names, and a seed.")
-    metrics: dict[str, dict[str, list[float]]] = {}
+    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    quantized: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     calls, sizes = {}, {}
     for config, name in zip(configs, names):
         for seed in seeds:
             folder = Path(work_dir, f"{name}_seed{seed}")
             state = train_once(config, folder, seed, cfg_options)
-            for metric, value in evaluate_weights(config, state, str(folder), cfg_options).items():
-                metrics.setdefault(name, {}).setdefault(metric, []).append(value)
+            metrics[name].append(evaluate_weights(config, state, str(folder), cfg_options))
+            if int8:
+                quantized[name].append(evaluate_int8(config, folder, cfg_options))
         cfg = read_config(config, cfg_options)
         forms = build_model(cfg, state), switch_to_deploy(build_model(cfg, state))
         sizes[name] = tuple(sum(parameter.numel() for parameter in form.parameters()) for form in forms)
         calls |= {(name, index): forward_call(form) for index, form in enumerate(forms)}
     seconds = interleave(calls, repeats, "forward passes")
     medians = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
-    rows = {name: TrainedConfig(metrics[name], sizes[name], (medians[name, 0], medians[name, 1])) for name in names}
+    rows = {}
+    for name in names:
+        times = (medians[name, 0], medians[name, 1])
+        rows[name] = TrainedConfig(by_metric(metrics[name]), sizes[name], times, by_metric(quantized[name]))
     comparison = TrainingComparison(list(seeds), rows)
     if out:
         with atomic_write(out) as temporary:
             temporary.write_text(json.dumps(asdict(comparison), indent=1) + "\n")
     return comparison
+
+
+def evaluate_int8(config: str | Path, folder: Path, cfg_options: dict | None) -> dict[str, float]:
+    """Quantize the network trained in a folder, in a folder inside, and test it."""
+    out = folder / "int8"
+    deploy_checkpoint(config, latest_checkpoint(folder), out, precision="int8", cfg_options=cfg_options, overwrite=True)
+    return evaluate_deployment(config, out, str(folder), cfg_options)
+
+
+def by_metric(results: list[dict[str, float]]) -> dict[str, list[float]]:
+    """From the metrics of each seed to the seeds of each metric."""
+    return {name: [result[name] for result in results] for name in (results[0] if results else ())}
 
 
 def forward_call(model: nn.Module) -> object:

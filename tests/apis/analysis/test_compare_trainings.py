@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import compare_trainings, evaluate
+from mmrepmlp.apis import compare_trainings, evaluate, evaluate_deployment
 from mmrepmlp.apis.analysis.compare_trainings import TrainedConfig, TrainingComparison
 from mmrepmlp.errors import MMRepMLPError
-from tests.fixtures import ROOT, dump_config
+from tests.fixtures import CONFIG, ROOT, dump_config
 from tests.helpers import render
 
 PLAIN, DBB = (ROOT / f"configs/dbb/resnet18-slim{name}_1xb64_digits-64px.py" for name in ("", "_dbb"))
@@ -17,8 +19,9 @@ PLAIN, DBB = (ROOT / f"configs/dbb/resnet18-slim{name}_1xb64_digits-64px.py" for
 def test_configs_side_by_side(options, tmp_path):
     short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 128}
     configs = [dump_config(config, short, tmp_path / config.name) for config in (PLAIN, DBB)]
-    comparison = compare_trainings(configs, (3, 4), tmp_path / "runs", repeats=2, out=tmp_path / "result.json")
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+    runs, out = tmp_path / "runs", tmp_path / "result.json"
+    comparison = compare_trainings(configs, (3, 4), runs, repeats=2, out=out)
+    assert sorted(path.name for path in runs.iterdir()) == [
         f"{config.stem}_seed{seed}" for config in sorted(configs) for seed in (3, 4)
     ]
     assert list(comparison.configs) == [config.stem for config in configs]
@@ -30,8 +33,22 @@ def test_configs_side_by_side(options, tmp_path):
         assert row.metrics["accuracy/top1"][1] == pytest.approx(expected) and all(ms > 0 for ms in row.milliseconds)
         values = row.metrics["accuracy/top1"]
         assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in render(comparison.table())
-    written = json.loads((tmp_path / "result.json").read_text())
+    assert "int8" not in render(comparison.table()) and dbb.int8 == {}
+    written = json.loads(out.read_text())
     assert written["configs"][DBB.stem]["metrics"] == dbb.metrics and written["seeds"] == [3, 4]
+
+
+@pytest.mark.slow
+def test_networks_in_int8(learned, tmp_path):
+    config = dump_config(CONFIG, learned.options, tmp_path / "config.py")
+    run = tmp_path / "runs/config_seed5"
+    shutil.copytree(Path(learned.checkpoint).parent, run)
+    (run / "last_checkpoint").write_text(str(run / Path(learned.checkpoint).name))
+    row = compare_trainings([config], (5,), tmp_path / "runs", repeats=2, int8=True).configs["config"]
+    expected = evaluate_deployment(config, run / "int8", str(tmp_path / "log"))
+    assert row.int8 == {name: [pytest.approx(value)] for name, value in expected.items()}
+    assert abs(row.int8["accuracy/top1"][0] - row.metrics["accuracy/top1"][0]) < 5
+    assert list(row.columns) == ["accuracy/top1", "accuracy/top1, int8"]
 
 
 @pytest.mark.parametrize("configs, seeds", [((PLAIN, PLAIN), (0,)), ((PLAIN,), ())])
