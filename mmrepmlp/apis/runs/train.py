@@ -3,10 +3,12 @@
 
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmrepmlp.apis.config import load_config, require
+from mmrepmlp.apis.model import iter_dicts
 from mmrepmlp.errors import MMRepMLPError
 
 from .checks import check_config
@@ -21,6 +23,10 @@ CHECKS = {
 HOOKS = {
     "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
 }
+WITHOUT_CONSTRUCTOR = (
+    "gradient_reparam=True changes the initial weights alone: for it to take part in training, set "
+    "optim_wrapper.constructor='mmrepmlp.RepOptimizerConstructor'."
+)
 
 
 def train(
@@ -82,5 +88,13 @@ def train(
     if cfg.get("check_annotations", True):
         add_hooks(runner, CHECKS)
     add_hooks(runner, HOOKS)
+    if lacks_constructor(cfg):
+        runner.logger.warning(WITHOUT_CONSTRUCTOR)
     runner.train()
     return runner
+
+
+def lacks_constructor(cfg: Config) -> bool:
+    """Whether a model is built for gradient re-parameterization, and its optimizer in the usual way."""
+    wanted = any(part.get("gradient_reparam") for part in iter_dicts(cfg.model))
+    return wanted and "constructor" not in cfg.optim_wrapper

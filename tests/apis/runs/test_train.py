@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmrepmlp.apis import train
-from mmrepmlp.apis.runs.train import HOOKS
+from mmrepmlp.apis.runs.train import HOOKS, WITHOUT_CONSTRUCTOR
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.engine import CheckAnnotationsHook
 from tests.fixtures import CONFIG
@@ -55,3 +55,14 @@ def test_what_is_overridden_or_added_is_logged_in_one_line_each(deterministic, r
     assert [h.samples for h in runner.hooks if isinstance(h, CheckAnnotationsHook)] == [1 if deterministic else 100]
     for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
         assert sum(message.startswith(start) for message in messages) == deterministic
+
+
+@pytest.mark.parametrize("constructor", [None, "mmrepmlp.RepOptimizerConstructor"])
+def test_gradient_reparam_without_its_optimizer_is_a_warning(constructor, tmp_path, options):
+    settings = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64}
+    settings |= {"model.backbone.gradient_reparam": True, "optim_wrapper.clip_grad": None}
+    if constructor:
+        settings["optim_wrapper.constructor"] = constructor
+    train(CONFIG, str(tmp_path), cfg_options=settings)
+    (log,) = tmp_path.glob("*/*.log")
+    assert log.read_text().count(f"WARNING - {WITHOUT_CONSTRUCTOR}") == (constructor is None)
