@@ -41,6 +41,9 @@ def pytest_configure(config):
     """Compute in one thread, in this process and those that it starts: there is a process of tests for each core."""
     os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     torch.set_num_threads(1)
+    # On a build server OpenVINO tells its makers nothing; else each conversion forks this large process dozens of times
+    # to do so, and a fork of a process with threads may hang.
+    os.environ.setdefault("TF_BUILD", "tests")
     if hasattr(config, "cache"):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
 
