@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real digits, and what is trained on them in short; ``conftest.py`` hands the fixtures to all tests."""
 
+import hashlib
 import os
+import pickle
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +103,28 @@ def learned(build_once, options) -> TrainedRun:
     settings = {**options, **more, **kept}
     work_dir = build_once("learned", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=settings))
     return TrainedRun(work_dir, options, epochs=8)
+
+
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory) -> Iterator[None]:
+    """Record a network once for all its deployments: equal weights, shapes and axes give equal graphs."""
+    # Not everywhere does torch have the exporter.
+    from mmrepmlp.apis.deployment import make_graph
+    from mmrepmlp.export import graph
+
+    folder, files = tmp_path_factory.mktemp("recorded"), {}
+
+    def record(network, file, *arguments):
+        weights = hashlib.sha256(pickle.dumps([value.numpy() for value in network.state_dict().values()]))
+        key = (weights.hexdigest(), str(network), network.task.output, str(arguments))
+        if key not in files:
+            graph.record(network, folder / f"{len(files)}.onnx", *arguments)
+            files[key] = folder / f"{len(files)}.onnx"
+        shutil.copyfile(files[key], file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_graph, "record", record)
+        yield
 
 
 @pytest.fixture
