@@ -11,7 +11,17 @@ import torch
 from hypothesis import settings
 from mmengine.registry import DefaultScope
 
-from tests.fixtures import build_once, config, digits, learned, options, quick_init, short_run, trained  # noqa: F401
+from tests.fixtures import (  # noqa: F401
+    build_once,
+    config,
+    digits,
+    learned,
+    options,
+    quick_init,
+    recorded_once,
+    short_run,
+    trained,
+)
 from tests.helpers import EXPORTS
 from tests.session import (  # noqa: F401
     pytest_collection_finish,

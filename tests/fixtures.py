@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real digits, and what is trained on them in short; ``conftest.py`` hands the fixtures to all tests."""
 
+import hashlib
 import os
-from collections.abc import Callable
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmrepmlp.apis import train
+from mmrepmlp.apis.analysis.sweep.families import iter_configs
+from mmrepmlp.apis.model import iter_dicts
 from mmrepmlp.datasets import write_detection_scenes, write_digits, write_segmentation_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +105,28 @@ def learned(build_once, options) -> TrainedRun:
     return TrainedRun(work_dir, options, epochs=8)
 
 
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory) -> Iterator[None]:
+    """Record a network once for all its deployments: equal weights, shapes and axes give equal graphs."""
+    # Not everywhere does torch have the exporter.
+    from mmrepmlp.apis.deployment import make_graph
+    from mmrepmlp.export import graph
+
+    folder, files = tmp_path_factory.mktemp("recorded"), {}
+
+    def record(network, file, *arguments):
+        weights = hashlib.sha256(pickle.dumps([value.numpy() for value in network.state_dict().values()]))
+        key = (weights.hexdigest(), str(network), network.task.output, str(arguments))
+        if key not in files:
+            graph.record(network, folder / f"{len(files)}.onnx", *arguments)
+            files[key] = folder / f"{len(files)}.onnx"
+        shutil.copyfile(files[key], file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_graph, "record", record)
+        yield
+
+
 @pytest.fixture
 def quick_init(monkeypatch) -> None:
     """Random weights of large networks repeat the same few numbers, which takes a fraction of the time."""
@@ -113,6 +140,27 @@ def quick_init(monkeypatch) -> None:
     for name in ("uniform_", "normal_"):
         fill = getattr(Tensor, name)
         monkeypatch.setattr(Tensor, name, lambda *given, fill=fill, **options: repeat(fill, *given, **options))
+
+
+# What makes a framework's heads large, and has nothing to do with what a backbone gives them.
+LIMITS = dict(fc_out_channels=32, feedforward_channels=64, stacked_convs=1, num_queries=20, num_proposals=20)
+
+
+def iter_small_configs(package: str, files: Sequence[Path]) -> Iterator[tuple[Path, Config]]:
+    """The configs of a family, with heads that compute in a fraction of the time."""
+    for file, cfg in iter_configs(package, files):
+        for part in iter_dicts({key: value for key, value in cfg.model.items() if key != "backbone"}):
+            part.update({name: min(part[name], limit) for name, limit in LIMITS.items() if name in part})
+            if "layer_cfg" in part:  # a transformer
+                part.num_layers = 1
+            if "num_classes" in part and part.get("num_convs") != 0:  # a segmentor's head with layers of its own
+                part.update({"channels": 32} if "channels" in part else {})
+        head = cfg.model.get("roi_head", {})
+        if "num_stages" in head:
+            train_cfg = cfg.model.train_cfg
+            head.num_stages, head.bbox_head, train_cfg.rcnn = 2, head.bbox_head[:2], train_cfg.rcnn[:2]
+            head.stage_loss_weights = head.stage_loss_weights[:2]
+        yield file, cfg
 
 
 DENSE_CONFIGS = dict(

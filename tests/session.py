@@ -2,6 +2,7 @@
 """What holds for a whole run of the tests; ``conftest.py`` hands the hooks to pytest."""
 
 import functools
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.config import Config
 
 from mmrepmlp.apis.runs import runner
 from tests.fixtures import ROOT
+from tests.helpers import EXPORTS
 
 # What tools keep in a checkout for the next time.
 KEPT = {".git", "__pycache__", ".pytest_cache", ".ruff_cache"}
@@ -39,6 +41,9 @@ def pytest_configure(config):
     """Compute in one thread, in this process and those that it starts: there is a process of tests for each core."""
     os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     torch.set_num_threads(1)
+    # On a build server OpenVINO tells its makers nothing; else each conversion forks this large process dozens of times
+    # to do so, and a fork of a process with threads may hang.
+    os.environ.setdefault("TF_BUILD", "tests")
     if hasattr(config, "cache"):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
 
@@ -50,12 +55,21 @@ def spare_time() -> None:
     - A config is formatted each time that it is written, logged or put into a checkpoint.
     - To find a config of an installed package, all of its metafiles are parsed.
 
+    Neither does it that torch's exporter parses the source of each function that writes an operator, nor that Python
+    looks for garbage in all modules that are imported by now, every few seconds: a tenth of the time.
+
     Runs of one second wait for the next one, so that they share nothing; with names of their own they need not.
     """
     mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: None)
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
     mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
     runner.wait_for_own_name = take_own_name
+    if EXPORTS:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    gc.freeze()
+    gc.set_threshold(5000, 10, 10)
 
 
 def take_own_name(cfg: Config) -> None:

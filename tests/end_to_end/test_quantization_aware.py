@@ -13,7 +13,7 @@ from mmrepmlp.apis.deployment.images import dataset_images
 from mmrepmlp.checkpoint import load_from_local
 from tests.fixtures import ROOT, dump_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
 AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
 RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
 

@@ -10,6 +10,7 @@ from mmrepmlp.apis.analysis.sweep.families import choose_stages, find_families
 from mmrepmlp.apis.analysis.sweep.sweep_configs import Sweep, versions
 from mmrepmlp.apis.analysis.sweep.trial import Trial, run_trial
 from tests.end_to_end.processes import FRAMEWORKS
+from tests.fixtures import iter_small_configs
 
 # Classifiers with and without a neck; segmentors with one head and several, with other numbers of channels to set, with
 # masks to classify; detectors of one stage and two, with queries, prototypes, or learned proposals.
@@ -32,7 +33,8 @@ FAMILIES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("package, family, export", FAMILIES)
 def test_families_train_convert_and_export(package, family, export, quick_init, monkeypatch, tmp_path):
-    # Smaller images take less time, and so does one size of them.
+    # Smaller images and heads take less time, and so does one size of them.
+    monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.trial.iter_configs", iter_small_configs)
     monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.trial.SIDES", (64, 128))
     monkeypatch.setattr("mmrepmlp.apis.conversion.verification.SCALES", (1.0,))
     trial = run_trial(package, family, find_families(package)[family], tmp_path)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deployed networks against the frameworks on real digits and scenes, and what is refused."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
 import runpy
 import shutil
 import subprocess
@@ -21,41 +19,21 @@ from safetensors.torch import load_file
 
 from mmrepmlp.apis import compare_deployments, deploy_checkpoint, evaluate, evaluate_deployment, infer
 from mmrepmlp.apis.deployment import deploy as module
-from mmrepmlp.apis.deployment import make_graph
 from mmrepmlp.apis.deployment.evaluate_deployment import replace_part
 from mmrepmlp.apis.deployment.folder import Deployment, DeploymentError
 from mmrepmlp.apis.deployment.images import dataset_images
 from mmrepmlp.apis.model import build_model, build_untrained
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
-from mmrepmlp.export import graph
 from mmrepmlp.export.normalization import Normalization, preprocessing_of
 from mmrepmlp.reparam import named_tensors
 from tests.fixtures import CONFIG
 from tests.helpers import render
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
 FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
 FORMS += [("onnxruntime", "float32"), ("onnxruntime", "int8")]
 
 SEGMENTOR = pytest.mark.parametrize("short_run", ["seg"], indirect=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def recorded_once(tmp_path_factory):
-    """Record a network once for all runtimes and precisions: equal weights, shapes and axes give equal graphs."""
-    folder, files = tmp_path_factory.mktemp("recorded"), {}
-
-    def record(network, file, *arguments):
-        weights = hashlib.sha256(pickle.dumps([value.numpy() for value in network.state_dict().values()]))
-        key = (weights.hexdigest(), str(network), network.task.output, str(arguments))
-        if key not in files:
-            graph.record(network, folder / f"{len(files)}.onnx", *arguments)
-            files[key] = folder / f"{len(files)}.onnx"
-        shutil.copyfile(files[key], file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_graph, "record", record)
-        yield
 
 
 def program_of(folder: Path) -> object:
