@@ -79,7 +79,7 @@ def test_experiments_differ_from_their_bases_in_what_they_say(path):
     blocks = [module for module in model.modules() if isinstance(module, RepMLPBlock)]
     assert not any(block.local_branches for block in blocks)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    is_reparameterized = "gradient-reparam" in path.stem
+    is_reparameterized = "repopt" in path.stem
     assert isinstance(optimizer, GradientReparameterization) is is_reparameterized
     if is_reparameterized:
         assert [(weight.addition.scale.item(), len(weight.addition.addends)) for weight in optimizer.weights] == [

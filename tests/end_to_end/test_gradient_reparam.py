@@ -8,7 +8,7 @@ from mmrepmlp.apis import reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import load_from_local
 from tests.fixtures import ROOT, dump_config
 
-CONFIG = ROOT / "configs/experimental/repmlpnet-mini_gradient-reparam_1xb64_digits-64px.py"
+CONFIG = ROOT / "configs/experimental/repmlpnet-mini_repopt_1xb64_digits-64px.py"
 
 
 @pytest.mark.slow

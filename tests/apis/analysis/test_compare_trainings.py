@@ -58,9 +58,13 @@ def test_what_cannot_be_compared(configs, seeds, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_documentation_has_the_stored_results():
-    stored = json.loads((ROOT / "docs/results/convs_digits.json").read_text())
+@pytest.mark.parametrize(
+    "name, page",
+    [("convs_digits", "convs"), ("gradient_reparam_sheets", "repopt"), ("gradient_reparam_scenes", "repopt")],
+)
+def test_the_documentation_has_the_stored_results(name, page):
+    stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     rows = {name: TrainedConfig(**row) for name, row in stored["configs"].items()}
     lines = [line.rstrip() for line in render(TrainingComparison(stored["seeds"], rows).table()).splitlines()]
-    page = [line for line in (ROOT / "docs/convs.md").read_text().splitlines() if line.strip()]
-    assert "\n".join(filter(None, lines)) in "\n".join(page)
+    text = [line for line in (ROOT / f"docs/{page}.md").read_text().splitlines() if line.strip()]
+    assert "\n".join(filter(None, lines)) in "\n".join(text)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import json
+
 import mmcv
 import pytest
 
 from mmrepmlp.apis import benchmark_repmlpnet
+from mmrepmlp.apis.benchmarks.measure import Benchmark, Measurement
+from tests.fixtures import ROOT
 from tests.helpers import render, saved
 
 
@@ -32,3 +36,13 @@ def test_rows_of_a_benchmark(training_step, tmp_path):
     assert "mmpretrain" in render(benchmark.table())
     benchmark.plot(tmp_path / "speed.png")
     assert mmcv.imread(str(tmp_path / "speed.png")).shape == (480, 1200, 3)
+
+
+@pytest.mark.parametrize("name", ["training_step_h100", "training_step_h100_bfloat16"])
+def test_the_documentation_has_the_stored_training_steps(name):
+    stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
+    table = Benchmark(stored["environment"], [Measurement(**row) for row in stored["rows"]]).table()
+    lines = [line.rstrip() for line in render(table).splitlines() if line.strip()]
+    assert "\n".join(lines) in (ROOT / "docs/repopt.md").read_text()
+    times = {row["model"]: row["milliseconds"] for row in stored["rows"]}
+    assert f"{times['mmrepmlp'] / times['gradient_reparam']:.2f}" in (ROOT / "docs/repopt.md").read_text()

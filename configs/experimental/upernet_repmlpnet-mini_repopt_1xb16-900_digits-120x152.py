@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Fine-tunes the weights of repmlpnet-mini_gradient-reparam_1xb64_digits-64px.py.
+# Fine-tunes the weights of repmlpnet-mini_repopt_1xb64_digits-64px.py.
 _base_ = "../upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py"
 
-weights = "work_dirs/repmlpnet-mini_gradient-reparam_1xb64_digits-64px/epoch_14.pth"
+weights = "work_dirs/repmlpnet-mini_repopt_1xb64_digits-64px/epoch_14.pth"
 model = dict(
     backbone=dict(
         gradient_reparam=True,
