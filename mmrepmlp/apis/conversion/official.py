@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmrepmlp.apis.conversion.family import RecognizedRelative, recognize, rename_classifier
 from mmrepmlp.checkpoint import (
     architecture_of,
     backbone_part,
@@ -56,11 +57,12 @@ class RecognizedNetwork:
 
 def official_to_mmrepmlp(
     checkpoint: str | Path, out: str | Path, ema: bool = False, allow_unsafe: bool = False, overwrite: bool = False
-) -> RecognizedNetwork:
+) -> RecognizedNetwork | RecognizedRelative:
     """Convert a classifier checkpoint of the authors, or of mmpretrain, to the names that our configs load.
 
-    Architecture, image size and form are inferred from the shapes. The form is kept: ``RepMLPNet(deploy=True)`` folds
-    what it loads, :func:`mmrepmlp.apis.reparameterize_checkpoint` converts the training form.
+    Takes RepMLPNet, RepMLP-ResNet and RepOpt-VGG. What the network is, is inferred from names and shapes. The form is
+    kept: a backbone with ``deploy=True`` folds what it loads, :func:`mmrepmlp.apis.reparameterize_checkpoint` converts
+    the training form.
 
     Args:
         checkpoint: The file to read: a plain state dict or one under ``state_dict``, ``model`` or ``ema``.
@@ -75,10 +77,15 @@ def official_to_mmrepmlp(
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is not set.
         CheckpointError: The file cannot be read, or contains code.
-        ValueError: It holds no RepMLPNet classifier, or tensors are missing, unexpected or invalid.
+        ValueError: It holds no such classifier, or tensors are missing, unexpected or invalid.
     """
     check_overwrite(out, overwrite=overwrite)
-    network, backbone, head = read_classifier(checkpoint, ema, allow_unsafe)
+    content = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
+    if recognize(content):
+        relative, state = rename_classifier(content, official=False)
+        save_checkpoint({"meta": dict(mmrepmlp_version=__version__), "state_dict": state}, out)
+        return relative
+    network, backbone, head = split_classifier(checkpoint, content)
     state = {f"backbone.{name}": value for name, value in backbone.items()} | head
     meta = dict(mmrepmlp_version=__version__, arch=network.arch, img_size=network.img_size, form=network.form)
     save_checkpoint({"meta": meta, "state_dict": state}, out)
@@ -87,7 +94,7 @@ def official_to_mmrepmlp(
 
 def mmrepmlp_to_official(
     checkpoint: str | Path, out: str | Path, ema: bool = False, allow_unsafe: bool = False, overwrite: bool = False
-) -> RecognizedNetwork:
+) -> RecognizedNetwork | RecognizedRelative:
     """Convert a classifier checkpoint of ours, or of mmpretrain, to a plain state dict with the authors' names.
 
     Takes the arguments and raises the errors of :func:`official_to_mmrepmlp`.
@@ -96,7 +103,12 @@ def mmrepmlp_to_official(
         ValueError: The checkpoint is in our deploy form, which folds batch norms that the authors' network needs.
     """
     check_overwrite(out, overwrite=overwrite)
-    network, backbone, head = read_classifier(checkpoint, ema, allow_unsafe)
+    content = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
+    if recognize(content):
+        relative, state = rename_classifier(content, official=True)
+        save_checkpoint({"state_dict": state} if Path(out).suffix == ".safetensors" else state, out)
+        return relative
+    network, backbone, head = split_classifier(checkpoint, content)
     if network.form == "deploy":
         raise ValueError(
             f"{checkpoint} is in deploy form, in which batch norms are folded that the authors' network needs. "
@@ -108,15 +120,18 @@ def mmrepmlp_to_official(
     return network
 
 
-def read_classifier(
-    checkpoint: str | Path, ema: bool, allow_unsafe: bool
+def split_classifier(
+    checkpoint: str | Path, state: dict[str, Tensor]
 ) -> tuple[RecognizedNetwork, dict[str, Tensor], dict[str, Tensor]]:
-    """Read a classifier's checkpoint with the authors' names or ours.
+    """Take a RepMLPNet classifier's state dict apart.
+
+    Args:
+        checkpoint: The file that it comes from.
+        state: The state dict, with the authors' names or ours.
 
     Returns:
         Description of the network; the tensors of the backbone and of the head, with our names.
     """
-    state = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
     backbone = to_native_names(backbone_part(state))
     head = {HEAD.get(name, name): value for name, value in state.items() if name.startswith("head.")}
     return infer_network(checkpoint, backbone, head), backbone, head

@@ -112,3 +112,49 @@ def test_mmpretrains_layout_goes_through_the_same_door(tiny_state, source, tmp_p
     first, second = (load_from_local(tmp_path / f"{name}.pth")["state_dict"] for name in ("first", "second"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert to_official_names({"patch_embed.norm.bias": torch.ones(1)}).keys() == {"conv_embedding.bn.bias"}
+
+
+FAMILY = {
+    "RepMLP-ResNet with light blocks": dict(type="mmrepmlp.RepMLPResNet", block="light", base_channels=8),
+    "RepMLP-ResNet with bottleneck blocks": dict(type="mmrepmlp.RepMLPResNet", block="bottleneck", base_channels=8),
+    "RepOpt-VGG": dict(
+        type="mmrepmlp.RepOptVGG", arch=dict(depths=[2, 1], channels=[4, 8]), strides=(2, 2, 2), out_indices=1
+    ),
+}
+FAMILY["RepOpt-VGG, hyper-search"] = dict(FAMILY["RepOpt-VGG"], form="hyper_search")
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize("name", FAMILY)
+def test_relatives_become_classifiers_and_go_back(name, deploy, source, tmp_path, quick_init):
+    backbone = MODELS.build(FAMILY[name])
+    if deploy:
+        backbone.switch_to_deploy()
+    channels = backbone.channels[-1]
+    head = {"linear.weight": torch.randn(5, channels), "linear.bias": torch.randn(5)}
+    theirs = {**backbone.state_dict(), **head}
+    save_checkpoint({"model": {f"module.{key}": value for key, value in theirs.items()}}, source)
+    network = official_to_mmrepmlp(source, tmp_path / "ours.pth")
+    kept = "RepOpt-VGG" if deploy and "search" in name else name  # its scales are merged
+    assert (network.network, network.form, network.num_classes) == (kept, "deploy" if deploy else "training", 5)
+    model = MODELS.build(
+        dict(
+            type="mmpretrain.ImageClassifier",
+            backbone=dict(FAMILY[name], deploy=deploy),
+            head=dict(type="mmpretrain.LinearClsHead", num_classes=5, in_channels=channels),
+        )
+    )
+    state = load_from_local(tmp_path / "ours.pth")["state_dict"]
+    model.load_state_dict(state, strict=True)
+    assert torch.equal(model.head.fc.weight, head["linear.weight"])
+    assert mmrepmlp_to_official(tmp_path / "ours.pth", tmp_path / "theirs.pth") == network
+    back = load_from_local(tmp_path / "theirs.pth")
+    assert back.keys() == theirs.keys() and all(torch.equal(back[key], value) for key, value in theirs.items())
+
+
+def test_what_a_relative_does_not_have_is_said(source, tmp_path, quick_init):
+    state = {**MODELS.build(FAMILY["RepOpt-VGG"]).state_dict(), "decode_head.weight": torch.ones(1)}
+    save_checkpoint(state, source)
+    with pytest.raises(ValueError, match="RepOpt-VGG: decode_head.weight belong to neither backbone nor head"):
+        official_to_mmrepmlp(source, tmp_path / "ours.pth")
+    assert not (tmp_path / "ours.pth").exists()
