@@ -42,11 +42,6 @@ class TrainedConfig:
     milliseconds: tuple[float, float]
     int8: dict[str, list[float]] = field(default_factory=dict)
 
-    @property
-    def columns(self) -> dict[str, list[float]]:
-        """All metrics, by the titles of their columns."""
-        return {**self.metrics, **{f"{name}, int8": values for name, values in self.int8.items()}}
-
 
 @dataclass
 class TrainingComparison:
@@ -59,11 +54,15 @@ class TrainingComparison:
         """To print: mean and standard deviation over the seeds, size and speed of both forms."""
         table = Table(box=box.SIMPLE, pad_edge=False, title=f"seeds {self.seeds}", title_justify="left")
         table.add_column("config", overflow="fold")
-        names = list(dict.fromkeys(name for row in self.configs.values() for name in row.columns))
-        for column in (*names, "parameters", "deployed", "ms", "deployed"):
+        names = list(dict.fromkeys(name for row in self.configs.values() for name in row.metrics))
+        precisions = ("metrics", "int8") if any(row.int8 for row in self.configs.values()) else ("metrics",)
+        columns = [(precision, name) for name in names for precision in precisions]
+        titles = [name if precision == "metrics" else precision for precision, name in columns]
+        for column in (*titles, "parameters", "deployed", "ms", "deployed"):
             table.add_column(column, justify="right")
         for config, row in self.configs.items():
-            metrics = (mean_and_deviation(row.columns[name]) if name in row.columns else "" for name in names)
+            values = [getattr(row, precision).get(name) for precision, name in columns]
+            metrics = ("" if value is None else mean_and_deviation(value) for value in values)
             counts, times = (f"{count:,}" for count in row.parameters), (f"{ms:.2f}" for ms in row.milliseconds)
             table.add_row(config, *metrics, *counts, *times)
         return table

@@ -203,9 +203,19 @@ def test_gradients_are_given_back():
         optimizer.step()  # without gradients
 
 
-def test_a_wrapped_model_and_frozen_stages(alone):
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
+def test_a_distributed_model_trains_alike(name, alone):
+    _, network = build_pair(torch.float64)
+    wrapped = MMDistributedDataParallel(copy.deepcopy(network))
+    train(network, reparameterized(network, OPTIMIZERS[name]), batches(torch.float64, 5))
+    train(wrapped, reparameterized(wrapped, OPTIMIZERS[name]), batches(torch.float64, 5))
+    for (path, expected), actual in zip(network.named_parameters(), wrapped.parameters()):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12, msg=path)
+
+
+def test_frozen_stages_have_nothing_to_move():
     network = RepMLPNet(**NETWORK, gradient_reparam=True, frozen_stages=1)
-    optimizer = reparameterized(MMDistributedDataParallel(network), OPTIMIZERS["adamw"])
+    optimizer = reparameterized(network, OPTIMIZERS["adamw"])
     assert [weight.name for weight in optimizer.weights] == [f"stages.1.{i}.repmlp_block.fc3.weight" for i in (0, 1)]
     for weight in optimizer.weights:
         assert weight.parameter(optimizer) is network.get_parameter(weight.name)
