@@ -56,9 +56,9 @@ def calibrate(model: nn.Module, x: Tensor) -> nn.Module:
     return model.eval()
 
 
-def render(table: Table) -> str:
+def render(table: Table, width: int = 120) -> str:
     """A table as it is printed."""
-    console = Console(width=120)
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

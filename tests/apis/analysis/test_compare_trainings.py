@@ -62,11 +62,14 @@ def test_what_cannot_be_compared(configs, seeds, tmp_path):
 
 @pytest.mark.parametrize(
     "name, page",
-    [("convs_digits", "convs"), ("gradient_reparam_sheets", "repopt"), ("gradient_reparam_scenes", "repopt")],
+    [
+        ("convs_digits", "convs"),
+        *((f"gradient_reparam_{data}", "repopt") for data in ("sheets", "scenes", "int8_sheets", "int8_scenes")),
+    ],
 )
 def test_the_documentation_has_the_stored_results(name, page):
     stored = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     rows = {name: TrainedConfig(**row) for name, row in stored["configs"].items()}
-    lines = [line.rstrip() for line in render(TrainingComparison(stored["seeds"], rows).table()).splitlines()]
+    lines = [line.rstrip() for line in render(TrainingComparison(stored["seeds"], rows).table(), 140).splitlines()]
     text = [line for line in (ROOT / f"docs/{page}.md").read_text().splitlines() if line.strip()]
     assert "\n".join(filter(None, lines)) in "\n".join(text)
