@@ -57,7 +57,7 @@ OPTIONS = {
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions", "--device"),
     "analysis_tools/ablate.py": ("config", "--seeds", "--work-dir", "--cfg-options", "--out"),
     "analysis_tools/accuracy_table.py": ("folders",),
-    "analysis_tools/compare_trainings.py": ("configs", "--seeds", "--work-dir", "--cfg-options", "--out"),
+    "analysis_tools/compare_trainings.py": ("configs", "--seeds", "--work-dir", "--cfg-options", "--int8", "--out"),
     "analysis_tools/compare_deployments.py": ("config", "folders", "--work-dir", "--cfg-options"),
     "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
@@ -86,7 +86,9 @@ ARGUMENTS = {
 def tools_with(pattern: str) -> list[str]:
     """The tools that name an argument, and that this torch is new enough for."""
     found = [tool for tool, text in TOOLS.items() if re.search(f'"({pattern})"', text)]
-    return [tool for tool in found if EXPORTS or not re.match("deployment/|.*(deployments|accuracy_table)", tool)]
+    return [
+        tool for tool in found if EXPORTS or not re.match("deployment/|.*(deployments|accuracy_table|benchmark)", tool)
+    ]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
-from mmrepmlp.apis import ConversionError, deploy_checkpoint, reparameterize_checkpoint
+from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
 from mmrepmlp.apis.conversion.publish import collection_of
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
@@ -88,6 +88,8 @@ def test_it_is_exported(block, tmp_path):
 @needs_export
 @pytest.mark.slow
 def test_a_converted_network_is_deployed(tmp_path):
+    from mmrepmlp.apis import deploy_checkpoint
+
     pytest.importorskip("openvino")
     config = classifier_config(tmp_path, "light")
     save_random(config, tmp_path / "trained.pth")

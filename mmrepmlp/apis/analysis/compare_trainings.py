@@ -15,8 +15,6 @@ from torch import nn
 from mmrepmlp.apis.analysis.repeated import mean_and_deviation, train_once
 from mmrepmlp.apis.benchmarks.measure import interleave
 from mmrepmlp.apis.config import read_config
-from mmrepmlp.apis.deployment.deploy import deploy_checkpoint
-from mmrepmlp.apis.deployment.evaluate_deployment import evaluate_deployment
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.apis.runs.evaluate import evaluate_weights
@@ -127,6 +125,10 @@ def compare_trainings(
 
 def evaluate_int8(config: str | Path, folder: Path, cfg_options: dict | None) -> dict[str, float]:
     """Quantize the network trained in a folder, in a folder inside, and test it."""
+    # Here, since they need a torch that exports, and the rest does not.
+    from mmrepmlp.apis.deployment.deploy import deploy_checkpoint
+    from mmrepmlp.apis.deployment.evaluate_deployment import evaluate_deployment
+
     out = folder / "int8"
     deploy_checkpoint(config, latest_checkpoint(folder), out, precision="int8", cfg_options=cfg_options, overwrite=True)
     return evaluate_deployment(config, out, str(folder), cfg_options)

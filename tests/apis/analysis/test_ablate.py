@@ -14,7 +14,6 @@ from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.datasets import write_sheets
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.export.normalization import preprocessing_of
 from mmrepmlp.models import RepMLPNet
 from tests.fixtures import ROOT
 from tests.helpers import render
@@ -55,7 +54,9 @@ def test_parts_are_left_out_and_zeroed(tmp_path):
             if part in key:
                 parameter.data.zero_()
         with torch.no_grad():
-            scores = model(preprocessing_of(model)(images), mode="tensor")
+            scores = model(
+                model.data_preprocessor(dict(inputs=list(images.permute(0, 3, 1, 2))))["inputs"], mode="tensor"
+            )
         right = np.mean(scores.argmax(1).numpy() == labels)
         assert ablation.metrics[name]["accuracy/top1"] == [pytest.approx(100 * right, abs=1e-3)]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrepmlp.apis import compare_trainings, evaluate, evaluate_deployment
+from mmrepmlp.apis import compare_trainings, evaluate
 from mmrepmlp.apis.analysis.compare_trainings import TrainedConfig, TrainingComparison
 from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import CONFIG, ROOT, dump_config
-from tests.helpers import render
+from tests.helpers import needs_export, render
 
 PLAIN, DBB = (ROOT / f"configs/dbb/resnet18-slim{name}_1xb64_digits-64px.py" for name in ("", "_dbb"))
 
@@ -38,8 +38,11 @@ def test_configs_side_by_side(options, tmp_path):
     assert written["configs"][DBB.stem]["metrics"] == dbb.metrics and written["seeds"] == [3, 4]
 
 
+@needs_export
 @pytest.mark.slow
 def test_networks_in_int8(learned, tmp_path):
+    from mmrepmlp.apis import evaluate_deployment
+
     config = dump_config(CONFIG, learned.options, tmp_path / "config.py")
     run = tmp_path / "runs/config_seed5"
     shutil.copytree(Path(learned.checkpoint).parent, run)

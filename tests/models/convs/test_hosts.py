@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmrepmlp.apis import deploy_checkpoint, reparameterize_checkpoint
+from mmrepmlp.apis import reparameterize_checkpoint
 from mmrepmlp.apis.forward import random_images, run_model
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
@@ -127,6 +127,8 @@ def test_an_exported_network_has_as_many_convolutions_as_a_plain_one(name, tmp_p
 @needs_export
 @pytest.mark.slow
 def test_a_converted_network_is_deployed(tmp_path):
+    from mmrepmlp.apis import deploy_checkpoint
+
     pytest.importorskip("openvino")
     config = write_config(
         tmp_path, "mmpretrain", HOSTS["mmpretrain"].replace("CONV", "dict(type='mmrepmlp.DBBConv2d')")
