@@ -8,11 +8,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint.folding import fold_state_dict, required_tensors
 from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
-from mmrepmlp.checkpoint.validate import check_state_dict, check_values
+from mmrepmlp.checkpoint.validate import check_values
 
 PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
 
@@ -95,14 +96,8 @@ def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Ten
         ValueError: The state dict does not fit the model.
     """
     source = build_form(model, form, architecture_of(state).get("reparam_conv_kernels", ()))
-    wanted = source.state_dict().items()
-    expected = {name: value for name, value in wanted if name in state or not name.endswith("num_batches_tracked")}
-    check_architecture(expected, state)
-    check_state_dict(expected, state)
-    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
-    nn.Module.load_state_dict(source, precise, assign=True)
-    source.switch_to_deploy()
-    return source.state_dict()
+    check_architecture(required_tensors(source, state), state)
+    return fold_state_dict(source, state)
 
 
 def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int]) -> nn.Module:

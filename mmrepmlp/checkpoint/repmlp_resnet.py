@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint.folding import fold_state_dict, required_tensors
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
-from mmrepmlp.checkpoint.validate import check_state_dict, check_values
+from mmrepmlp.checkpoint.validate import check_values
 
 HEADS = ("linear.", "head.")  # the authors' and mmpretrain's
 BLOCKS = {"light": ".light_repmlp.", "bottleneck": ".btnk_repmlp."}
@@ -131,13 +132,7 @@ def fold(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
             "the model with deploy=True, which loads both forms."
         )
     source = model.build_training_form()
-    wanted = source.state_dict().items()
-    expected = {name: value for name, value in wanted if name in state or not name.endswith("num_batches_tracked")}
-    message = describe_global_perceptrons(expected, state, model.img_size)
+    message = describe_global_perceptrons(required_tensors(source, state), state, model.img_size)
     if message:
         raise ValueError(f"{message} Build the model with those of the checkpoint.")
-    check_state_dict(expected, state)
-    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
-    nn.Module.load_state_dict(source, precise, assign=True)
-    source.switch_to_deploy()
-    return source.state_dict()
+    return fold_state_dict(source, state)
