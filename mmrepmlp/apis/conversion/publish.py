@@ -13,9 +13,11 @@ from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.forward import count_macs
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, meta_of, save_hashed, unwrap
-from mmrepmlp.models import RepMLPResNet
+from mmrepmlp.models import ACBConv2d, DBBConv2d, RepMLPResNet, RepOptVGG
 from mmrepmlp.version import __version__
 
+# By what only their models have.
+COLLECTIONS = {RepMLPResNet: "RepMLP-ResNet", RepOptVGG: "RepOpt-VGG", DBBConv2d: "DBB", ACBConv2d: "ACNet"}
 TASKS = dict(mmpretrain="Image Classification", mmseg="Semantic Segmentation", mmdet="Object Detection")
 
 
@@ -90,8 +92,9 @@ def publish_checkpoint(
 
 def collection_of(model: nn.Module) -> str:
     """The collection of the model index that a model belongs to."""
-    is_first_version = any(isinstance(module, RepMLPResNet) for module in model.modules())
-    return "RepMLP-ResNet" if is_first_version else "RepMLPNet"
+    modules = list(model.modules())
+    found = (name for kind, name in COLLECTIONS.items() if any(isinstance(module, kind) for module in modules))
+    return next(found, "RepMLPNet")
 
 
 def read_metrics(report: str | Path | None, checkpoint: Path) -> dict[str, float]:

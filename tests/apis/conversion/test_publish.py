@@ -6,10 +6,13 @@ import mmengine
 import pytest
 from mmengine.config import Config
 from modelindex.load_model_index import load
+from torch import nn
 
 from mmrepmlp.apis import publish_checkpoint, reparameterize_checkpoint
+from mmrepmlp.apis.conversion.publish import collection_of
 from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, unwrap
+from mmrepmlp.models import ACBConv2d, DBBConv2d, RepMLPNet, RepOptVGG
 from tests.fixtures import CONFIG
 
 pytestmark = pytest.mark.slow
@@ -60,3 +63,16 @@ def test_a_report_serves_both_of_its_checkpoints_and_no_other(report, trained, t
     with pytest.raises(ValueError, match=r"belongs to epoch_2\.pth and deploy-.*, not to epoch_1\.pth"):
         publish_checkpoint(CONFIG, other, tmp_path / "other.pth", report=json)
     assert not list(tmp_path.glob("other*"))
+
+
+@pytest.mark.parametrize(
+    "model, collection",
+    [
+        (lambda: RepMLPNet("T", 64), "RepMLPNet"),
+        (lambda: RepOptVGG(dict(depths=[1], channels=[4]), strides=(2, 2), out_indices=0), "RepOpt-VGG"),
+        (lambda: nn.Sequential(DBBConv2d(4, 4, 3, deploy=True)), "DBB"),
+        (lambda: nn.Sequential(ACBConv2d(4, 4, 3)), "ACNet"),
+    ],
+)
+def test_each_model_belongs_to_its_collection(model, collection):
+    assert collection_of(model()) == collection
