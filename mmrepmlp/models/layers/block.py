@@ -16,6 +16,7 @@ from mmrepmlp.reparam import (
     set_weight_and_bias,
 )
 
+from .arguments import check_kernels, check_positive
 from .global_perceptron import GlobalPerceptron
 from .local_branch import LocalBranch, SetConv2d, merge_branches, norm_sets
 from .norm import build_batch_norm
@@ -95,9 +96,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             self.fc3.weight.copy_(merged)
 
     def _check_arguments(self, ratio: int) -> None:
-        for name, value in dict(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets).items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected a positive int.")
+        check_positive(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets)
         if self.channels % self.num_sharesets:
             raise ValueError(
                 f"channels={self.channels} is not divisible by num_sharesets={self.num_sharesets}: give a divisor of "
@@ -109,9 +108,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
             )
         if self.pad_mode not in PAD_MODES:
             raise ValueError(f"pad_mode={self.pad_mode!r}: expected one of {', '.join(PAD_MODES)}.")
-        kernels = self.reparam_conv_kernels
-        if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
-            raise ValueError(f"reparam_conv_kernels={kernels}: expected distinct, odd, positive ints, e.g. (1, 3).")
+        check_kernels(self.reparam_conv_kernels)
 
     @property
     def deploy(self) -> bool:

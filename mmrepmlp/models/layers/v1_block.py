@@ -15,6 +15,7 @@ from mmrepmlp.reparam import (
     set_weight_and_bias,
 )
 
+from .arguments import check_kernels, check_positive
 from .conv import PaddedConvBN
 from .grouped_linear import GroupedLinear
 from .local_branch import merge_branches
@@ -87,9 +88,7 @@ class RepMLPv1Block(BaseModule, Reparameterizable):
 
     def _check_arguments(self, reduction: int) -> None:
         numbers = dict(in_channels=self.in_channels, out_channels=self.out_channels, h=self.h, w=self.w)
-        for name, value in dict(numbers, groups=self.groups, globalperceptron_reduction=reduction).items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected a positive int.")
+        check_positive(**numbers, groups=self.groups, globalperceptron_reduction=reduction)
         for name in ("in_channels", "out_channels"):
             if numbers[name] % self.groups:
                 raise ValueError(
@@ -104,9 +103,7 @@ class RepMLPv1Block(BaseModule, Reparameterizable):
                 f"map_size={size} is not divisible into partitions of h={self.h} by w={self.w} pixels: give "
                 "divisors of height and width of the map."
             )
-        kernels = self.reparam_conv_kernels
-        if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
-            raise ValueError(f"reparam_conv_kernels={kernels}: expected distinct, odd, positive ints, e.g. (1, 3, 5).")
+        check_kernels(self.reparam_conv_kernels)
 
     def _check_reduction(self, reduction: int, features: int) -> None:
         if reduction > features:
