@@ -190,6 +190,9 @@ def test_it_is_a_backbone():
     out = network(torch.randn(2, 3, 33, 20, requires_grad=True))
     assert [tuple(x.shape[1:]) for x in out] == [(6, 17, 10), (10, 9, 5)]
     out[-1].sum().backward()
+    depths = {name: network.get_layer_depth(f"backbone.{name}", "backbone.") for name, _ in network.named_parameters()}
+    assert depths["stage0.conv.weight"] == (0, 7) and depths["stage1.1.bn.bias"] == (2, 7)
+    assert depths["stage2.2.conv.weight"] == (5, 7) and network.get_layer_depth("head.fc.bias", "backbone.") == (6, 7)
 
 
 @pytest.mark.parametrize(

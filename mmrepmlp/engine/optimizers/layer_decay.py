@@ -37,7 +37,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not hasattr(backbone, "get_layer_depth"):
             raise ValueError(
                 f"{type(module).__name__} has no backbone with get_layer_depth, which layer_decay_rate needs. Use "
-                "RepMLPNet or RepMLPResNet as the backbone or remove the constructor."
+                "one of mmrepmlp's backbones or remove the constructor."
             )
         names = {parameter: name for name, parameter in module.named_parameters()}
         for group in params:

@@ -10,13 +10,14 @@ from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Reparameterizable, switch_to_deploy
 
 from ..layers import PaddedConvBN, PlainBottleneck, RepMLPBottleneck, RepMLPLightBlock
+from ..layers.arguments import check_positive
 from .arch import check_arguments, resolve_indices, to_pair
-from .freezing import FreezableStages
-from .repmlp_resnet_arch import DEPTHS, check_partitions, check_positive, map_sizes, resolve_repmlp, resolve_steps
+from .repmlp_resnet_arch import DEPTHS, check_partitions, map_sizes, resolve_repmlp, resolve_steps
+from .staged import StagedBackbone
 
 
 @MODELS.register_module()
-class RepMLPResNet(FreezableStages, BaseModule, Reparameterizable):
+class RepMLPResNet(StagedBackbone, BaseModule, Reparameterizable):
     """RepMLP-ResNet: a ResNet-50 with RepMLP in the blocks of some stages (arXiv 2105.01883).
 
     The first block of each stage is ResNet's own, and so are all blocks of other stages. State dicts of the authors'
@@ -184,30 +185,9 @@ class RepMLPResNet(FreezableStages, BaseModule, Reparameterizable):
         for child in self.children():
             switch_to_deploy(child)
 
-    def first_parts(self, stages: int) -> list[nn.Module]:
-        """The stem and the first ``stages`` stages."""
-        return [self.stage0, *self.stages[:stages]]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Tell how deep a parameter sits, for layer-wise learning rate decay.
-
-        The stem is layer 0, every block is a layer, and what follows the stages is the last layer.
-
-        Args:
-            param_name: Name of the parameter.
-            prefix: Name of this backbone in the whole model, e.g. ``"backbone."``.
-
-        Returns:
-            The parameter's layer, from 0, and the number of layers.
-        """
-        depths = [len(stage) for stage in self.stages]
-        num_layers = sum(depths) + 2
-        name = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
-        if name[0] == "stage0":
-            return 0, num_layers
-        if name[0].startswith("stage"):
-            return sum(depths[: int(name[0][len("stage") :]) - 1]) + int(name[1]) + 1, num_layers
-        return num_layers - 1, num_layers
+    def layers(self) -> list[list[nn.Module]]:
+        """The stem, and each block."""
+        return [[self.stage0], *([block] for stage in self.stages for block in stage)]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         adapt_repmlp_resnet(self, state_dict, prefix, errors=args[-1])

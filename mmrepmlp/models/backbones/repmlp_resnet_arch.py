@@ -91,14 +91,3 @@ def check_partitions(img_size: tuple[int, int], stage: int, size: tuple[int, int
             f"img_size={img_size}: the map of stage {stage} has {size[0]}x{size[1]} pixels, which is no whole number "
             f"of partitions of h={h} by w={w}. Set h and w to divisors, or another img_size."
         )
-
-
-def check_positive(**arguments: int) -> None:
-    """Check arguments that are positive ints.
-
-    Raises:
-        ValueError: One is not.
-    """
-    for name, value in arguments.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a positive int.")

@@ -12,11 +12,11 @@ from mmrepmlp.reparam import Reparameterizable, scale_and_shift
 
 from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
 from .arch import check_arguments, resolve_arch, resolve_indices, resolve_tiles, to_pair
-from .freezing import FreezableStages
+from .staged import StagedBackbone
 
 
 @MODELS.register_module()
-class RepMLPNet(FreezableStages, BaseModule, Reparameterizable):
+class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
     """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
 
     Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
@@ -192,33 +192,14 @@ class RepMLPNet(FreezableStages, BaseModule, Reparameterizable):
         """The authors' name for :meth:`switch_to_deploy`."""
         self.switch_to_deploy()
 
-    def first_parts(self, stages: int) -> list[nn.Module]:
-        """The stem, the first ``stages`` stages and the downsampling between them."""
-        return [self.patch_embed, *self.stages[:stages], *self.downsample_layers[: max(stages - 1, 0)]]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Tell how deep a parameter sits, for layer-wise learning rate decay.
-
-        The stem is layer 0, every unit is a layer, a downsampling belongs to the unit that it feeds, and what follows
-        the stages is the last layer.
-
-        Args:
-            param_name: Name of the parameter.
-            prefix: Name of this backbone in the whole model, e.g. ``"backbone."``.
-
-        Returns:
-            The parameter's layer, from 0, and the number of layers.
-        """
-        depths = [len(stage) for stage in self.stages]
-        num_layers = sum(depths) + 2
-        name = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
-        if name[0] == "patch_embed":
-            return 0, num_layers
-        if name[0] == "stages":
-            return sum(depths[: int(name[1])]) + int(name[2]) + 1, num_layers
-        if name[0] == "downsample_layers":
-            return sum(depths[: int(name[1]) + 1]) + 1, num_layers
-        return num_layers - 1, num_layers
+    def layers(self) -> list[list[nn.Module]]:
+        """The stem, and each unit, the first of a stage with the downsampling in front of it."""
+        layers = [[self.patch_embed]]
+        for i, stage in enumerate(self.stages):
+            layers += [[unit] for unit in stage]
+            if i:
+                layers[-len(stage)].append(self.downsample_layers[i - 1])
+        return layers
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         adapt_state_dict(self, state_dict, prefix)

@@ -11,7 +11,7 @@ from mmrepmlp.reparam import Reparameterizable
 from ..layers.recompute import recompute
 from ..layers.repopt_block import LinearAddBlock, RepOptBlock
 from .arch import check_arguments, resolve_indices
-from .freezing import FreezableStages
+from .staged import StagedBackbone
 
 ARCHITECTURES = {
     "B1": dict(depths=[4, 6, 16, 1], channels=[128, 256, 512, 2048]),
@@ -23,7 +23,7 @@ FORMS = ("target", "hyper_search")
 
 
 @MODELS.register_module()
-class RepOptVGG(FreezableStages, BaseModule, Reparameterizable):
+class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
     """RepOpt-VGG, a plain stack of 3x3 convolutions that trains as RepVGG does (RepOptimizer, ICLR 2023,
     arXiv 2205.15242).
 
@@ -156,9 +156,9 @@ class RepOptVGG(FreezableStages, BaseModule, Reparameterizable):
             block.switch_to_deploy()
         self.freeze_stages()
 
-    def first_parts(self, stages: int) -> list[nn.Module]:
-        """The stem and the first ``stages`` stages."""
-        return [self.stage0, *self.stages[:stages]]
+    def layers(self) -> list[list[nn.Module]]:
+        """The stem, and each block."""
+        return [[self.stage0], *([block] for stage in self.stages for block in stage)]
 
 
 def resolve(arch: str | dict) -> tuple[list[int], list[int]]:
