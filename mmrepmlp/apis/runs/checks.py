@@ -33,7 +33,7 @@ def check_config(cfg: Config, *splits: str, training: bool = False) -> None:
         training: Whether the model will be trained, with its auxiliary heads. Default: False.
 
     Raises:
-        ValueError: A neck or head does not fit the feature maps of a RepMLPNet backbone.
+        ValueError: A neck or head does not fit the feature maps of a backbone of this package.
         FileNotFoundError: A folder or an annotation file of a data set does not exist.
     """
     if cfg.get("check_model", True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether neck and heads fit the maps of a RepMLPNet, found out by trying."""
+"""Whether neck and heads fit the maps of one of this package's backbones, found out by trying."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from mmrepmlp.apis.config import as_list, resolve_type
-from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models.backbones.staged import StagedBackbone
 
 from .probe import Probe, is_known, run_probe
 
@@ -32,11 +32,11 @@ class FitError(ValueError):
 
 
 def check_fit(cfg: Config, training: bool = True) -> None:
-    """Run one image through a model with a RepMLPNet backbone, and explain which channels do not fit.
+    """Run one image through a model with a backbone of this package, and explain which channels do not fit.
 
     Refused is only what is certain to fail: the model itself raised an error, in a layer that got another number of
     channels than it was built for, or in a neck or head that reads a map that there is not, and does so again with a
-    larger image. Any other error may be due to the trial, and passes.
+    larger image, if the backbone takes one. Any other error may be due to the trial, and passes.
 
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection.
@@ -78,13 +78,16 @@ def find_error(cfg: Config, training: bool) -> FitError | None:
     """
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         kind = resolve_type(cfg.model.get("backbone"), MODELS)
-    if not (isinstance(kind, type) and issubclass(kind, RepMLPNet)):
+    if not (isinstance(kind, type) and issubclass(kind, StagedBackbone)):
         return None
     probe = run_probe(cfg)
     misfit = probe.misfit
     if misfit is None or (misfit.part.startswith("auxiliary_head") and not training):
         return None
-    again = run_probe(cfg, scale=2).misfit
+    larger = run_probe(cfg, scale=2)
+    if "backbone" not in larger.passed:  # images have one size, that of the trial
+        return advise(cfg, probe)
+    again = larger.misfit
     # Behind a flattened map, a number depends on the size of the images, which the trial does not know.
     if again is None or (again != misfit and (again.part, again.unit) != (misfit.part, "width")):
         return None

@@ -36,7 +36,9 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
         form: ``"target"`` or ``"hyper_search"``. Default: "target".
         in_channels: Number of image channels. Default: 3.
         strides: Strides of the stem and of the first block of each stage. Default: (2, 2, 2, 2, 2).
-        out_indices: Stages whose maps to return; negative ones count from the end. Default: (3, ).
+        out_indices: Stages whose maps to return; negative ones count from the end. Stages behind the last of them are
+            not built, since no gradient would reach them, and their tensors in a state dict and their scales are
+            ignored. Default: (3, ).
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
@@ -77,7 +79,7 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
         self.check_frozen_stages(len(self.depths))
         width = min(64, self.channels[0])
         self.stage0 = self.build_block(in_channels, width, strides[0], 0, deploy)
-        for i, (channels, depth) in enumerate(zip(self.channels, self.depths), 1):
+        for i, (channels, depth) in enumerate(zip(self.channels, self.depths[: self.out_indices[-1] + 1]), 1):
             inputs = [width, *[channels] * (depth - 1)]
             steps = [strides[i], *[1] * (depth - 1)]
             blocks = (self.build_block(n, channels, s, j, deploy) for j, (n, s) in enumerate(zip(inputs, steps)))
@@ -95,8 +97,13 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """What follows the stem."""
-        return [getattr(self, f"stage{i}") for i in range(1, len(self.depths) + 1)]
+        """The stages that are built, without the stem."""
+        return [self.get_submodule(f"stage{i + 1}") for i in range(self.out_indices[-1] + 1)]
+
+    @property
+    def unbuilt(self) -> list[str]:
+        """Names of the stages that are not built."""
+        return [f"stage{i + 1}" for i in range(self.out_indices[-1] + 1, len(self.depths))]
 
     @property
     def blocks(self) -> dict[str, RepOptBlock]:
@@ -145,10 +152,16 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
                 "form='target'."
             )
         blocks = self.blocks
-        scales = read_scales(path, {name: block.scale_shapes() for name, block in blocks.items()})
+        scales = read_scales(path, {name: block.scale_shapes() for name, block in blocks.items()}, self.unbuilt)
         untrained = not any(block.bn.num_batches_tracked for block in blocks.values())
         for name, block in blocks.items():
             block.set_scales(scales[name], initialize=untrained)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        unbuilt = tuple(f"{prefix}{stage}." for stage in self.unbuilt)
+        for name in [name for name in state_dict if name.startswith(unbuilt)]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:
         """Leave 3x3 convolutions and ReLUs alone, in place."""

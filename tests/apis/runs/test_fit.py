@@ -244,6 +244,34 @@ def test_the_detector_of_a_semi_supervised_model_is_checked():
     check_fit(cfg)
 
 
+OTHERS = {
+    "one size": dict(type="mmrepmlp.RepMLPResNet", base_channels=2, img_size=64, h=2, w=2, groups=2),
+    "some sizes": dict(type="mmrepmlp.RepMLPResNet", base_channels=2, img_size=64, h=4, w=4, groups=2, repmlp_stages=2),
+    "any size": dict(type="mmrepmlp.RepOptVGG", arch=dict(depths=[1] * 4, channels=[8, 16, 32, 64])),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "model, setting, wrong",
+    [
+        (CLASSIFIER, "head.in_channels", 51),
+        (CLASSIFIER, "neck", None),
+        (SEGMENTOR, "decode_head.in_channels", [9, 19, 38, 76]),
+        (DETECTOR, "neck.in_channels", [25, 51, 102, 204]),
+    ],
+)
+def test_the_other_backbones_are_checked_alike(kind, model, setting, wrong):
+    backbone = {**OTHERS[kind], "out_indices": model["backbone"]["out_indices"]}
+    cfg = config({**model, "backbone": backbone})
+    check_fit(cfg)
+    cfg.merge_from_dict({f"model.{setting}": wrong})
+    with pytest.raises(FitError, match=rf"model\.{setting}=.* Set ") as caught:
+        check_fit(cfg)
+    cfg.merge_from_dict(caught.value.options)
+    check_fit(cfg)
+
+
 @pytest.mark.parametrize("model", ["a string", dict(type=print), dict(type="a.b.c.D", backbone=3), dict(type=Own())])
 def test_a_config_that_is_not_understood_passes(model):
     check_fit(Config(dict(model=model, default_scope=3)))
