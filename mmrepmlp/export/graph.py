@@ -40,10 +40,13 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynam
         opset: Version of ONNX's operators.
 
     Raises:
-        ExportError: The exporter cannot.
+        ExportError: The exporter cannot, or the network does not take images of all shapes that the graph has to serve.
     """
     images = network.make_images(*shape)
-    outputs = network.run(images)
+    with torch.no_grad():  # all shapes first: to record may take minutes
+        outputs = network.run(images)
+        for other in other_shapes(shape, dynamic):
+            network.run(network.make_images(*other))
     names = [f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"]
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
@@ -80,20 +83,12 @@ def compare(
 
     Returns:
         For each shape of images the network's :meth:`~NamedOutputs.error`.
-
-    Raises:
-        ExportError: The network does not take images of such a shape.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for fresh in other_shapes(shape, dynamic):
         images = network.make_images(*fresh, generator=generator)
-        try:
-            outputs = exported(images)
-        except Exception:
-            network.run(images)  # which says why, where the model takes no such images either
-            raise
-        errors[tuple(images.shape)] = network.error(images, outputs)
+        errors[tuple(images.shape)] = network.error(images, exported(images))
     return errors
 
 

@@ -14,6 +14,11 @@ from .aware import QuantizedRepMLPNet
 quantized = torch.ops.quantized_decomposed
 
 
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a part of a model rounds as it was trained to."""
+    return any(isinstance(module, QuantizedRepMLPNet) and module.fake_quantization for module in model.modules())
+
+
 @contextmanager
 def make_quantizers_exportable(model: nn.Module) -> Iterator[None]:
     """Replace the input quantizers of a model by their present ranges, as numbers, for the time of an export.

@@ -12,6 +12,7 @@ from mmrepmlp.export.graph import record
 from mmrepmlp.export.int8_weights import store_weights_as_int8
 from mmrepmlp.export.onnx import OPSET
 from mmrepmlp.export.prediction import PredictionNetwork
+from mmrepmlp.quantization.exportable import is_quantized
 
 from .folder import DeploymentError, load_graph
 from .proof import main_metric, points
@@ -43,20 +44,24 @@ def make_graph(
 
     Raises:
         ExportError: The network cannot be recorded.
-        DeploymentError: It was trained for int8, and another precision is asked for.
+        DeploymentError: It was trained for int8, and another precision is asked for; or the images for calibration have
+            another size than the graph takes.
     """
+    is_int8 = is_quantized(network)
+    if is_int8 and precision != "int8":
+        raise DeploymentError(
+            "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
+            "(--precision int8). Nothing was written."
+        )
+    quantizes = precision == "int8" and not is_int8
+    images = prepare(calibration(), shape, dynamic) if quantizes else []
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")
         record(network, recorded, shape, dynamic, OPSET)
-        is_int8 = store_weights_as_int8(recorded) > 0
-        if is_int8 and precision != "int8":
-            raise DeploymentError(
-                "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
-                "(--precision int8). Nothing was written."
-            )
+        store_weights_as_int8(recorded)
         graph = onnx.load(str(recorded)) if out.suffix == ".onnx" else read_openvino(recorded)
-        if precision == "int8" and not is_int8:
-            graph = quantize(graph, calibration(), shape, dynamic, measure, max_drop)
+        if quantizes:
+            graph = quantize(graph, images, measure, max_drop)
     if out.suffix == ".onnx":
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, str(out))
@@ -73,21 +78,12 @@ def read_openvino(recorded: Path) -> object:
     return to_openvino(recorded)
 
 
-def quantize(
-    graph: object,
-    images: list[Tensor],
-    shape: tuple[int, int, int],
-    dynamic: Sequence[str],
-    measure: Callable[[nn.Module], dict[str, float]] | None,
-    max_drop: float | None,
-) -> object:
-    """Quantize a graph after training.
+def prepare(images: list[Tensor], shape: tuple[int, int, int], dynamic: Sequence[str]) -> list[Tensor]:
+    """The images to calibrate a graph with, as it takes them.
 
     Raises:
-        DeploymentError: The images have another size than the graph takes.
+        DeploymentError: They have another size.
     """
-    from mmrepmlp.export.post_training import quantize_graph
-
     for axis, name in ((1, "height"), (2, "width")):
         found = {image.shape[axis] for image in images}
         if name not in dynamic and found != {shape[axis]}:
@@ -96,8 +92,18 @@ def quantize(
                 f"the graph takes {shape[axis]}: they cannot calibrate it. Pass their size as --size, or --dynamic "
                 "batch height width. Nothing was written."
             )
-    if "batch" not in dynamic:
-        images = [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
+    return images if "batch" in dynamic else [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
+
+
+def quantize(
+    graph: object,
+    images: list[Tensor],
+    measure: Callable[[nn.Module], dict[str, float]] | None,
+    max_drop: float | None,
+) -> object:
+    """Quantize a graph after training."""
+    from mmrepmlp.export.post_training import quantize_graph
+
     runtime = "onnxruntime" if isinstance(graph, onnx.ModelProto) else "openvino"
 
     def judge(candidate: object) -> float:
