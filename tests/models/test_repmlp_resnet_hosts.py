@@ -74,12 +74,13 @@ def test_it_runs_in_bfloat16(block, deploy):
 @needs_export
 @pytest.mark.slow
 @both_blocks
-def test_it_is_exported(block, tmp_path):
+def test_it_is_exported(block, tmp_path, monkeypatch):
     from mmrepmlp.export import ExportError, export_onnx
 
     network = tiny(block, out_indices=(0, 1))
     report = export_onnx(network, tmp_path / "network.onnx", size=(64, 64))
     assert max(report.errors.values()) < 1e-4 and "BatchNormalization" not in report.operators
+    monkeypatch.delattr(torch.onnx, "export")  # to record would be in vain, and takes minutes
     for settings in (dict(size=(96, 96)), dict(size=(64, 64), dynamic=("height", "width"))):
         with pytest.raises(ExportError, match="since the fully connected layers of its global perceptron"):
             export_onnx(network, tmp_path / "other.onnx", **settings)
