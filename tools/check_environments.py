@@ -17,11 +17,12 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs/environments.csv"
-COLUMNS = ("stack", "python", "torch", "mmengine", "mmcv", "numpy", "passed", "skipped", "failed", "remark")
+COLUMNS = ("stack", "python", "torch", "mmengine", "mmcv", "numpy", "passed", "skipped", "failed", "date", "remark")
 KEY = COLUMNS[:3]
 VERSIONS = """
 import importlib, json, platform
@@ -89,7 +90,7 @@ def try_environment(python: str, torch: str, stack: str, logs: Path) -> dict[str
         The row of the table. Where the set-up fails it has what was asked for, and the last line of the log.
     """
     asked = subprocess.check_output([python, "-c", "import platform; print(platform.python_version())"], text=True)
-    row: dict[str, object] = dict(stack=stack, python=asked.strip(), torch=torch or "reference")
+    row: dict[str, object] = dict(stack=stack, python=asked.strip(), torch=torch or "reference", date=date.today())
     name = f"{stack}-python{asked.strip()}-torch{torch or ''}"
     with tempfile.TemporaryDirectory(prefix="mmrepmlp-environment-") as folder:
         venv, report = Path(folder, "venv"), Path(folder, "report.xml")
@@ -98,7 +99,8 @@ def try_environment(python: str, torch: str, stack: str, logs: Path) -> dict[str
         versions = subprocess.check_output([venv / "bin/python", "-W", "ignore", "-c", VERSIONS], text=True, cwd=folder)
         row |= json.loads(versions.splitlines()[-1])
         selected = LITE_TESTS if stack == "mmcv-lite" else ()
-        pytest = (venv / "bin/python", "-m", "pytest", "-n", "auto", "-m", "not slow", f"--junitxml={report}")
+        parallel = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")  # as in the Makefile
+        pytest = (venv / "bin/python", "-m", "pytest", *parallel, "-m", "not slow", f"--junitxml={report}")
         run(list(map(str, (*pytest, *selected))), logs / f"{name}-tests.log", OMP_NUM_THREADS="1")
         return row | (count(report) if report.exists() else dict(remark="the tests did not start"))
 
