@@ -22,6 +22,7 @@ from .local_branch import LocalBranch, SetConv2d, merge_branches, norm_sets
 from .norm import build_batch_norm
 from .set_sharing_linear import SetSharingLinear
 from .tiling import PAD_MODES, join_tiles, split_tiles
+from .tracing import multiply_add
 
 
 class RepMLPBlock(BaseModule, Reparameterizable):
@@ -143,7 +144,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         if drop_path is not None:
             gate = drop_path(gate)
         out = self.perceive_tiles(x)
-        return out * gate if shortcut is None else torch.addcmul(shortcut, out, gate)
+        return out * gate if shortcut is None else multiply_add(out, gate, shortcut)
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""

@@ -6,6 +6,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.reparam import scale_and_shift, set_weight_and_bias
 
+from .tracing import multiply_add
+
 
 def build_batch_norm(norm_cfg: dict, channels: int, fusible: bool = False) -> _BatchNorm:
     """Build the batch norm that a config names.
@@ -60,7 +62,7 @@ class ScaleShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
+        return multiply_add(x, self.weight.view(-1, 1, 1), self.bias.view(-1, 1, 1))
 
     def extra_repr(self) -> str:
         return str(self.weight.numel())
