@@ -3,6 +3,7 @@
 
 import functools
 import gc
+import importlib.util
 import itertools
 import os
 from pathlib import Path
@@ -64,7 +65,7 @@ def spare_time() -> None:
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
     mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
     runner.wait_for_own_name = take_own_name
-    if EXPORTS:
+    if EXPORTS and importlib.util.find_spec("onnx_ir"):  # which torch's exporter needs
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
