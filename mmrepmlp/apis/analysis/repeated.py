@@ -5,11 +5,13 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
 from torch import Tensor
 
+from mmrepmlp.apis.config import read_config
 from mmrepmlp.apis.runs.resume import latest_checkpoint
 from mmrepmlp.apis.runs.train import train
-from mmrepmlp.checkpoint import load_from_local, unwrap
+from mmrepmlp.checkpoint import load_from_local, meta_of, unwrap
 
 
 def train_once(config: str | Path, folder: Path, seed: int, cfg_options: dict | None = None) -> dict[str, Tensor]:
@@ -23,8 +25,19 @@ def train_once(config: str | Path, folder: Path, seed: int, cfg_options: dict | 
     """
     options = {**(cfg_options or {}), "randomness.seed": seed}
     print(f"{folder.name}")
-    train(config, str(folder), "auto", cfg_options=options, progress=True)
+    if not is_finished(read_config(config, options), folder):
+        train(config, str(folder), "auto", cfg_options=options, progress=True)
     return unwrap(load_from_local(latest_checkpoint(folder)))
+
+
+def is_finished(cfg: Config, folder: Path) -> bool:
+    """Whether the last checkpoint in the folder of a run is of its end."""
+    path = latest_checkpoint(folder)
+    meta = meta_of(load_from_local(path)) if path else {}
+    return any(
+        cfg.train_cfg.get(length) and meta.get(done, 0) >= cfg.train_cfg[length]
+        for length, done in (("max_epochs", "epoch"), ("max_iters", "iter"))
+    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ PLAIN, DBB = (ROOT / f"configs/dbb/resnet18-slim{name}_1xb64_digits-64px.py" for
 
 
 @pytest.mark.slow
-def test_configs_side_by_side(options, tmp_path):
+def test_configs_side_by_side(options, tmp_path, monkeypatch):
     short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 128}
     configs = [dump_config(config, short, tmp_path / config.name) for config in (PLAIN, DBB)]
     runs, out = tmp_path / "runs", tmp_path / "result.json"
@@ -36,6 +36,9 @@ def test_configs_side_by_side(options, tmp_path):
     assert "int8" not in render(comparison.table()) and dbb.int8 == {}
     written = json.loads(out.read_text())
     assert written["configs"][DBB.stem]["metrics"] == dbb.metrics and written["seeds"] == [3, 4]
+    monkeypatch.delattr("mmrepmlp.apis.analysis.repeated.train")  # what is finished is not trained again
+    again = compare_trainings(configs, (3, 4), runs, repeats=2)
+    assert [row.metrics for row in again.configs.values()] == [plain.metrics, dbb.metrics]
 
 
 @needs_export
