@@ -85,8 +85,8 @@ def find_error(cfg: Config, training: bool) -> FitError | None:
     if misfit is None or (misfit.part.startswith("auxiliary_head") and not training):
         return None
     larger = run_probe(cfg, scale=2)
-    if "backbone" not in larger.passed:  # images have one size, that of the trial
-        return advise(cfg, probe)
+    if isinstance(larger.error, ValueError) and "backbone" not in larger.passed:
+        return advise(cfg, probe)  # images have one size, that of the trial
     again = larger.misfit
     # Behind a flattened map, a number depends on the size of the images, which the trial does not know.
     if again is None or (again != misfit and (again.part, again.unit) != (misfit.part, "width")):

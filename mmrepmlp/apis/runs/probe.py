@@ -48,12 +48,14 @@ class Probe:
     Attributes:
         model: The model.
         outputs: What ``backbone`` and ``neck`` gave, by these names.
-        misfit: What ended the trial; None where nothing did, or an error of another kind.
+        error: What ended the trial; None where nothing did.
+        misfit: What this error is about; None where it is of another kind.
         passed: Names of the parts that gave an output.
     """
 
     model: nn.Module
     outputs: dict[str, object] = field(default_factory=dict)
+    error: Exception | None = None
     misfit: Misfit | None = None
     passed: set[str] = field(default_factory=set)
 
@@ -82,7 +84,7 @@ def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
     try:
         call_model(probe, scale, "cpu")
     except Exception as error:
-        probe.misfit = find_misfit(probe.model, error)
+        probe.error, probe.misfit = error, find_misfit(probe.model, error)
     return probe
 
 
