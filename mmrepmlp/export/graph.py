@@ -16,6 +16,7 @@ from .opsets import convert_opset, recorded_opset
 from .pooling import make_pooling_exportable
 
 DYNAMIC_AXES = ("batch", "height", "width")
+FIXED = " Make less of it symbolic (--dynamic, without values for a fixed size)."
 
 
 def check_axes(dynamic: Sequence[str]) -> None:
@@ -43,10 +44,9 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynam
         ExportError: The exporter cannot, or the network does not take images of all shapes that the graph has to serve.
     """
     images = network.make_images(*shape)
-    with torch.no_grad():  # all shapes first: to record may take minutes
+    with torch.no_grad():
         outputs = network.run(images)
-        for other in other_shapes(shape, dynamic):
-            network.run(network.make_images(*other))
+    check_shapes(network, shape, dynamic)  # first, since to record may take minutes
     names = [f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"]
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
@@ -66,10 +66,29 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynam
         onnx.save(convert_opset(program.model_proto, opset), str(file))
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-        fixed = " Make less of it symbolic (--dynamic, without values for a fixed size)." if "ranges" in reason else ""
+        fixed = FIXED if "ranges" in reason else ""
         raise ExportError(
             f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
         ) from error
+
+
+@torch.no_grad()
+def check_shapes(network: NamedOutputs, shape: tuple[int, int, int], dynamic: Sequence[str]) -> None:
+    """Run a network on images of all shapes that its graph has to serve.
+
+    Raises:
+        ExportError: It does not take them.
+    """
+    for other in other_shapes(shape, dynamic):
+        images = network.make_images(*other)
+        try:
+            network(images)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().rstrip(".:")
+            raise ExportError(
+                f"The model does not take images of shape {tuple(images.shape)}, which a graph with symbolic "
+                f"{', '.join(dynamic)} has to serve ({reason}). Nothing was written.{FIXED}"
+            ) from error
 
 
 @torch.no_grad()
