@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for a whole run of the tests; ``conftest.py`` hands the hooks to pytest."""
 
-import functools
-import gc
-import importlib.util
 import itertools
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
-import mmengine.dataset
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
 from mmengine.config import Config
 
+from mmrepmlp.apis.benchmarks import hardware
 from mmrepmlp.apis.runs import runner
 from tests.fixtures import ROOT
-from tests.helpers import EXPORTS
+from tests.spare import spare_exporter, spare_garbage, spare_mmengine
 
 # What tools keep in a checkout for the next time.
 KEPT = {".git", "__pycache__", ".pytest_cache", ".ruff_cache"}
@@ -49,37 +45,16 @@ def pytest_configure(config):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
 
 
-def spare_time() -> None:
-    """Leave out what MMEngine does again and again, which makes no difference to a test.
-
-    - Each data set collects garbage, which looks at every object of all modules.
-    - A config is formatted each time that it is written, logged or put into a checkpoint.
-    - To find a config of an installed package, all of its metafiles are parsed.
-
-    Neither does it that torch's exporter parses the source of each function that writes an operator, nor that Python
-    looks for garbage in all modules that are imported by now, every few seconds: a tenth of the time.
-
-    Runs of one second wait for the next one, so that they share nothing; with names of their own they need not.
-    """
-    mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: None)
-    mmengine.config.config.FormatCode = lambda text, **_: (text, True)
-    mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
-    runner.wait_for_own_name = take_own_name
-    if EXPORTS and importlib.util.find_spec("onnx_ir"):  # which torch's exporter needs
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
-    gc.freeze()
-    gc.set_threshold(5000, 10, 10)
-
-
 def take_own_name(cfg: Config) -> None:
-    """Give a run a name that no other run of this process has."""
+    """Give a run a name that no other run of this process has: runs of one second need not wait for the next."""
     cfg.experiment_name = f"{cfg.get('experiment_name') or Path(cfg.filename or 'run').stem}_{next(NUMBERS)}"
 
 
 def pytest_collection_finish(session):
-    spare_time()
+    spare_mmengine()
+    spare_exporter()
+    runner.wait_for_own_name = take_own_name
+    spare_garbage(hardware)
 
 
 def pytest_sessionstart(session):

@@ -16,15 +16,17 @@ from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from unittest.mock import patch
 
-FRAMEWORKS = ["mmpretrain.apis", "mmpretrain.engine", "mmpretrain.evaluation", "mmseg.apis", "mmdet.apis", "onnx"]
+PRELOADED = ["tests.end_to_end.preloaded"]
+ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CLIENT = Path(__file__).with_name("python_client.py")
 
 
 def start(target: Callable, *arguments: object, **options: object) -> multiprocessing.Process:
     """Start a function in a process of its own."""
-    CONTEXT.set_forkserver_preload(FRAMEWORKS)
-    with patch.dict(os.environ, PYTHONWARNINGS="ignore"):
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with patch.dict(os.environ, PYTHONWARNINGS="ignore", PYTHONPATH=paths):
         forkserver.ensure_running()
     process = CONTEXT.Process(target=target, args=arguments, kwargs=options)
     process.start()

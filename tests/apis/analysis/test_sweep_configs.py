@@ -9,7 +9,7 @@ from mmrepmlp.apis import sweep_configs
 from mmrepmlp.apis.analysis.sweep.families import choose_stages, find_families
 from mmrepmlp.apis.analysis.sweep.sweep_configs import Sweep, versions
 from mmrepmlp.apis.analysis.sweep.trial import Trial, run_trial
-from tests.end_to_end.processes import FRAMEWORKS
+from tests.end_to_end.processes import PRELOADED
 from tests.fixtures import iter_small_configs
 
 # Classifiers with and without a neck; segmentors with one head and several, with other numbers of channels to set, with
@@ -45,7 +45,7 @@ def test_families_train_convert_and_export(package, family, export, quick_init, 
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(monkeypatch, tmp_path):
     # There is one server of processes, and others need it without this package.
-    monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.sweep_configs.PRELOADED", FRAMEWORKS)
+    monkeypatch.setattr("mmrepmlp.apis.analysis.sweep.sweep_configs.PRELOADED", PRELOADED)
     out = tmp_path / "table.csv"
     out.write_text(Sweep([Trial("mmpretrain", "resnet", "a config", "fail", reason="as before")]).to_csv())
     sweep = sweep_configs(out, packages=["mmpretrain"], families=["lenet", "resnet"])
