@@ -13,6 +13,8 @@ from .tracing import is_symbolic
 
 def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     """Pad a map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
+    if h == w == 1:  # nothing for an exporter to record where the size is symbolic
+        return x
     bottom, right = (count_tiles(size, side) * side - size for size, side in zip(x.shape[-2:], (h, w)))
     if not is_symbolic(bottom) and not is_symbolic(right) and not bottom and not right:
         return x

@@ -103,18 +103,19 @@ def mirror(positions: Tensor, size: int) -> Tensor:
 def padded_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
     """What ``shift`` fills whole tiles with, for a symbolic size: no branch may depend on it."""
     positions = torch.arange(count_tiles(size, side) * side, device=device)
-    return mirror(shifted_start(positions, size, side) + positions % side, size)
+    return mirror(positions - tile_shift(positions, size, side), size)
 
 
 def kept_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
     """Where in whole tiles the pixels of a map are, the inverse of :func:`padded_positions`."""
     positions = torch.arange(size, device=device)
-    return positions // side * side + positions - shifted_start(positions, size, side)
+    return positions + tile_shift(positions, size, side)
 
 
-def shifted_start(positions: Tensor, size: int, side: int) -> Tensor:
-    """For each position the first pixel of its tile, which ``shift`` moves back inside the map."""
-    return torch.minimum(positions // side * side, as_tensor(size - side, positions)).clamp(min=0)
+def tile_shift(positions: Tensor, size: int, side: int) -> Tensor:
+    """For each position how far ``shift`` moves its tile back to lie inside the map, though not beyond its start."""
+    starts = positions - positions % side  # a floor division would be recorded as nine operators
+    return (starts - as_tensor(size - side, positions).clamp(min=0)).clamp(min=0)
 
 
 def as_number(size: int | torch.SymInt | Tensor) -> int | torch.SymInt:
