@@ -9,7 +9,8 @@ from tests.helpers import randomize
 
 def random_network(**settings) -> RepMLPNet:
     torch.manual_seed(0)
-    return randomize(RepMLPNet(TINY, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
+    arch = dict(TINY, depths=[1, 1, 1, 1])
+    return randomize(RepMLPNet(arch, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ from tests.helpers import render, saved
 
 
 @pytest.mark.slow
-def test_parts_add_up_to_the_whole(tmp_path):
+def test_parts_add_up_to_the_whole(small_reference, tmp_path):
     benchmark = benchmark_breakdown("T", 64, ((64, 64), (64, 128)), (1, 2), repeats=2)
     assert [(row.height, row.width, row.batch) for row in benchmark.rows] == [
         (64, width, batch) for width in (64, 128) for batch in (1, 2)

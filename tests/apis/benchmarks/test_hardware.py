@@ -69,6 +69,7 @@ def test_layout_and_autocast_are_as_asked():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_reference")
 def test_autocast_rounds_in_a_benchmark():
     benchmark = BENCHMARKS["compare"](hardware=Hardware(channels_last=True, autocast="bfloat16"))
     errors = [row.error for row in benchmark.rows if row.error is not None]

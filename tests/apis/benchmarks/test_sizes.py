@@ -7,7 +7,7 @@ from tests.helpers import render, saved
 
 
 @pytest.mark.slow
-def test_sweep_over_sizes(tmp_path):
+def test_sweep_over_sizes(small_reference, tmp_path):
     benchmark = benchmark_sizes("T", 64, ((64, 64), (50, 200)), repeats=1)
     assert [(row.height, row.width, row.form) for row in benchmark.rows] == [
         (*size, form) for size in ((64, 64), (50, 200)) for form in ("training form", "deploy form")
