@@ -40,11 +40,35 @@ def if_found(is_installed: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def spare_exporter() -> None:
-    """Leave out that torch's exporter parses the source of each function that writes an operator."""
-    if hasattr(torch.export.Dim, "DYNAMIC") and importlib.util.find_spec("onnx_ir"):  # what it needs
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    """Leave out repetitions of torch's exporter.
 
-        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    - It parses the source of each function that writes an operator.
+    - It looks through all of torch's operators for those that it may take apart.
+    - Its optimizer tries each rule on each node, whatever the operator that the rule is for.
+    """
+    if not hasattr(torch.export.Dim, "DYNAMIC") or not importlib.util.find_spec("onnx_ir"):  # what it needs
+        return
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
+    from torch._export import utils
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    for name in {"_materialize_cpp_cia_ops"} & vars(utils).keys():  # not in every torch
+        setattr(utils, name, functools.cache(getattr(utils, name)))
+    SimplePatternMatcher.match = match_operator(SimplePatternMatcher.match)
+
+
+def match_operator(match: Callable) -> Callable:
+    """Match a rule of the exporter's optimizer with a node only where the operator is the same."""
+    from onnxscript.rewriter._basics import MatchResult
+
+    def match_same(self, model, graph, node, **options):
+        operator = self.pattern.output_nodes[0].op_identifier()
+        if operator in (None, node.op_identifier()):
+            return match(self, model, graph, node, **options)
+        return MatchResult().fail("another operator")
+
+    return match_same
 
 
 def spare_garbage(*modules: ModuleType) -> None:
@@ -55,4 +79,4 @@ def spare_garbage(*modules: ModuleType) -> None:
     for module in modules:
         module.gc = SimpleNamespace(collect=lambda: None)
     gc.freeze()
-    gc.set_threshold(5000, 10, 10)
+    gc.set_threshold(20_000, 10, 50)

@@ -110,18 +110,24 @@ def test_initial_weights_outlast_those_of_the_host(name):
         assert main.last_norm.weight.eq(1).all() and all(branch.last_norm.weight.eq(0).all() for branch in others)
 
 
+def count_exported(network: nn.Module, folder: Path) -> int:
+    """The number of convolutions in a network's graph."""
+    from mmrepmlp.export import export_onnx
+
+    return export_onnx(network, folder / "network.onnx", size=(64, 64)).operators["Conv"]
+
+
+@pytest.fixture(scope="module")
+def plain_count(tmp_path_factory) -> int:
+    return count_exported(build_resnet(None), tmp_path_factory.mktemp("plain"))
+
+
 @needs_export
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_exported_network_has_as_many_convolutions_as_a_plain_one(name, tmp_path):
-    from mmrepmlp.export import export_onnx
-
+def test_an_exported_network_has_as_many_convolutions_as_a_plain_one(name, plain_count, tmp_path):
     network = randomize(build_resnet(dict(type=f"mmrepmlp.{name}")), torch.Generator().manual_seed(0), 0.1)
-    counts = [
-        export_onnx(model, tmp_path / f"{number}.onnx", size=(64, 64)).operators["Conv"]
-        for number, model in enumerate((network, build_resnet(None)))
-    ]
-    assert counts[0] == counts[1] and not convs_of(network)[0].deploy
+    assert count_exported(network, tmp_path) == plain_count and not convs_of(network)[0].deploy
 
 
 @needs_export
