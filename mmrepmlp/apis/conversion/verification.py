@@ -17,10 +17,9 @@ SCALES = (1.0, 1.3)  # image sizes over the backbone's: a whole number of tiles,
 def verify_in_float64(model: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> list[Difference]:
     """Convert a copy of a model in float64, where nothing but the algebra counts, and compare it with the original."""
     before = copy.deepcopy(model).double().eval()
-    return compare_models(before, convert(copy.deepcopy(before)), torch.float64, TOLERANCE[torch.float64])
+    return compare_copies(before, convert(copy.deepcopy(before)), torch.float64, TOLERANCE[torch.float64])
 
 
-@torch.no_grad()
 def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tolerance: float) -> list[Difference]:
     """Compare the maps and raw outputs of a model and its converted form on random images of two sizes.
 
@@ -36,12 +35,17 @@ def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tole
     Returns:
         Differences of what could be computed before the conversion; infinite ones of what it could not after.
     """
+    return compare_copies(copy.deepcopy(before), copy.deepcopy(after), dtype, tolerance)
+
+
+@torch.no_grad()
+def compare_copies(before: nn.Module, after: nn.Module, dtype: torch.dtype, tolerance: float) -> list[Difference]:
+    """As :func:`compare_models`, on models that nobody needs any more: a forward pass may change one."""
     precision = next(before.parameters()).dtype
-    maps, heads, callable_heads = [], [], True
-    models = [copy.deepcopy(model) for model in (before, after)]  # a forward pass may change a model
+    maps, heads, callable_heads, unchanged = [], [], True, same_heads(before, after, dtype)
     for scale in SCALES:
         images = random_images(before, 2, scale).to(precision)
-        expected, actual = (run_model(model, images) for model in models)
+        expected, actual = run_model(before, images), run_model(after, images)
         callable_heads &= bool(expected.error) or not actual.error
         size = "" if scale == SCALES[0] else f" ({images.size(2)} x {images.size(3)} pixels)"
         same_parts = {name: maps for name, maps in actual.maps.items() if name in expected.maps}
@@ -49,7 +53,7 @@ def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tole
         if not expected.error:
             heads += compare_parts({"head": expected.head}, {"head": actual.head}, dtype, tolerance, size)
     maps_agree = bool(maps) and all(d.accepted for d in maps)
-    if maps_agree and callable_heads and same_heads(before, after, dtype):
+    if maps_agree and callable_heads and unchanged:
         for difference in heads:
             difference.required = False
     return maps + heads
