@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("float") / "network.onnx"
-    export_onnx(random_network(), path, size=(64, 64))
+    export_onnx(random_network(out_indices=(1,)), path, size=(64, 64))
     return path
 
 
@@ -39,7 +39,7 @@ def test_openvino_computes_products_and_convolutions_in_int8(source, images):
         info = node.get_rt_info()
         computed[str(info["layerType"].value), str(info["primitiveType"].value).rpartition("_")[2]] += 1
     products = {kind: number for (kind, precision), number in computed.items() if precision == "I8"}
-    assert products["Convolution"] == 12 and products["FullyConnected"] >= 4
+    assert products["Convolution"] == 6 and products["FullyConnected"] >= 2
 
 
 def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images):

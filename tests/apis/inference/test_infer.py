@@ -122,7 +122,7 @@ def test_masks_are_written_as_run_lengths(images, tmp_path):
     from mmrepmlp.apis.model import build_untrained
 
     cfg = read_config("mmdet::mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py")
-    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
     for step in cfg.test_dataloader.dataset.pipeline:
         if step.type == "Resize":
             step.scale = (160, 160)
