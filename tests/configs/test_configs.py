@@ -87,8 +87,7 @@ def test_norms_and_biases_do_not_decay(name):
 )  # the one with FSDP has the model of another
 def test_every_config_trains_predicts_and_converts(path, quick_init):
     cfg = load(path)
-    # One unit in each stage, which others repeat, with small tiles; model-index.yml has the figures of the whole.
-    cfg.model.backbone.update(arch=dict(resolve_arch(cfg.model.backbone.arch), depths=[1, 1, 1, 1]), img_size=64)
+    cfg.model.backbone.arch = dict(resolve_arch(cfg.model.backbone.arch), depths=[1, 1, 1, 1])  # others repeat them
     model = build(cfg)
     classes = cfg.model.head.num_classes
     batch = dict(

@@ -18,7 +18,7 @@ AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
 RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
 
 
-FEW = {"train_dataloader.dataset.indices": 256, "test_dataloader.dataset.indices": 120}
+FEW = {"train_dataloader.dataset.indices": 256}
 
 
 def state_of(checkpoint):
@@ -48,9 +48,9 @@ def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     for runtime in ("openvino", "onnxruntime"):
         arguments = dict(runtime=runtime, precision="int8", verify_on="test", work_dir=str(tmp_path))
         deployed = deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / runtime, **arguments)
-        # What fake quantization showed; at most one image of 120 may hang on a tie of rounding.
+        # What fake quantization showed; at most one image of 360 may hang on a tie of rounding.
         assert deployed.metrics["before"]["accuracy/top1"] == after
-        assert round(1.2 * abs(deployed.metrics["after"]["accuracy/top1"] - after)) <= 1
+        assert round(3.6 * abs(deployed.metrics["after"]["accuracy/top1"] - after)) <= 1
         assert deployed.proof.agreement > 0.98 and deployed.deployment.megabytes < 1.4
     computed = Counter(
         str(node.get_rt_info()["primitiveType"].value).rpartition("_")[2]
