@@ -40,6 +40,7 @@ EXPORTING = (
 collect_ignore_glob = [] if EXPORTS else list(EXPORTING)
 DATA = Path(__file__).parent / "data"
 TINY = dict(channels=[8, 16, 32, 64], depths=[1, 1, 2, 1], sharesets_nums=[1, 2, 4, 8])
+SHALLOW = dict(TINY, depths=[1, 1, 1, 1])  # where each unit takes an exporter its time
 
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)

@@ -10,7 +10,6 @@ from types import ModuleType, SimpleNamespace
 import mmengine.config.config
 import mmengine.config.utils
 import mmengine.dataset
-import mmengine.utils.package_utils
 import torch
 
 
@@ -53,8 +52,8 @@ def spare_exporter() -> None:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
-    for name in {"_materialize_cpp_cia_ops"} & vars(utils).keys():  # not in every torch
-        setattr(utils, name, functools.cache(getattr(utils, name)))
+    if hasattr(utils, "_materialize_cpp_cia_ops"):  # not in every torch
+        utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
     SimplePatternMatcher.match = match_operator(SimplePatternMatcher.match)
 
 

@@ -3,14 +3,13 @@ import pytest
 import torch
 
 from mmrepmlp.models import RepMLPNet
-from tests.conftest import TINY
+from tests.conftest import SHALLOW
 from tests.helpers import randomize
 
 
 def random_network(**settings) -> RepMLPNet:
     torch.manual_seed(0)
-    arch = dict(TINY, depths=[1, 1, 1, 1])
-    return randomize(RepMLPNet(arch, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
+    return randomize(RepMLPNet(SHALLOW, img_size=64, **settings), torch.Generator().manual_seed(0), spread=0.1).eval()
 
 
 @pytest.fixture(scope="package")

@@ -12,10 +12,8 @@ from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.quantization import QuantizedRepMLPNet
 from mmrepmlp.quantization.aware import key_of, quantizable_layers
-from tests.conftest import TINY
+from tests.conftest import SHALLOW
 from tests.helpers import randomize, relative_error
-
-ARCH = dict(TINY, depths=[1, 1, 1, 1])
 
 
 def images(seed, number=4):
@@ -25,13 +23,13 @@ def images(seed, number=4):
 @pytest.fixture
 def plain():
     torch.manual_seed(0)
-    return randomize(RepMLPNet(ARCH, img_size=64), torch.Generator().manual_seed(0), spread=0.1).eval()
+    return randomize(RepMLPNet(SHALLOW, img_size=64), torch.Generator().manual_seed(0), spread=0.1).eval()
 
 
 @pytest.fixture
 def network(plain):
     """In training form, with fake quantization on and ranges that two batches have shown."""
-    network = QuantizedRepMLPNet(ARCH, img_size=64)
+    network = QuantizedRepMLPNet(SHALLOW, img_size=64)
     network.load_state_dict(plain.state_dict())
     network.enable_fake_quantization()
     with torch.no_grad():
@@ -62,7 +60,7 @@ def reference(plain, quantizers, x):
 
 
 def test_without_fake_quantization_it_is_the_plain_network(plain):
-    network = QuantizedRepMLPNet(ARCH, img_size=64).eval()
+    network = QuantizedRepMLPNet(SHALLOW, img_size=64).eval()
     network.load_state_dict(plain.state_dict())
     assert torch.equal(network(images(3))[0], plain(images(3))[0])
     assert [n for n, _ in network.named_parameters()] == [n for n, _ in plain.named_parameters()]
@@ -112,10 +110,10 @@ def test_deploy_form_is_the_same_network_with_weights_on_the_grid(network, dtype
 
 @pytest.mark.parametrize("deploy", [False, True])
 def test_checkpoints_load_in_either_form_and_remember_the_ranges(network, deploy):
-    loaded = QuantizedRepMLPNet(ARCH, img_size=64, deploy=deploy).eval()
+    loaded = QuantizedRepMLPNet(SHALLOW, img_size=64, deploy=deploy).eval()
     loaded.load_state_dict(network.state_dict())
     assert loaded.fake_quantization and torch.equal(loaded(images(3))[0], network(images(3))[0])
-    again = QuantizedRepMLPNet(ARCH, img_size=64, deploy=deploy).eval()
+    again = QuantizedRepMLPNet(SHALLOW, img_size=64, deploy=deploy).eval()
     again.load_state_dict(loaded.state_dict())
     assert torch.equal(again(images(3))[0], network(images(3))[0])
 
@@ -125,7 +123,7 @@ def test_a_deployed_network_that_is_trained_further_stays_rounded(network):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
-    loaded = QuantizedRepMLPNet(ARCH, img_size=64, deploy=True).eval()
+    loaded = QuantizedRepMLPNet(SHALLOW, img_size=64, deploy=True).eval()
     loaded.load_state_dict(network.state_dict())
     assert torch.equal(network(images(3))[0], loaded(images(3))[0])
     layers = [quantizable_layers(n)["stages.0.0.repmlp_block.fc3"] for n in (network, loaded)]
@@ -164,7 +162,7 @@ def test_the_skeleton_holds_no_weights_and_follows_the_network(network):
 
 def test_recomputing_is_refused():
     with pytest.raises(ValueError, match="with_cp"):
-        QuantizedRepMLPNet(ARCH, img_size=64, with_cp=True)
+        QuantizedRepMLPNet(SHALLOW, img_size=64, with_cp=True)
 
 
 @pytest.mark.slow

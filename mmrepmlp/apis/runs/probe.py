@@ -79,7 +79,7 @@ def run_probe(cfg: Config, scale: float = 1.0) -> Probe:
         for name, module in probe.model.named_modules():
             if name.partition(".")[0] != "backbone":
                 module.register_forward_pre_hook(functools.partial(expect_channels, name))
-            if isinstance(module, _BatchNorm):
+            if type(module).forward is _BatchNorm.forward:
                 module.forward = functools.partial(give_shape, module)
         call_model(probe, scale, "meta")
         return probe

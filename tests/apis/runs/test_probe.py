@@ -2,11 +2,16 @@
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from mmrepmlp.apis.runs.probe import Misfit, run_probe
 from tests.conftest import TINY
 from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT
+
+
+class HalvingNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, ::2]
 
 
 @MODELS.register_module()
@@ -15,7 +20,9 @@ class NormNeck(nn.Module):
 
     def __init__(self, layer: str, channels: int) -> None:
         super().__init__()
-        layers = dict(batch=nn.BatchNorm2d, group=lambda n: nn.GroupNorm(1, n), instance=nn.InstanceNorm2d)
+        layers = dict(
+            batch=nn.BatchNorm2d, group=lambda n: nn.GroupNorm(1, n), instance=nn.InstanceNorm2d, half=HalvingNorm
+        )
         self.norm = layers[layer](channels, affine=True) if layer == "instance" else layers[layer](channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
 
@@ -37,6 +44,13 @@ def test_shapes_are_enough_where_all_fits(config):
     probe = run_probe(Config.fromfile(config))
     assert probe.misfit is None and all(p.is_meta for p in probe.model.parameters())
     assert {"backbone", "backbone.stages.2"} < probe.passed and all(x.is_meta for x in probe.outputs["backbone"])
+
+
+def test_a_batch_norm_of_somebody_else_computes_as_it_does():
+    cfg = with_neck("half", 64)
+    cfg.model.head.in_channels = 32
+    probe = run_probe(cfg)
+    assert "head.fc" in probe.passed and probe.misfit is None and all(p.is_meta for p in probe.model.parameters())
 
 
 def test_a_model_that_reads_numbers_is_tried_with_them():
