@@ -64,7 +64,7 @@ class BuildWithConfigs(build_py):
 
 
 setup(
-    package_data={"mmrepmlp.apis.deployment": ["standalone/*.py"]},
+    package_data={"mmrepmlp.verbs.deploy": ["standalone/*.py"]},
     cmdclass=dict(build_py=BuildWithConfigs),
     name="mmrepmlp",
     version=VERSION,

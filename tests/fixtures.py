@@ -15,10 +15,10 @@ from filelock import FileLock
 from mmengine.config import Config
 from torch import Tensor
 
+from dev.sweep.families import iter_configs
 from mmrepmlp.apis import train
-from mmrepmlp.apis.analysis.sweep.families import iter_configs
-from mmrepmlp.apis.model import iter_dicts
 from mmrepmlp.datasets import write_detection_scenes, write_digits, write_segmentation_scenes
+from mmrepmlp.verbs.model import iter_dicts
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py")
@@ -109,8 +109,8 @@ def learned(build_once, options) -> TrainedRun:
 def recorded_once(tmp_path_factory) -> Iterator[None]:
     """Record a network once for all its deployments: equal weights, shapes and axes give equal graphs."""
     # Not everywhere does torch have the exporter.
-    from mmrepmlp.apis.deployment import make_graph
     from mmrepmlp.export import graph
+    from mmrepmlp.verbs.deploy import make_graph
 
     folder, files = tmp_path_factory.mktemp("recorded"), {}
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis.configuration import set_hypothesis_home_dir
 from mmengine.config import Config
 
-from mmrepmlp.apis.benchmarks import hardware
-from mmrepmlp.apis.runs import runner
+from mmrepmlp.verbs import runner
+from mmrepmlp.verbs.benchmark import hardware
 from tests.fixtures import ROOT
 from tests.spare import spare_exporter, spare_garbage, spare_mmengine
 

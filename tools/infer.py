@@ -4,7 +4,7 @@
 DIR/predictions.json gets the predictions, DIR/visualizations/ a picture of each image under its name, and DIR/maps/ the
 labels of all pixels where the model segments. Images that cannot be read are reported and skipped."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

@@ -50,10 +50,25 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     Returns:
         The same object.
     """
-    convert = getattr(model, "switch_to_deploy", None)
-    if convert is None:
-        for child in model.children():
-            switch_to_deploy(child)
-    elif not getattr(model, "deploy", False):
-        convert()
+    for module in convertible_modules(model).values():
+        module.switch_to_deploy()
     return model
+
+
+def convertible_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules that :func:`switch_to_deploy` converts, by name, without those in deploy form already.
+
+    Args:
+        model: A model of any framework, or a single module, whose name is empty.
+    """
+    found: dict[str, nn.Module] = {}
+
+    def walk(module: nn.Module, name: str) -> None:
+        if not hasattr(module, "switch_to_deploy"):
+            for child_name, child in module.named_children():
+                walk(child, f"{name}.{child_name}".lstrip("."))
+        elif not getattr(module, "deploy", False) and module not in found.values():  # a module may be shared
+            found[name] = module
+
+    walk(model, "")
+    return found

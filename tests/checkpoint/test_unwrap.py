@@ -6,9 +6,9 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
-from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.verbs.model import build_model
 from tests.conftest import TINY
 
 CLASSIFIER = dict(

@@ -12,9 +12,9 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 
 import mmrepmlp
-from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.models.backbones.arch import resolve_arch
 from mmrepmlp.quantization import QuantizedRepMLPNet
+from mmrepmlp.verbs.model import build_untrained
 from tests.helpers import relative_error
 
 CONFIGS = Path(__file__).parents[2] / "configs/repmlpnet"

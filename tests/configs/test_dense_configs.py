@@ -19,11 +19,11 @@ from mmseg.utils import register_all_modules as register_mmseg
 from torch import nn
 
 import mmrepmlp
-from mmrepmlp.apis.config import load_config
-from mmrepmlp.apis.model import iter_dicts
-from mmrepmlp.apis.runs.checks import local_paths
-from mmrepmlp.apis.runs.fit import check_fit
 from mmrepmlp.models.backbones.arch import resolve_arch
+from mmrepmlp.verbs.checks import local_paths
+from mmrepmlp.verbs.config import load_config
+from mmrepmlp.verbs.fit import check_fit
+from mmrepmlp.verbs.model import iter_dicts
 from tests.helpers import relative_error
 
 ROOT = Path(__file__).parents[2]

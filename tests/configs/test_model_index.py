@@ -11,9 +11,9 @@ from mmengine.registry import MODELS, DefaultScope, root
 from mmengine.registry import Registry as MMEngineRegistry
 from modelindex.load_model_index import load
 
-from mmrepmlp.apis.forward import count_macs
-from mmrepmlp.apis.model import deploy_config
-from mmrepmlp.apis.model import iter_dicts as dicts_in
+from mmrepmlp.verbs.forward import count_macs
+from mmrepmlp.verbs.model import deploy_config
+from mmrepmlp.verbs.model import iter_dicts as dicts_in
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("[!_]*/*.py"))

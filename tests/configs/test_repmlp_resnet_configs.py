@@ -17,8 +17,8 @@ from mmseg.utils import register_all_modules as register_mmseg
 from torch import nn
 
 import mmrepmlp
-from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.models import RepMLPv1Block
+from mmrepmlp.verbs.model import build_untrained
 from tests.helpers import relative_error
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,9 +12,9 @@ import torch
 from mmengine.config import Config
 
 from mmrepmlp.apis import evaluate, reparameterize_checkpoint
-from mmrepmlp.apis.config import read_config
-from mmrepmlp.apis.model import build_model, build_untrained
 from mmrepmlp.checkpoint import file_hash, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.verbs.config import read_config
+from mmrepmlp.verbs.model import build_model, build_untrained
 from tests.conftest import TINY
 from tests.end_to_end import kill_targets
 from tests.end_to_end.processes import start

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mmrepmlp.apis import deploy_checkpoint, evaluate, reparameterize_checkpoint, train
-from mmrepmlp.apis.deployment.export_checkpoint import export_checkpoint
-from mmrepmlp.apis.deployment.folder import Deployment, DeploymentError
-from mmrepmlp.apis.deployment.images import dataset_images
 from mmrepmlp.checkpoint import load_from_local
+from mmrepmlp.verbs.deploy.export_checkpoint import export_checkpoint
+from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
+from mmrepmlp.verbs.deploy.images import dataset_images
 from tests.fixtures import ROOT, dump_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
@@ -44,7 +44,7 @@ def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     with pytest.raises(DeploymentError, match="trained with fake quantization, and its graph is int8"):
         deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "float32", work_dir=str(tmp_path))
     assert not (tmp_path / "float32").exists()
-    monkeypatch.setattr("mmrepmlp.apis.deployment.deploy.dataset_images", of_the_test_alone)
+    monkeypatch.setattr("mmrepmlp.verbs.deploy.deploy.dataset_images", of_the_test_alone)
     for runtime in ("openvino", "onnxruntime"):
         arguments = dict(runtime=runtime, precision="int8", verify_on="test", work_dir=str(tmp_path))
         deployed = deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / runtime, **arguments)

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from tests.apis.conversion.test_reparameterize_models import save_random
 from tests.end_to_end.commands import run_tool
 from tests.fixtures import CONFIG, ROOT
 from tests.helpers import EXPORTS
+from tests.verbs.reparameterize.test_reparameterize_models import save_random
 
 TOOLS = {p.relative_to(ROOT / "tools").as_posix(): p.read_text() for p in sorted((ROOT / "tools").rglob("*.py"))}
 BENCHMARK = (
@@ -47,19 +47,14 @@ OPTIONS = {
     ),
     "deployment/evaluate.py": ("config", "out_dir", "--work-dir", "--cfg-options"),
     "dataset_converters/digits.py": ("--task", "--out", "--overwrite"),
-    "analysis_tools/benchmark.py": ("compare", "runtimes", "sizes", "breakdown"),
+    "analysis_tools/benchmark.py": ("compare", "runtimes"),
     "analysis_tools/benchmark.py compare": (*BENCHMARK, "--dtype", "--autocast", "--batches", "--training-step"),
     "analysis_tools/benchmark.py runtimes": (*BENCHMARK, "--config", "--size", "--batches", "--runtimes"),
-    "analysis_tools/benchmark.py sizes": (*BENCHMARK, "--dtype", "--autocast", "--sizes"),
-    "analysis_tools/benchmark.py breakdown": (*BENCHMARK, "--dtype", "--autocast", "--sizes", "--batches"),
     "analysis_tools/visualize_fc3.py": ("config", "checkpoint", "out", "--channel-set", "--pixel"),
     "analysis_tools/draw_predictions.py": ("config", "checkpoints", "out", "--images", "--score"),
     "analysis_tools/compare_forms.py": ("--configs", "--checkpoints", "--predictions", "--device"),
-    "analysis_tools/ablate.py": ("config", "--seeds", "--work-dir", "--cfg-options", "--out"),
     "analysis_tools/accuracy_table.py": ("folders",),
-    "analysis_tools/compare_trainings.py": ("configs", "--seeds", "--work-dir", "--cfg-options", "--int8", "--out"),
     "analysis_tools/compare_deployments.py": ("config", "folders", "--work-dir", "--cfg-options"),
-    "analysis_tools/sweep_configs.py": ("out", "--packages", "--families", "--timeout", "--jobs", "--restart"),
 }
 # How a tool is called that does not take config, checkpoint and out in this order.
 ARGUMENTS = {
@@ -71,9 +66,7 @@ ARGUMENTS = {
     "deployment/deploy.py": "{config} {checkpoint} {out} --work-dir {folder}/run",
     "deployment/evaluate.py": "{config} {checkpoint} --work-dir {folder}/run",
     "dataset_converters/digits.py": "--out {out}",
-    "analysis_tools/ablate.py": "{config} --work-dir {folder}/run",
     "analysis_tools/accuracy_table.py": "{checkpoint}",
-    "analysis_tools/compare_trainings.py": "{config} --work-dir {folder}/run",
     "analysis_tools/benchmark.py": "runtimes --config {config} --size 64 64 --runtimes eager",
     "analysis_tools/compare_deployments.py": "{config} {checkpoint} --work-dir {folder}/run",
     "analysis_tools/compare_forms.py": (
@@ -202,9 +195,6 @@ def test_settings_without_a_value(call, tool, capfd):
     "command, option",
     [
         ("compare", "--sizes=64"),
-        ("sizes", "--training-step"),
-        ("sizes", "--batches=1"),
-        ("breakdown", "--runtimes=eager"),
         ("compare", "--runtimes=eager"),
         ("runtimes", "--dtype=bfloat16"),
     ],

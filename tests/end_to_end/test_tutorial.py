@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from mmrepmlp.apis.runs.checks import check_config
+from mmrepmlp.verbs.checks import check_config
 from tests.end_to_end.processes import serving
 from tests.fixtures import ROOT
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.verbs.model import build_untrained
 from tests.conftest import TINY
 from tests.fixtures import ROOT
 from tests.helpers import relative_error

@@ -3,10 +3,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrepmlp.apis.model import build_untrained
 from mmrepmlp.export import ExportError
 from mmrepmlp.export.prediction import PredictionNetwork, Task, class_error, task_of
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.verbs.model import build_untrained
 from tests.conftest import TINY
 
 BACKBONE = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))

@@ -12,15 +12,15 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
 from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
-from mmrepmlp.apis.conversion.publish import collection_of
-from mmrepmlp.apis.forward import random_images, run_model
-from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
 from mmrepmlp.models import RepMLPResNet
 from mmrepmlp.reparam import named_tensors
-from tests.apis.conversion.test_reparameterize_models import save_random, write_config
+from mmrepmlp.verbs.forward import random_images, run_model
+from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.reparameterize.publish import collection_of
 from tests.helpers import needs_export, relative_error
+from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
 
 from .test_repmlp_resnet import TINY, both_blocks, images, tiny
 

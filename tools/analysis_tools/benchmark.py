@@ -7,9 +7,9 @@ from dataclasses import fields
 from rich.console import Console
 
 from mmrepmlp import apis
-from mmrepmlp.apis.benchmarks.hardware import Hardware
-from mmrepmlp.apis.benchmarks.runtimes import RUNTIMES
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
+from mmrepmlp.verbs.benchmark.hardware import Hardware
+from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES
 
 
 def main() -> None:
@@ -27,15 +27,6 @@ def main() -> None:
     )
     runtimes.add_argument("--batches", **BATCHES, help="batch sizes (default: 1 8, or 1 with --config)")
     runtimes.add_argument("--runtimes", nargs="+", choices=list(RUNTIMES), metavar="RUNTIME", help=ALL_RUNTIMES)
-    sizes = add_command(commands, "sizes", "time and memory of both forms over image sizes")
-    sizes.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: 256 512 1024 2048)")
-    sizes.add_argument("--dtype", **DTYPE)
-    sizes.add_argument("--autocast", **AUTOCAST)
-    breakdown = add_command(commands, "breakdown", "time of the deploy form by kind of operator")
-    breakdown.add_argument("--sizes", **SIZES, help="SIDE or HEIGHTxWIDTH (default: img_size)")
-    breakdown.add_argument("--dtype", **DTYPE)
-    breakdown.add_argument("--autocast", **AUTOCAST)
-    breakdown.add_argument("--batches", **BATCHES, help="batch sizes, each at each size (default: 1 8)")
     Console().print(run_tool(parser, measure).table())
 
 
@@ -48,7 +39,7 @@ def add_command(commands: argparse._SubParsersAction, name: str, text: str) -> a
     parser.add_argument("--threads", type=count, help="number of threads (default: torch's choice)")
     parser.add_argument("--tf32", action="store_true", help="on a GPU, let float32 products round to TF32")
     parser.add_argument("--channels-last", action="store_true", help="lay maps out with channels last")
-    parser.add_argument("--repeats", type=count, help="timed calls per measurement (default: 15, or 5 for sizes)")
+    parser.add_argument("--repeats", type=count, help="timed calls per measurement (default: 15)")
     parser.add_argument("--json", help="JSON file to write the results to")
     parser.add_argument("--plot", help="plot of the results to write, PNG")
     return parser
@@ -62,13 +53,6 @@ def count(text: str) -> int:
     return number
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Height and width from SIDE or HEIGHTxWIDTH."""
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
-
-
-SIZES = dict(type=image_size, nargs="+", metavar="SIZE")
 DTYPE = dict(choices=["float32", "float64", "bfloat16", "float16"], help="default: float32")
 AUTOCAST = dict(choices=["bfloat16", "float16"], help="compute in torch's autocast (default: without)")
 BATCHES = dict(type=count, nargs="+")
@@ -76,8 +60,6 @@ ALL_RUNTIMES = f"of {', '.join(map(repr, RUNTIMES))} (default: all)"
 OPERATIONS = dict(
     compare="benchmark_repmlpnet",
     runtimes="benchmark_runtimes",
-    sizes="benchmark_sizes",
-    breakdown="benchmark_breakdown",
 )
 
 

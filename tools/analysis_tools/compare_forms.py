@@ -5,7 +5,7 @@ import sys
 
 from rich.console import Console
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw predictions for some test images: image, ground truth, and the prediction of each checkpoint."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 """Draw the receptive weights of an output pixel before and after Locality Injection, stage by stage, and print how much
 of them is fc3's own."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 sheets; the ImageNet folder layout), segmentation (scenes with class maps) or detection (the same scenes in COCO's
 format)."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

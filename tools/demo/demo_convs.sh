@@ -11,5 +11,5 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf $work
 run python tools/dataset_converters/digits.py --overwrite
-run python tools/analysis_tools/compare_trainings.py configs/dbb/resnet18-slim_1xb64_digits-64px.py \
+run python -m dev.compare_trainings configs/dbb/resnet18-slim_1xb64_digits-64px.py \
   configs/dbb/resnet18-slim_dbb_1xb64_digits-64px.py --work-dir $work

@@ -4,7 +4,7 @@ framework. Written only if the graph agrees with the PyTorch model."""
 
 from rich.console import Console
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a deployed network on a config's test set, inside the framework's loop."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

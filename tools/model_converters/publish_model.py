@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reduce a checkpoint to the model's weights, name it by its hash, and write a model index entry for it."""
 
-from mmrepmlp.apis.command_line import run_tool, tool_parser
+from mmrepmlp.cli import run_tool, tool_parser
 
 
 def main() -> None:

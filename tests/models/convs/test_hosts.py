@@ -13,14 +13,14 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from mmrepmlp.apis import reparameterize_checkpoint
-from mmrepmlp.apis.forward import random_images, run_model
-from mmrepmlp.apis.model import build_model
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.models.convs import ReparameterizableConv2d
 from mmrepmlp.reparam import named_tensors, switch_to_deploy
-from tests.apis.conversion.test_reparameterize_models import save_random, write_config
+from mmrepmlp.verbs.forward import random_images, run_model
+from mmrepmlp.verbs.model import build_model
 from tests.fixtures import ROOT
 from tests.helpers import needs_export, randomize, relative_error
+from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
 
 NAMES = ("ACBConv2d", "DBBConv2d", "RepVGGConv2d")
 SLIM = dict(type="ResNet", depth=18, stem_channels=8, base_channels=8)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mmrepmlp deploy``: from a checkpoint to a folder that runs without frameworks."""

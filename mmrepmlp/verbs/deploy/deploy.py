@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deploy a checkpoint as a folder that runs without any framework."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from mmengine.config import Config
+from rich import box
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
+from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
+from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
+from mmrepmlp.models import image_size
+from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.verbs.checks import check_config
+from mmrepmlp.verbs.config import class_metainfo, load_config
+from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.test.evaluate import evaluate_weights
+from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
+
+from .folder import (
+    FORMAT,
+    GRAPHS,
+    WEIGHTS,
+    Deployment,
+    check_installed,
+    check_precision,
+    sha256,
+    versions,
+    write_program,
+)
+from .images import dataset_images
+from .make_graph import make_graph
+from .pipeline import describe_pipeline, output_size
+from .proof import Proof, check_drop, prove_close, prove_exact
+
+TEST_IMAGES, RANDOM_IMAGES = 64, 8  # to compare predictions on
+MAX_DROP = 0.5  # points
+
+
+@dataclass
+class DeploymentReport:
+    """What was deployed.
+
+    Attributes:
+        deployment: The folder.
+        proof: How far the graph is from the PyTorch model.
+        metrics: With ``verify_on="test"``, metrics of the PyTorch model and of the graph.
+        remarks: What to know about it.
+    """
+
+    deployment: Deployment
+    proof: Proof
+    metrics: dict[str, dict[str, float]] | None
+    remarks: list[str]
+
+    def table(self) -> Table:
+        """To print."""
+        settings = self.deployment.settings
+        table = Table(title=f"{self.deployment.folder}", title_justify="left", box=box.SIMPLE, show_header=False)
+        table.add_row("graph", f"{settings['runtime']}, {settings['precision']}")
+        table.add_row("task", f"{settings['task']}: {settings['output']['name']}")
+        sides = ("any" if settings["input"][name] is None else str(settings["input"][name]) for name in DYNAMIC_AXES)
+        table.add_row("images", "{} x {} x {}, uint8".format(*sides))
+        table.add_row("size", f"{self.deployment.megabytes:.2f} MB")
+        for name, value in self.proof.rows().items():
+            table.add_row(name, value)
+        for name, before in (self.metrics or {"before": {}})["before"].items():
+            table.add_row(name, f"{before:.4g} before, {self.metrics['after'][name]:.4g} deployed")
+        for remark in self.remarks:
+            table.add_row("note", remark)
+        return table
+
+
+def deploy_checkpoint(
+    config: str | Path,
+    checkpoint: str | Path,
+    out_dir: str | Path,
+    runtime: str = "openvino",
+    precision: str = "float32",
+    size: tuple[int, int] | None = None,
+    dynamic: Sequence[str] | None = None,
+    batch: int = 1,
+    part: str | None = None,
+    logits: bool = False,
+    images: int = 300,
+    max_drop: float | None = None,
+    verify_on: str | None = None,
+    ema: bool = False,
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+    overwrite: bool = False,
+) -> DeploymentReport:
+    """Deploy a checkpoint as a folder with a graph, what it takes and gives, and a program that runs it.
+
+    The graph takes images as OpenCV reads them, uint8, after the resizing of the config's test pipeline, and has the
+    normalization inside. A classifier ends in scores, a segmentor in classes of pixels, any other model in the maps of
+    its neck or backbone; the rest of its weights are put beside the graph, for :func:`evaluate_deployment`.
+
+    The folder is written atomically, and only if the graph agrees with the PyTorch model: in float32 by 1e-4 on fresh
+    random images, in bfloat16 and int8 by its predictions on images of the test set (on random ones without a test
+    set).
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        checkpoint: Checkpoint of the model, in training form or in deploy form.
+        out_dir: The folder to write.
+        runtime: ``openvino`` or ``onnxruntime``. Default: ``openvino``.
+        precision: ``float32``, ``int8``, or with OpenVINO ``bfloat16``. A network that was trained with fake
+            quantization keeps its ranges in int8; any other is quantized with images of the training set.
+            Default: ``float32``.
+        size: Height and width of the images in pixels. Default: what the test pipeline makes of any image; any size
+            where that depends on the image.
+        dynamic: Symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ``batch``, and the others
+            where no size is known.
+        batch: Number of images, where it is not dynamic. Default: 1.
+        part: Deploy the maps of this backbone or neck instead of the whole model. Default: None.
+        logits: Whether a segmentor ends in logits instead of classes. Default: False.
+        images: Number of training images to calibrate int8 with. Default: 300.
+        max_drop: How far the metric on the test set may drop, in points; in int8 layers are left in float until it
+            does. Implies ``verify_on="test"``. Default: None, 0.5 where the metric is measured.
+        verify_on: ``"test"`` to measure the metric before and after. Default: None.
+        ema: Whether to use the weights averaged over the training. Default: False.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        overwrite: Whether an existing folder may be replaced. Default: False.
+
+    Returns:
+        What was deployed.
+
+    Raises:
+        FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
+        FileNotFoundError: The config, the checkpoint, or a data set that is needed does not exist.
+        ValueError: An argument is out of its range, or the checkpoint does not fit the config.
+        ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
+        ImportError: The runtime is not installed.
+    """
+    out_dir = Path(out_dir)
+    check_overwrite(out_dir, overwrite=overwrite)
+    check_precision(runtime, precision)
+    check_installed(runtime, precision)
+    check_axes(dynamic or ())
+    check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
+    if verify_on not in (None, "test"):
+        raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
+    measured = verify_on is not None or max_drop is not None
+    cfg = load_config(config, cfg_options, work_dir)
+    check_config(cfg, *(["test"] if measured else []), *(["train"] if precision == "int8" else []))
+    content = load_from_local(checkpoint)
+    state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
+    model = build_model(cfg, state)
+    task = task_of(model, part, logits)
+    color, steps = describe_pipeline(cfg)
+    size, dynamic = choose_size(model, steps, size, dynamic)
+    network = PredictionNetwork(switch_to_deploy(model), task).eval()
+    network.check(size)
+    shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
+
+    @cache
+    def evaluator() -> GraphEvaluator:
+        return GraphEvaluator(cfg, network.normalization, task, model.state_dict())
+
+    def measure(graph: nn.Module) -> dict[str, float]:
+        return evaluator()(graph)
+
+    with atomic_folder(out_dir) as folder:
+        deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))
+        make_graph(
+            network,
+            folder / GRAPHS[runtime],
+            precision,
+            shape,
+            dynamic,
+            calibration=lambda: dataset_images(cfg, "train", images),
+            measure=measure if max_drop is not None else None,
+            max_drop=max_drop,
+        )
+        graph = deployment.load()
+        if precision == "float32":
+            proof = prove_exact(network, graph, shape, dynamic)
+        else:
+            proof = prove_close(network, graph, *comparison_images(cfg, network, shape), precision)
+        metrics = None
+        if measured:
+            metrics = dict(before=evaluate_weights(config, state, work_dir, cfg_options), after=measure(graph))
+            check_drop(**metrics, max_drop=MAX_DROP if max_drop is None else max_drop)
+        if task.name == "features":
+            save_file(head_weights(model, task), folder / WEIGHTS)
+        write_program(folder, runtime)
+        deployment.settings |= dict(
+            format=FORMAT,
+            task=task.name,
+            output=dict(name=task.output, **task.settings),
+            input=describe_input(network, shape, dynamic, color),
+            normalization=asdict(network.normalization),
+            preprocessing=steps,
+            classes=classes.get("classes"),
+            palette=classes.get("palette"),
+            config=Path(config).name,
+            checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
+            proof=proof.as_json(),
+            metrics=metrics,
+            versions=versions(runtime, *(["nncf"] if precision == "int8" else [])),
+            files={file.name: sha256(file) for file in sorted(folder.iterdir())},
+        )
+        deployment.write()
+    deployment = Deployment.read(out_dir)
+    return DeploymentReport(deployment, proof, metrics, remarks_on(deployment.settings))
+
+
+def check_positive(**numbers: int) -> None:
+    """Check that numbers are positive.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}={number}: expected 1 or more.")
+
+
+def choose_size(
+    model: nn.Module, steps: list[dict], size: tuple[int, int] | None, dynamic: Sequence[str] | None
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """The size to record a graph with, and its symbolic axes."""
+    test_cfg = getattr(model, "test_cfg", None) or {}
+    window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
+    known = size or window or output_size(steps)
+    if dynamic is None:
+        dynamic = ("batch",) if known else DYNAMIC_AXES
+    return tuple(known or image_size(model)), tuple(dynamic)
+
+
+def describe_input(
+    network: PredictionNetwork, shape: tuple[int, int, int], dynamic: Sequence[str], color: str
+) -> dict[str, object]:
+    """What a graph takes; None for a side of any length."""
+    sides = {name: None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)}
+    order = "BGR" if network.channels == 3 else None
+    return dict(**sides, channels=network.channels, layout="NHWC", type="uint8", order=order, color_type=color)
+
+
+def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
+    """Images of the test set, or random ones where there is none, and what they are."""
+    if cfg.get("test_dataloader"):
+        with suppress(FileNotFoundError):
+            check_config(cfg, "test")
+            found = dataset_images(cfg, "test", TEST_IMAGES)
+            return found, f"{len(found)} images of the test set"
+    return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"
+
+
+def head_weights(model: nn.Module, task: Task) -> dict[str, Tensor]:
+    """The weights of what follows the graph, by name."""
+    owner, _, name = task.settings["part"].rpartition(".")
+    inside = tuple(f"{owner}.{part}.".lstrip(".") for part in {"backbone", name})
+    # Copies, since heads share layers, and safetensors stores no memory twice.
+    return {key: value.clone() for key, value in model.state_dict().items() if not key.startswith(inside)}
+
+
+def remarks_on(settings: dict) -> list[str]:
+    """What to know about a deployed network."""
+    remarks = []
+    if settings["task"] == "features":
+        part = settings["output"]["part"]
+        remarks.append(f"the graph ends in the maps of {part}; what follows stays in PyTorch, with {WEIGHTS}")
+    if settings["runtime"] == "openvino":
+        from mmrepmlp.export.openvino import is_fast_here
+
+        if not is_fast_here(settings["precision"]):
+            remarks.append(f"this processor has no instructions for {settings['precision']}: not faster here")
+    if settings["input"]["height"] is None:
+        remarks.append("any size; with --size HEIGHT WIDTH, a graph of one size is faster")
+    unknown = [step["type"] for step in settings["preprocessing"] if len(step) == 1]
+    if unknown:
+        remarks.append(f"run.py does not know {', '.join(unknown)} of the test pipeline; evaluate.py does")
+    return remarks

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config's test pipeline as plain data, for programs without its framework."""
+
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS, DefaultScope
+
+from mmrepmlp.verbs.config import innermost_dataset
+
+# What of each transform changes an image. Others that are known load, pack, or change annotations alone.
+ARGUMENTS = {
+    "Resize": ("scale", "keep_ratio", "backend", "interpolation"),
+    "ResizeEdge": ("scale", "edge", "backend", "interpolation"),
+    "CenterCrop": ("crop_size",),
+    "Pad": ("size", "size_divisor", "pad_to_square"),
+}
+IGNORED = ("Load", "Pack", "Collect", "ReduceZero")
+
+
+def describe_pipeline(cfg: Config) -> tuple[str, list[dict]]:
+    """Read how a config's test pipeline loads an image and what it does to it.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        How color is read, as of mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
+        arguments under mmcv's names. A transform that is not known here has its ``type`` alone.
+    """
+    color, steps = "color", []
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        for settings in innermost_dataset(cfg).get("pipeline") or ():
+            transform = TRANSFORMS.build(settings)
+            color = getattr(transform, "color_type", color)
+            if not type(transform).__name__.startswith(IGNORED):
+                steps.append(describe_transform(transform))
+    return color, steps
+
+
+def describe_transform(transform: object) -> dict:
+    """A transform as plain data."""
+    name = type(transform).__name__
+    step = {argument: getattr(transform, argument, None) for argument in ARGUMENTS.get(name, ())}
+    known = name in ARGUMENTS and not getattr(transform, "auto_pad", False)
+    if name == "Pad":
+        step["value"] = transform.pad_val.get("img", 0)
+        known = transform.padding_mode == "constant"
+    if name == "Resize":
+        known = transform.scale is not None
+    return {"type": name, **step} if known else {"type": name}
+
+
+def output_size(steps: list[dict]) -> tuple[int, int] | None:
+    """Height and width of an image after the steps, if it is not smaller than what is cropped from it; None where they
+    depend on the image."""
+    size = None
+    for step in steps:
+        kind = step["type"]
+        if kind == "Resize" and "scale" in step and not step["keep_ratio"]:
+            size = tuple(step["scale"][::-1])
+        elif kind == "CenterCrop" and "crop_size" in step:
+            size = tuple(step["crop_size"][::-1])
+        elif kind == "Pad" and "value" in step:
+            size = padded_size(step, size)
+        else:
+            size = None
+    return size
+
+
+def padded_size(step: dict, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width after mmcv's ``Pad`` of an image that is not larger; None where they depend on the image."""
+    if step["size"]:
+        return tuple(step["size"][::-1])
+    if size and step["pad_to_square"]:
+        size = (max(size), max(size))
+    if size and step["size_divisor"]:
+        size = tuple(-(-side // step["size_divisor"]) * step["size_divisor"] for side in size)
+    return size

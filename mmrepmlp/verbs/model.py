@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build models of configs with weights, and derive the config of the deploy form."""
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults
+from mmrepmlp.verbs.config import add_import, as_list, resolve_type
+
+# Names of the arguments that build a deploy form; RepLKNet uses its own.
+DEPLOY_ARGUMENTS = ("deploy", "small_kernel_merged")
+# Types of init_cfg that load weights.
+PRETRAINED = ("Pretrained", PretrainedInit)
+
+
+def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
+    """Build a config's model with the weights of a state dict, in eval mode.
+
+    Raises:
+        ValueError: The state dict does not fit the model.
+    """
+    model = build_untrained(cfg)
+    check_values(model.state_dict(), state)
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch's list of shape mismatches, one per line
+        _, *lines = str(error).splitlines()
+        raise_faults({"of another shape": [line.strip().rstrip(".") for line in lines]})
+    unexpected = result.unexpected_keys
+    raise_faults(
+        {"missing": result.missing_keys, "unexpected": [name for name in unexpected if name.startswith("backbone.")]}
+    )
+    if unexpected:  # of heads that only trained, which MMEngine ignores as well
+        print_log(f"Ignored, since the model has no such tensors: {abbreviate(unexpected)}.", "current")
+    return model.eval()
+
+
+def fitting_config(cfg: Config, state: Mapping[str, Tensor]) -> Config:
+    """The config whose model a state dict fits: the given one, or that of its deploy form.
+
+    Raises:
+        ValueError: The state dict fits neither.
+    """
+    try:
+        build_model(cfg, state)
+        return cfg
+    except ValueError:
+        deployed = deploy_config(cfg)
+        with suppress(ValueError):
+            build_model(deployed, state)
+            return deployed
+        raise
+
+
+def build_untrained(cfg: Config) -> nn.Module:
+    """Build a config's model without loading any weights."""
+    settings = copy.deepcopy(cfg.model)
+    drop_pretrained(settings)
+    if "data_preprocessor" in cfg:  # as the runner does
+        settings.setdefault("data_preprocessor", cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        return MODELS.build(settings)
+
+
+def iter_dicts(settings: object) -> Iterator[ConfigDict]:
+    """Iterate over the nested dicts in a config, the outermost first."""
+    if isinstance(settings, Mapping):
+        yield settings
+        settings = list(settings.values())
+    if isinstance(settings, (list, tuple)):
+        for part in settings:
+            yield from iter_dicts(part)
+
+
+def drop_pretrained(settings: ConfigDict) -> None:
+    """Remove the settings that load pre-trained weights from a model's config."""
+    for part in iter_dicts(settings):
+        inits = as_list(part.get("init_cfg"))
+        kept = [init for init in inits if not (isinstance(init, Mapping) and init.get("type") in PRETRAINED)]
+        if len(kept) < len(inits):
+            del part["init_cfg"]
+            part.update({"init_cfg": kept} if kept else {})
+        if isinstance(part.get("pretrained"), str):
+            part["pretrained"] = None
+
+
+def deploy_config(cfg: Config) -> Config:
+    """A copy of a config whose model is built in deploy form and loads no pre-trained weights."""
+    cfg = copy.deepcopy(cfg)
+    add_import(cfg)
+    drop_pretrained(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        for part in iter_dicts(cfg.model):
+            kind = resolve_type(part, MODELS)
+            if hasattr(kind, "switch_to_deploy"):
+                part.update({name: True for name in DEPLOY_ARGUMENTS if takes_argument(kind, name)})
+    return cfg
+
+
+def is_deploy_config(cfg: Config) -> bool:
+    """Whether a config builds a model in deploy form, or a part of it."""
+    return any(part.get(name) is True for part in iter_dicts(cfg.model) for name in DEPLOY_ARGUMENTS)
+
+
+def takes_argument(kind: type, name: str) -> bool:
+    """Whether a class can be built with an argument, which it may pass on to those that it inherits from."""
+    for base in inspect.getmro(kind):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            if name in parameters:
+                return True
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                return False
+    return False

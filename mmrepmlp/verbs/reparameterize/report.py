@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a conversion did, to print and to keep."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import mmengine
+import torch
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from mmrepmlp.reparam import Difference
+from mmrepmlp.verbs.metrics import metrics_agree
+from mmrepmlp.version import __version__
+
+
+@dataclass
+class ConversionReport:
+    """A checkpoint before and after its conversion; pairs are training form and deploy form.
+
+    Attributes:
+        source: The checkpoint in training form.
+        checkpoint: The file in deploy form; None where nothing was written.
+        config: The config that loads it; None where nothing was written.
+        parameters: Numbers of parameters.
+        macs: Multiply-accumulate operations on one image.
+        differences: How far each output moved on random images: converted in float64, where nothing but the algebra
+            counts, and as the written file has it, in the precision of its weights.
+        uncompared: Parts that random images tell nothing about, and why; ``"heads"`` are the model's raw outputs.
+        unproven: The converted ones of these.
+        metrics: What the config's evaluator says of both, by name; empty where it was not asked.
+        same_predictions: Share of the numbers in both predictions that are the same, where something is unproven
+            otherwise and the evaluator was asked.
+    """
+
+    source: Path
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    differences: list[Difference]
+    uncompared: dict[str, str] = field(default_factory=dict)
+    unproven: list[str] = field(default_factory=list)
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    same_predictions: float | None = None
+    checkpoint: Path | None = None
+    config: Path | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether all outputs agree in float64, where rounding plays no part."""
+        return all(d.accepted for d in self.differences if d.dtype is torch.float64)
+
+    def failures(self) -> list[str]:
+        """The outputs that differ by more than is allowed, and the metrics, unless heads make much of rounding."""
+        outputs = [
+            f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
+            for d in self.differences
+            if not d.accepted
+        ]
+        metrics = [
+            f"{name}: {before} and {after}"
+            for name, (before, after) in self.metrics.items()
+            if not metrics_agree(before, after)
+        ]
+        return outputs + (metrics if all(d.within_tolerance for d in self.differences) else [])
+
+    def table(self) -> Group:
+        """The report to print; of the outputs the one that moved most, in each precision."""
+        forms = Table(title=f"{self.checkpoint or self.source}", title_justify="left", box=box.SIMPLE)
+        for column in ("", "training form", "deploy form"):
+            forms.add_column(column, justify="right" if column else "left")
+        forms.add_row("parameters", *(f"{count:,}" for count in self.parameters))
+        forms.add_row("GMACs", *(f"{count / 1e9:.3f}" for count in self.macs))
+        for metric, values in self.metrics.items():
+            forms.add_row(metric, *(f"{value:.4f}" for value in values))
+        if self.same_predictions is not None:
+            forms.add_row("same predictions", "", f"{self.same_predictions:.4%}")
+        errors = Table(box=box.SIMPLE)
+        for column in ("largest difference", "absolute", "relative", "allowed"):
+            errors.add_column(column, justify="left" if column == "largest difference" else "right")
+        for dtype, required in dict.fromkeys((d.dtype, d.required) for d in self.differences):
+            same = [d for d in self.differences if (d.dtype, d.required) == (dtype, required)]
+            worst = max(same, key=lambda d: d.relative)
+            what = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
+            name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
+            allowed = f"{worst.tolerance:.0e}" if required else "not limited"
+            errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", allowed)
+        return Group(forms, errors, *self.remarks())
+
+    def remarks(self) -> list[str]:
+        """What the comparison of outputs leaves out, and why that is no gap."""
+        advice = "" if self.metrics else " --verify-on test compares the results on the test set."
+        if self.uncompared:
+            parts = "; ".join(f"{name} ({reason})" for name, reason in self.uncompared.items())
+            return [
+                "Compared: the maps of backbone and neck, where the conversion acts. Not compared on random images: "
+                f"{parts}.{advice}"
+            ]
+        if not all(d.within_tolerance for d in self.differences):
+            return [
+                "All maps agree, and the conversion does not touch the heads: their larger difference is what they "
+                f"make of rounding.{advice}"
+            ]
+        return []
+
+    def to_json(self) -> str:
+        """The report to keep, with all outputs and what it was made with."""
+        content = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        for difference in content["differences"]:
+            difference["dtype"] = name_of(difference["dtype"])
+        versions = dict(mmrepmlp=__version__, torch=torch.__version__, mmengine=mmengine.__version__)
+        return json.dumps({**content, "versions": versions}, indent=2) + "\n"
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name of a precision, e.g. float32."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a deployed network inside the framework's loop."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrepmlp.export.normalization import Normalization
+from mmrepmlp.export.prediction import Task
+from mmrepmlp.verbs.checks import check_config
+from mmrepmlp.verbs.config import load_config
+from mmrepmlp.verbs.deploy.folder import WEIGHTS, Deployment, DeploymentError
+from mmrepmlp.verbs.model import drop_pretrained
+from mmrepmlp.verbs.runner import build_runner
+
+Graph = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def evaluate_deployment(
+    config: str | Path,
+    out_dir: str | Path,
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+) -> dict[str, float]:
+    """Evaluate a deployed network on a config's test set, with what prepares images and judges predictions there.
+
+    Of a model that was deployed up to its maps, the rest runs in PyTorch.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        out_dir: Folder written by :func:`deploy_checkpoint` for a model of this config.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings to override, by dotted names. Default: None.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        FileNotFoundError: There is no deployed network, or a data set does not exist.
+        DeploymentError: A file was changed, or the network is of another model than the config's.
+    """
+    cfg = load_config(config, cfg_options, work_dir)
+    deployment = Deployment.read(out_dir)
+    settings = deployment.settings
+    check_config(cfg, "test")
+    output = dict(settings["output"])
+    task = Task(settings["task"], output.pop("name"), output)
+    normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
+    head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
+    return GraphEvaluator(cfg, normalization, task, head)(deployment.load())
+
+
+class GraphEvaluator:
+    """Evaluates graphs of one network on a config's test set. The data set is read and the model built once.
+
+    Args:
+        cfg: The config.
+        normalization: What a graph does to the colors of an image, which the config's preprocessor did already.
+        task: What a graph predicts.
+        head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
+
+    Raises:
+        DeploymentError: The config's model is of another kind.
+    """
+
+    def __init__(
+        self, cfg: Config, normalization: Normalization, task: Task, head: Mapping[str, Tensor] | None = None
+    ) -> None:
+        cfg = copy.deepcopy(cfg)
+        cfg.load_from, cfg.resume = None, False
+        drop_pretrained(cfg.model)
+        self.graph: Graph | None = None
+        self.normalization = normalization
+        self.runner = build_runner(cfg, progress=True)
+        model = self.runner.model
+        if task.name == "features":
+            replace_part(model, task.settings["part"], self.run, head)
+        elif task.name == "segmentation":
+            replace_decoder(model, task, self.run)
+        else:
+            replace_classifier(model, task, self.run)
+
+    def run(self, inputs: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
+        """Run the graph on images as the config's preprocessor leaves them."""
+        return self.graph(self.normalization.undo(inputs))
+
+    def __call__(self, graph: Graph) -> dict[str, float]:
+        """Evaluate a graph.
+
+        Args:
+            graph: Maps images (N, H, W, C), uint8, to its outputs.
+
+        Returns:
+            The metrics.
+        """
+        self.graph = graph
+        return {name: float(value) for name, value in self.runner.test().items()}
+
+
+def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
+    """Let a classifier take the scores of a graph.
+
+    Raises:
+        DeploymentError: The model is no classifier of as many classes.
+    """
+    if not hasattr(model, "head"):
+        raise DeploymentError(f"The folder has a classifier, and the config's model is a {type(model).__name__}.")
+    classes = getattr(model.head, "num_classes", None)
+    inverse = {"softmax": torch.log, "sigmoid": torch.logit, "none": lambda scores: scores}
+
+    def logits(images: Tensor) -> Tensor:
+        (scores,) = run(images)
+        if classes not in (None, scores.size(1)):
+            raise DeploymentError(f"The graph gives {scores.size(1)} scores, and the config has {classes} classes.")
+        smallest = torch.finfo(scores.dtype).tiny
+        if task.settings["activation"] != "none":
+            scores = scores.clamp(smallest, 1)
+        return inverse[task.settings["activation"]](scores)
+
+    model.extract_feat = lambda images, **_: images
+    model.head.forward = logits
+
+
+def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
+    """Let a segmentor take the classes or the logits of a graph.
+
+    Raises:
+        DeploymentError: The model is no segmentor of as many classes.
+    """
+    if not hasattr(model, "decode_head"):
+        raise DeploymentError(f"The folder has a segmentor, and the config's model is a {type(model).__name__}.")
+    channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
+    if channels != task.settings["channels"]:
+        raise DeploymentError(
+            f"The graph has {task.settings['channels']} classes, and the config's head gives {channels} logits."
+        )
+
+    def decode(inputs: Tensor, metas: object) -> Tensor:
+        (output,) = run(inputs)
+        if task.output == "logits":
+            return output
+        if channels == 1:  # certain of one or the other
+            return (output[:, None].float() - 0.5) * 100
+        return F.one_hot(output.long(), channels).permute(0, 3, 1, 2).float()
+
+    model.encode_decode = decode
+
+
+def replace_part(model: nn.Module, part: str, run: Graph, head: Mapping[str, Tensor]) -> None:
+    """Let a model take the maps of its backbone or neck from a graph, and the weights of the rest from ``head``.
+
+    Raises:
+        DeploymentError: The model has other parts or weights.
+    """
+    owner, _, name = part.rpartition(".")
+    try:
+        parent = model.get_submodule(owner)
+    except AttributeError:
+        parent = None
+    if not hasattr(parent, name):
+        raise DeploymentError(f"The folder has the {part} of a model, which {type(model).__name__} does not have.")
+    parent.backbone = Call(run)
+    if name == "neck":
+        parent.neck = nn.Identity()
+    try:
+        missing = model.load_state_dict(head, strict=False).missing_keys
+    except RuntimeError as error:
+        raise DeploymentError(f"The folder's weights do not fit the config's model: {error}") from error
+    if missing:
+        raise DeploymentError(f"The folder has no weights for {', '.join(missing[:3])} of the config's model.")
+
+
+class Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Graph) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Call it."""
+        return self.function(images)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test-time augmentation, as the tools of the three frameworks apply it."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+
+from mmengine.config import Config, ConfigDict
+
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.verbs.config import as_list
+
+# What merges the predictions where a config has no tta_model.
+MODELS = {
+    "mmpretrain": dict(type="AverageClsScoreTTA"),
+    "mmseg": dict(type="SegTTAModel"),
+    "mmdet": dict(type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)),
+}
+FLIP_KEYS = ("flip", "flip_direction")
+
+
+def apply_tta(cfg: Config) -> None:
+    """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips.
+
+    Raises:
+        MMRepMLPError: The config has no ``tta_model`` and its framework no usual one, or there is no pipeline.
+    """
+    scope = cfg.get("default_scope")
+    model = cfg.get("tta_model") or MODELS.get(scope)
+    if model is None:
+        raise MMRepMLPError(
+            f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
+            "tta_model and tta_pipeline in the config, or omit --tta."
+        )
+    own = cfg.model.get("data_preprocessor")
+    if own and cfg.get("data_preprocessor"):  # which is the default of a model, but BaseTTAModel overwrites with it
+        cfg.data_preprocessor = own
+    cfg.model = ConfigDict({**model, "module": cfg.model})
+    augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"))
+
+
+@contextmanager
+def merge_explained() -> Iterator[None]:
+    """Say in one sentence that the predictions of a model cannot be merged, where that ends a test.
+
+    Raises:
+        MMRepMLPError: ``merge_preds`` of the ``tta_model`` raised an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        merges = [f.f_locals.get("self") for f, _ in walk_tb(error.__traceback__) if f.f_code.co_name == "merge_preds"]
+        if not merges:
+            raise
+        raise MMRepMLPError(
+            f"{type(merges[0]).__name__} cannot merge the predictions of this model ({type(error).__name__}: {error}). "
+            "Set another tta_model, with its tta_pipeline, in the config, or omit --tta."
+        ) from error
+
+
+def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:
+    """Replace the pipeline of a data set, inside wrappers as well, by a given one or by its own with flips.
+
+    Raises:
+        MMRepMLPError: There is neither.
+    """
+    inner = [part for name in ("dataset", "datasets") for part in as_list(dataset.get(name))]
+    if inner:
+        for part in inner:
+            augment(part, pipeline)
+    elif pipeline or dataset.get("pipeline"):
+        dataset.pipeline = copy.deepcopy(pipeline) or flip_pipeline(dataset.pipeline)
+    else:
+        raise MMRepMLPError(f"{dataset.type} has no pipeline to add flips to. Set tta_pipeline in the config.")
+
+
+def flip_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+    """A test pipeline whose images come twice, as they are and flipped; annotations stay as they are."""
+    pipeline = copy.deepcopy(pipeline)
+    names = [str(step.type).rpartition(".")[2] for step in pipeline]
+    starts = (i for i, name in enumerate(names) if name.startswith(("LoadAnnotations", "Pack")))
+    first = next(starts, len(pipeline) - 1)
+    last = pipeline[-1]
+    if "meta_keys" in last:
+        last.meta_keys = (*last.meta_keys, *(key for key in FLIP_KEYS if key not in last.meta_keys))
+    flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
+    both = dict(type="TestTimeAug", transforms=[flips, *([step] for step in pipeline[first:])])
+    return [*pipeline[:first], ConfigDict(both)]

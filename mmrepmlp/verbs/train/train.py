@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.verbs.checks import check_config
+from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.model import iter_dicts
+from mmrepmlp.verbs.runner import add_hooks, build_runner
+
+from .resume import make_resumable, resume_from
+
+# Hooks added to those of the config, with the reason.
+CHECKS = {
+    "CheckAnnotationsHook": "annotations of classes that the model does not have are rejected before training; "
+    "check_annotations=False in the config turns it off.",
+}
+HOOKS = {
+    "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
+}
+WITHOUT_CONSTRUCTOR = (
+    "gradient_reparam=True changes the initial weights alone: for it to take part in training, set "
+    "optim_wrapper.constructor='mmrepmlp.RepOptimizerConstructor'."
+)
+
+
+def train(
+    config: str | Path,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = "none",
+    progress: bool = False,
+) -> Runner:
+    """Train a model.
+
+    Args:
+        config: Path of the config file, or ``package::path``.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
+        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``; where there is
+            none, the training starts, from the config's ``load_from`` if it has one. Default: the config's ``resume``.
+            With ``randomness.deterministic`` a resumed training computes exactly what an uninterrupted one does.
+        amp: Whether to train with automatic mixed precision. Default: False.
+        auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
+        cfg_options: Settings to override, by dotted names. Default: None.
+        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
+        progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
+            has in full. Default: False.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        MMRepMLPError: ``amp`` is set and there is no GPU.
+        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; a head does not fit
+            the backbone; an annotation is of a class that the model does not have.
+        FileNotFoundError: A data set does not exist.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    require(cfg, "train_dataloader", "train_cfg", "optim_wrapper")
+    check_config(cfg, "train", "val", training=True)
+    if amp:
+        if get_device() == "cpu":
+            raise MMRepMLPError("--amp uses MMEngine's AmpOptimWrapper, which needs a GPU, and none is available.")
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if auto_scale_lr:
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+            raise ValueError(
+                f"{config} has no auto_scale_lr.base_batch_size, from which --auto-scale-lr scales the learning rate. "
+                "Add it, or omit --auto-scale-lr."
+            )
+        cfg.auto_scale_lr.enable = True
+    changes = make_resumable(cfg)
+    resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
+    if resume:
+        resume_from(cfg, resume)
+    runner = build_runner(cfg, progress)
+    for change in changes:
+        runner.logger.info(change)
+    if cfg.get("check_annotations", True):
+        add_hooks(runner, CHECKS)
+    add_hooks(runner, HOOKS)
+    if lacks_constructor(cfg):
+        runner.logger.warning(WITHOUT_CONSTRUCTOR)
+    runner.train()
+    return runner
+
+
+def lacks_constructor(cfg: Config) -> bool:
+    """Whether a model is built for gradient re-parameterization, and its optimizer in the usual way."""
+    wanted = any(part.get("gradient_reparam") for part in iter_dicts(cfg.model))
+    return wanted and "constructor" not in cfg.optim_wrapper

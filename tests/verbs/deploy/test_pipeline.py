@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stand-alone program does to an image, against the frameworks' own transforms."""
+
+import json
+import runpy
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from mmrepmlp.verbs.deploy.folder import PROGRAM
+from mmrepmlp.verbs.deploy.pipeline import describe_pipeline, output_size
+
+PROGRAM_NAMES = runpy.run_path(str(PROGRAM))
+sides = st.integers(5, 90)
+filters = st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"])
+edges, booleans = st.sampled_from(["short", "long", "width", "height"]), st.booleans()
+
+
+@st.composite
+def transforms(draw):
+    """A transform of one of the frameworks' test pipelines."""
+    size = (draw(sides), draw(sides))
+    by = dict(interpolation=draw(filters), backend="cv2") if draw(booleans) else dict(backend="pillow")
+    return draw(
+        st.sampled_from(
+            [
+                dict(type="Resize", scale=size, keep_ratio=draw(booleans), **by),
+                dict(type="ResizeEdge", scale=size[0], edge=draw(edges), **by),
+                dict(type="CenterCrop", crop_size=size),
+                dict(type="Pad", size=(90 + size[0], 90 + size[1]), pad_val=draw(st.integers(0, 255))),
+                dict(type="Pad", size_divisor=draw(st.integers(1, 32))),
+                dict(type="Pad", pad_to_square=True),
+            ]
+        )
+    )  # fmt: skip
+
+
+def config(steps, scope="mmpretrain"):
+    pipeline = [dict(type="LoadImageFromFile"), *steps, dict(type="PackInputs")]
+    return Config(
+        dict(default_scope=scope, test_dataloader=dict(dataset=dict(type="CustomDataset", pipeline=pipeline)))
+    )
+
+
+def apply(steps, image):
+    network = object.__new__(PROGRAM_NAMES["Network"])
+    network.steps = json.loads(json.dumps(steps))
+    return network.preprocess(image)
+
+
+@given(steps=st.lists(transforms(), max_size=3), height=sides, width=sides, channels=st.sampled_from([1, 3]))
+def test_images_are_prepared_as_the_framework_does(steps, height, width, channels):
+    image = np.random.RandomState(height).randint(0, 256, (height, width, channels)).astype(np.uint8)
+    color, described = describe_pipeline(config(steps))
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        given = image if channels == 3 else image[..., 0]
+        try:
+            expected = Compose(steps)(dict(img=given))["img"] if steps else given
+        except (cv2.error, ValueError):  # a side of no pixels
+            reject()
+    actual = apply(described, image)
+    assert color == "color" and actual.dtype == np.uint8
+    expected = expected.reshape(actual.shape)
+    # Which side Pillow resizes first depends on its version, and it rounds in between; later steps carry that on.
+    pillow = sum(step.get("backend") == "pillow" for step in steps)
+    assert abs(actual.astype(int) - expected).max(initial=0) <= 3 * pillow
+    size = output_size(described)
+    if all(limit <= 90 for step in steps for limit in step.get("size", ())) and "CenterCrop" not in str(steps):
+        assert size in (None, actual.shape[:2])
+
+
+@given(height=sides, width=sides, size=sides, name=st.sampled_from([*PROGRAM_NAMES["PILLOW_SUPPORT"], "nearest"]))
+def test_each_side_is_resized_as_pillow_does(height, width, size, name):
+    image = np.random.RandomState(height).randint(0, 256, (height, width, 3)).astype(np.uint8)
+    for to in ((size, height), (width, size)):
+        expected = np.array(Image.fromarray(image).resize(to, getattr(Image.Resampling, name.upper())))
+        actual = PROGRAM_NAMES["interpolate"](image, *to, dict(backend="pillow", interpolation=name))
+        assert abs(actual.astype(int) - expected).max() <= (name != "nearest")
+
+
+def test_known_sizes():
+    resize = dict(type="Resize", scale=(48, 32), keep_ratio=False)
+    assert output_size(describe_pipeline(config([resize]))[1]) == (32, 48)
+    edge, crop = dict(type="ResizeEdge", scale=64), dict(type="CenterCrop", crop_size=56)
+    assert output_size(describe_pipeline(config([edge, crop]))[1]) == (56, 56)
+    for steps in ([], [edge], [resize, edge], [dict(type="Resize", scale=(48, 32), keep_ratio=True)]):
+        assert output_size(describe_pipeline(config(steps))[1]) is None
+
+
+def test_what_the_program_does_not_know_has_its_name_alone():
+    steps = [dict(type="EfficientNetCenterCrop", crop_size=32), dict(type="Pad", size=(9, 9), padding_mode="edge")]
+    _, described = describe_pipeline(config(steps))
+    assert described == [{"type": "EfficientNetCenterCrop"}, {"type": "Pad"}]
+    with pytest.raises(ValueError, match="needs the step EfficientNetCenterCrop of the test pipeline"):
+        apply(described, np.zeros((40, 40, 3), np.uint8))

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions of all three frameworks, against their own inferencers on the plain config."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmrepmlp.apis import infer, reparameterize_checkpoint
+from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.verbs.config import trained_metainfo
+from mmrepmlp.verbs.infer.images import ImageError
+from mmrepmlp.verbs.infer.predictor import complete_palette, prepare_config
+from tests.end_to_end.commands import run_tool
+from tests.fixtures import CONFIG
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder with images in several modes and depths, and one that is broken."""
+    folder = tmp_path / "images"
+    (folder / "b/c d").mkdir(parents=True)
+    pixels = np.random.randint(0, 256, (120, 152, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[:70, :90]).convert("L").save(folder / "b/a.png")
+    Image.fromarray(pixels).convert("RGBA").resize((200, 120)).save(folder / "b/c d/ü [x].png")
+    (folder / "b/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+NAMES = ["a.png", "b/a.png", "b/c d/ü [x].png"]
+
+
+def predict(config, checkpoint, images, out, **options) -> tuple[dict, dict[str, dict]]:
+    """The JSON file, and its predictions by image; also checks that the pictures are there."""
+    infer(config, checkpoint, images, out, device="cpu", **options)
+    content = json.loads((out / "predictions.json").read_text())
+    for prediction in content["predictions"]:
+        picture = cv2.imread(str(out / prediction["visualization"]))
+        image = cv2.imread(str(images / prediction["image"]))
+        assert prediction["visualization"] == f"visualizations/{prediction['image']}"
+        assert (prediction["height"], prediction["width"]) == image.shape[:2]
+        assert picture.shape[1] / image.shape[1] == picture.shape[0] / image.shape[0]
+        factor = picture.shape[0] // image.shape[0]
+        assert (picture != image.repeat(factor, 0).repeat(factor, 1)).any()  # something is drawn
+    return content, {prediction["image"]: prediction for prediction in content["predictions"]}
+
+
+def forms(config, checkpoint, folder) -> list[tuple]:
+    """Each form's config with each form's checkpoint."""
+    report = reparameterize_checkpoint(config, checkpoint, folder / "deploy.pth")
+    return [(c, k) for c in (config, report.config) for k in (checkpoint, report.checkpoint)]
+
+
+@pytest.mark.slow
+def test_classes_are_those_of_the_inferencer(trained, config, images, tmp_path):
+    from mmpretrain import ImageClassificationInferencer
+
+    pairs = forms(config, trained.checkpoint, tmp_path)
+    for index, (form, checkpoint) in enumerate(pairs):
+        content, found = predict(form, checkpoint, images, tmp_path / f"out{index}")
+        assert list(found) == NAMES and content["classes"] == [str(digit) for digit in range(10)]
+        assert [(item["image"], bool(item["reason"])) for item in content["skipped"]] == [("b/broken.jpg", True)]
+        matching = pairs[0] if checkpoint == trained.checkpoint else pairs[3]
+        plain = ImageClassificationInferencer(str(matching[0]), pretrained=str(checkpoint), device="cpu")
+        for name in NAMES:
+            (expected,) = plain(str(images / name))
+            assert found[name]["pred_label"] == expected["pred_label"]
+            assert found[name]["pred_class"] == expected["pred_class"]
+            scores = np.float32(found[name]["pred_scores"])
+            if (form, checkpoint) == matching:
+                assert (scores == expected["pred_scores"]).all() and found[name]["pred_score"] == expected["pred_score"]
+            np.testing.assert_allclose(scores, expected["pred_scores"], atol=1e-6)
+
+
+def expected_segments(inferencer, path, out, found) -> None:
+    expected = inferencer(str(path))["predictions"]
+    labels = cv2.imread(str(out / found["sem_seg"]), cv2.IMREAD_UNCHANGED)
+    assert labels.dtype == np.uint8 and (labels == expected).all()
+    assert found["labels"] == np.unique(expected).tolist()
+
+
+def expected_objects(inferencer, path, out, found) -> None:
+    (expected,) = inferencer(str(path), no_save_vis=True, pred_score_thr=0)["predictions"]
+    assert {name: found[name] for name in expected} == expected and len(found["labels"]) > 1
+    assert found["names"] == [str(label) for label in found["labels"]]
+
+
+@pytest.mark.slow
+def test_maps_and_boxes_are_those_of_the_inferencer(short_run, images, tmp_path):
+    if short_run.task == "seg":
+        from mmseg.apis import MMSegInferencer as Inferencer
+
+        check, names = expected_segments, ["background", *map(str, range(10))]
+    else:
+        from mmdet.apis import DetInferencer as Inferencer
+
+        check, names = expected_objects, [str(digit) for digit in range(10)]
+    pairs = forms(short_run.config, short_run.checkpoint, tmp_path)
+    for index, (form, checkpoint) in enumerate(pairs):
+        out = tmp_path / f"out{index}"
+        content, found = predict(form, checkpoint, images, out, score=0.0)
+        assert list(found) == NAMES and content["classes"] == names
+        if index in (0, 3):
+            plain = Inferencer(str(form), weights=str(checkpoint), device="cpu")
+            for name in NAMES:
+                check(plain, images / name, out, found[name])
+
+
+@pytest.mark.slow
+def test_masks_are_written_as_run_lengths(images, tmp_path):
+    from mmdet.apis import DetInferencer
+    from pycocotools.mask import decode
+
+    from mmrepmlp.verbs.config import read_config
+    from mmrepmlp.verbs.model import build_untrained
+
+    cfg = read_config("mmdet::mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py")
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if step.type == "Resize":
+            step.scale = (160, 160)
+    cfg.dump(tmp_path / "config.py")
+    save_checkpoint({"state_dict": build_untrained(cfg).state_dict()}, tmp_path / "random.pth")
+    content, found = predict(tmp_path / "config.py", tmp_path / "random.pth", images, tmp_path / "out", score=0.0)
+    assert content["classes"][:2] == ["person", "bicycle"]  # of the config: the checkpoint tells none
+    plain = DetInferencer(str(tmp_path / "config.py"), weights=str(tmp_path / "random.pth"), device="cpu")
+    (expected,) = plain(str(images / "a.png"), no_save_vis=True, pred_score_thr=0)["predictions"]
+    assert {name: found["a.png"][name] for name in expected} == expected and found["a.png"]["masks"]
+    assert decode(found["a.png"]["masks"][0]).shape == (120, 152)
+
+
+def random_checkpoint(config, path) -> Path:
+    """Weights of a config's model, never trained, without names of classes."""
+    from mmrepmlp.verbs.config import read_config
+    from mmrepmlp.verbs.model import build_untrained
+
+    save_checkpoint({"state_dict": build_untrained(read_config(config)).state_dict()}, path)
+    return path
+
+
+def test_one_image_and_an_existing_folder(images, tmp_path):
+    checkpoint, out = random_checkpoint(CONFIG, tmp_path / "random.pth"), tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("precious")
+    content, found = predict(CONFIG, checkpoint, images / "b", out)
+    assert list(found) == ["a.png", "c d/ü [x].png"] and content["classes"] is None
+    assert found["a.png"]["pred_class"] == str(found["a.png"]["pred_label"])  # without names, the number
+    with pytest.raises(FileExistsError, match="predictions.json already exists; choose another path or pass overwrite"):
+        infer(CONFIG, checkpoint, images / "a.png", out)
+    result = infer(CONFIG, checkpoint, images / "a.png", out, overwrite=True)
+    assert [item["image"] for item in result.predictions] == ["a.png"] and result.skipped == []
+    assert (out / "mine.txt").read_text() == "precious" and not list(out.rglob("*.tmp"))
+
+
+def test_names_that_are_no_text(tmp_path):
+    checkpoint, folder = random_checkpoint(CONFIG, tmp_path / "random.pth"), tmp_path / "images"
+    good, broken = (os.fsdecode(name) for name in (b"a\xff.png", b"b\xff.png"))
+    folder.mkdir()
+    Image.new("RGB", (30, 20)).save(folder / good)
+    (folder / broken).touch()
+    result = infer(CONFIG, checkpoint, folder, tmp_path / "out")
+    assert "skipped b\\udcff.png: the file is empty\n" in str(result)
+    (found,) = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert found["image"] == good and (tmp_path / "out" / found["visualization"]).is_file()
+
+
+def test_a_run_without_any_readable_image_fails(images, tmp_path):
+    checkpoint = random_checkpoint(CONFIG, tmp_path / "random.pth")
+    with pytest.raises(ImageError, match=r"None of the images can be read. .*broken\.jpg: it is no image"):
+        infer(CONFIG, checkpoint, images / "b/broken.jpg", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_said_before_the_first_image(images, tmp_path):
+    checkpoint = random_checkpoint(CONFIG, tmp_path / "random.pth")
+    for options, message in {
+        ("model.head.num_classes", 7): "head.fc.weight",
+        ("default_scope", "mmpose"): "default_scope='mmpose': expected one of mmpretrain, mmseg, mmdet",
+        ("test_dataloader", None): "sets no test_dataloader",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            infer(CONFIG, checkpoint, images, tmp_path / "out", cfg_options=dict([options]))
+    with pytest.raises(MMRepMLPError, match="cannot be loaded to map_location='nonsense'"):
+        infer(CONFIG, checkpoint, images, tmp_path / "out", device="nonsense")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pipelines_of_all_kinds_begin_with_the_image():
+    pipeline = [dict(type="mmseg.LoadImageFromFile"), dict(type="Resize", scale=64), dict(type="LoadAnnotations")]
+    inner = dict(type="CustomDataset", pipeline=pipeline)
+    for dataset in (inner, dict(type="ConcatDataset", datasets=[inner]), dict(type="RepeatDataset", dataset=inner)):
+        loader = dict(dataset=dataset)
+        cfg = prepare_config(Config(dict(default_scope="mmseg", model=dict(type="M"), test_dataloader=loader)))
+        steps = [step.type for step in cfg.test_dataloader.dataset.pipeline]
+        assert steps == ["LoadImageFromFile", "Resize"] and cfg.visualizer.type == "SegLocalVisualizer"
+
+
+def test_names_and_colors_come_from_the_checkpoint_of_any_version():
+    assert trained_metainfo(dict(dataset_meta=dict(CLASSES=("a",), palette=[[1, 2, 3]]))) == dict(
+        classes=("a",), palette=[[1, 2, 3]]
+    )
+    assert trained_metainfo(dict(CLASSES=["a", "b"])) == dict(classes=["a", "b"])
+    assert trained_metainfo(dict(epoch=3)) == trained_metainfo(dict(dataset_meta=dict(palette="random"))) == {}
+    assert complete_palette([[1, 2, 3]], 3)[0] == (1, 2, 3) and len(complete_palette(None, 300)) == 300
+    assert complete_palette(None, 3) == complete_palette(None, 5)[:3]
+
+
+@pytest.mark.slow
+def test_the_tool_reports_what_it_skips(trained, config, images, tmp_path):
+    done = run_tool("infer.py", config, trained.checkpoint, images, "--out", tmp_path / "out", "--device", "cpu")
+    assert done.returncode == 0 and "b/broken.jpg: it is no image" in done.stdout
+    assert done.stdout.endswith(f"{tmp_path}/out/predictions.json: predictions for 3 images\n")
+    done = run_tool("infer.py", config, trained.checkpoint, images / "b/broken.jpg", "--out", tmp_path / "none")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: None of the images can be read")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conversion under every framework, and of other people's re-parameterizable networks."""
+
+import mmseg.models  # noqa: F401  register the models
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
+from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.reparam import named_tensors
+from mmrepmlp.verbs.forward import count_macs, random_images, run_model
+from mmrepmlp.verbs.model import build_model
+from tests.conftest import TINY
+from tests.helpers import randomize, relative_error
+
+pytestmark = pytest.mark.slow
+
+BACKBONE = dict(_delete_=True, type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))
+REP_LK_NET = dict(large_kernel_sizes=[9, 7, 5, 3], layers=[1, 1, 1, 1], channels=[16, 32, 32, 32], small_kernel=3)
+CLASSIFIERS = {
+    "RepVGG": dict(type="RepVGG", arch="A0", out_indices=(3,)),
+    "MobileOne": dict(type="MobileOne", arch="s0", out_indices=(3,)),
+    "RepLKNet": dict(type="RepLKNet", arch=dict(**REP_LK_NET, dw_ratio=1), out_indices=(3,)),
+}
+FPN = dict(in_channels=[8, 16, 32, 64], out_channels=16)
+BOXES = dict(in_channels=16, fc_out_channels=32, num_classes=3)
+HEADS = dict(
+    bbox_roi_extractor=dict(out_channels=16),
+    mask_roi_extractor=dict(out_channels=16),
+    mask_head=dict(in_channels=16, conv_out_channels=16, num_classes=3),
+)
+RPN = dict(in_channels=16, feat_channels=16)
+CASCADE = [dict(type="Shared2FCBBoxHead", **BOXES)] * 3
+BORROWED = {
+    "UperNet": (
+        "mmseg::_base_/models/upernet_r50.py",
+        dict(
+            pretrained=None,
+            decode_head=dict(in_channels=[8, 16, 32, 64], channels=16, num_classes=3, norm_cfg=dict(type="BN")),
+            auxiliary_head=dict(in_channels=32, channels=16, num_classes=3, norm_cfg=dict(type="BN")),
+        ),
+    ),
+    "RetinaNet": (
+        "mmdet::_base_/models/retinanet_r50_fpn.py",
+        dict(neck=FPN, bbox_head=dict(num_classes=3, in_channels=16, feat_channels=16)),
+    ),
+    "Mask R-CNN": (
+        "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+        dict(neck=FPN, rpn_head=RPN, roi_head=dict(bbox_head=BOXES, **HEADS)),
+    ),
+    "Cascade Mask R-CNN": (
+        "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py",
+        dict(neck=FPN, rpn_head=RPN, roi_head=dict(bbox_head=CASCADE, **HEADS)),
+    ),
+}
+
+
+def write_config(folder, scope, text):
+    path = folder / "config.py"
+    path.write_text(f"default_scope = {scope!r}\n{text}\n")
+    return path
+
+
+def save_random(config, path):
+    """A checkpoint for a config, with random weights and statistics."""
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = randomize(MODELS.build(cfg.model), torch.Generator().manual_seed(0), spread=0.1).eval()
+    save_checkpoint({"state_dict": model.state_dict()}, path)
+    return model
+
+
+def assert_converts(config, tmp_path, outputs):
+    """Convert a random model of a config; compare what is built from the files with it, output by output."""
+    model = save_random(config, tmp_path / "trained.pth")
+    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
+    heads = [d for d in report.differences if d.output.startswith("head") and "pixels" not in d.output]
+    assert len(heads) == 2 * outputs and all(d.within_tolerance for d in report.differences)
+    assert not report.uncompared
+    deployed = build_model(Config.fromfile(report.config), load_from_local(report.checkpoint)["state_dict"])
+    images = random_images(model, 1).float()
+    with torch.no_grad():
+        before, after = run_model(model, images).parts(), run_model(deployed, images).parts()
+    pairs = zip(named_tensors(after), named_tensors(before), strict=True)
+    assert all(relative_error(a, b) < 1e-5 for (_, a), (_, b) in pairs)
+    assert sum(isinstance(m, _BatchNorm) for m in deployed.backbone.modules()) < sum(
+        isinstance(m, _BatchNorm) for m in model.backbone.modules()
+    )
+    return report
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_other_networks_of_mmpretrain(name, tmp_path):
+    neck = dict(type="GlobalAveragePooling")
+    model = dict(type="ImageClassifier", backbone=CLASSIFIERS[name], neck=neck)
+    config = write_config(tmp_path, "mmpretrain", f"model = {model!r}")
+    report = assert_converts(config, tmp_path, outputs=1)
+    assert report.parameters[1] < report.parameters[0] and report.macs[1] < report.macs[0]
+    with pytest.raises(ConversionError, match="in deploy form already"):
+        reparameterize_checkpoint(report.config, report.checkpoint, tmp_path / "again.pth")
+    with pytest.raises(ConversionError, match=f"{report.checkpoint} is in deploy form already"):
+        reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
+
+
+@pytest.mark.parametrize("name, outputs", zip(BORROWED, (2, 10, 13, 16)))
+def test_segmentors_and_detectors(name, outputs, tmp_path):
+    base, settings = BORROWED[name]
+    text = f"_base_ = [{base!r}]\nmodel = {dict(settings, backbone=BACKBONE)!r}"
+    if name == "UperNet":
+        text += "\nmodel['data_preprocessor'] = dict(size=(64, 64))"
+    assert_converts(write_config(tmp_path, base[:5], text), tmp_path, outputs)
+
+
+def test_weights_from_the_net_are_not_fetched(tmp_path):
+    backbone = dict(
+        type="RepVGG", arch="A0", out_indices=(3,), init_cfg=dict(type="Pretrained", checkpoint="http://0.0.0.0/x.pth")
+    )
+    config = write_config(tmp_path, "mmpretrain", f"model = dict(type='ImageClassifier', backbone={backbone!r})")
+    save_random(config, tmp_path / "trained.pth")
+    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
+    assert "init_cfg" not in Config.fromfile(report.config).model.backbone
+
+
+class WithoutValues(nn.Module):
+    """A network without values that is called as a classifier is."""
+
+    def __init__(self, arch, img_size):
+        super().__init__()
+        with torch.device("meta"):
+            self.backbone = RepMLPNet(arch, img_size, deploy=True)
+
+    def forward(self, images, mode):
+        return self.backbone(images.to("meta"))
+
+
+@pytest.mark.parametrize(
+    "arch, size, gmacs",
+    [("T", 224, 2.80), ("T", 256, 4.25), ("B", 224, 6.66), ("B", 256, 9.62), ("D", 256, 8.61), ("L", 256, 11.58)],
+)
+def test_macs_are_the_published_ones(arch, size, gmacs):
+    assert count_macs(WithoutValues(arch, size).eval()) / 1e9 == pytest.approx(gmacs, abs=0.01)

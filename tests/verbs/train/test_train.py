@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from mmrepmlp.apis import train
+from mmrepmlp.checkpoint import load_from_local
+from mmrepmlp.engine import CheckAnnotationsHook
+from mmrepmlp.verbs.train.train import HOOKS, WITHOUT_CONSTRUCTOR
+from tests.fixtures import CONFIG
+
+
+@pytest.mark.slow
+def test_training_writes_checkpoints_that_hold_more_than_tensors_and_load(trained):
+    checkpoint = load_from_local(trained.checkpoint)
+    assert checkpoint["meta"]["epoch"] == 2
+    assert len(checkpoint["message_hub"]["log_scalars"]["train/loss"]._log_history) == 2 * 23
+    assert {"state_dict", "optimizer", "param_schedulers"} <= checkpoint.keys()
+
+
+@pytest.mark.slow
+def test_learning_rate_scales_with_the_batch(tmp_path, options):
+    short = {**options, "train_cfg.max_epochs": 1, "train_dataloader.batch_size": 32}
+    short["train_dataloader.dataset.indices"] = 64
+    runner = train(CONFIG, str(tmp_path), auto_scale_lr=True, cfg_options=short)
+    assert runner.optim_wrapper.optimizer.defaults["lr"] == 2e-3  # the config's, for 64 images
+    assert runner.optim_wrapper.param_groups[0]["initial_lr"] == pytest.approx(1e-3)
+
+
+def test_what_cannot_run_is_said_before_training(tmp_path, options):
+    unscaled = tmp_path / "unscaled.py"
+    for setting in ("dict(_delete_=True)", "None"):
+        unscaled.write_text(f"_base_ = [{CONFIG!r}]\nauto_scale_lr = {setting}\n")
+        with pytest.raises(ValueError, match="no auto_scale_lr.base_batch_size"):
+            train(unscaled, str(tmp_path), auto_scale_lr=True, cfg_options=options)
+    with pytest.raises(ValueError, match="The config sets no train_dataloader and no train_cfg: nothing to run"):
+        train(CONFIG, str(tmp_path), cfg_options={"train_cfg": None, "train_dataloader": None})
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="--amp .*GPU"):
+            train(CONFIG, str(tmp_path), amp=True, cfg_options=options)
+
+
+@pytest.mark.parametrize("deterministic, runner_type", [(False, "Runner"), (True, "Runner"), (True, "FlexibleRunner")])
+def test_what_is_overridden_or_added_is_logged_in_one_line_each(deterministic, runner_type, tmp_path, options):
+    settings = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64}
+    settings["runner_type"] = runner_type
+    if deterministic:
+        settings |= {"randomness.deterministic": True, "default_hooks.checkpoint.max_keep_ckpts": 1}
+        settings["custom_hooks"] = [dict(type="mmrepmlp.CheckAnnotationsHook", samples=1)]  # the config's stays
+    runner = train(CONFIG, str(tmp_path), cfg_options=settings)
+    (log,) = tmp_path.glob("*/*.log")
+    messages = [line.split(" - INFO - ")[1] for line in log.read_text().splitlines() if " - INFO - " in line]
+    for hook, reason in HOOKS.items():
+        assert messages.count(f"{hook} is added: {reason}") == 1
+        assert sum(type(h).__name__ == hook for h in runner.hooks) == 1
+    assert [h.samples for h in runner.hooks if isinstance(h, CheckAnnotationsHook)] == [1 if deterministic else 100]
+    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
+        assert sum(message.startswith(start) for message in messages) == deterministic
+
+
+@pytest.mark.parametrize("constructor", [None, "mmrepmlp.RepOptimizerConstructor"])
+def test_gradient_reparam_without_its_optimizer_is_a_warning(constructor, tmp_path, options):
+    settings = {**options, "train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64}
+    settings |= {"model.backbone.gradient_reparam": True, "optim_wrapper.clip_grad": None}
+    if constructor:
+        settings["optim_wrapper.constructor"] = constructor
+    train(CONFIG, str(tmp_path), cfg_options=settings)
+    (log,) = tmp_path.glob("*/*.log")
+    assert log.read_text().count(f"WARNING - {WITHOUT_CONSTRUCTOR}") == (constructor is None)
