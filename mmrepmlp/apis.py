@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on configs and checkpoints: the Python API behind the tools.
+"""Operations on configs and checkpoints: the Python API behind the command.
 
 Names are imported on first use, so that unused packages need not be installed and cost no import time.
 """
@@ -8,7 +8,6 @@ from importlib import import_module
 
 LOCATIONS = {
     "mmrepmlp.verbs.reparameterize.compare_forms": ("Comparison", "compare_forms"),
-    "mmrepmlp.verbs.test.draw_predictions": ("draw_predictions",),
     "mmrepmlp.verbs.visualize_fc3": ("fc3_share", "visualize_fc3"),
     "mmrepmlp.verbs.benchmark.compare": ("benchmark_repmlpnet",),
     "mmrepmlp.verbs.benchmark.compare_runtimes": ("benchmark_runtimes",),
