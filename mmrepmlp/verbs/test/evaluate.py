@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,7 +132,7 @@ def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
     hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), cfg.get("default_scope")
     switches = {
         "mmpretrain": dict(enable=True, out_dir=folder),
-        "mmseg": dict(draw=True),  # the visualizer has the folder
+        "mmseg": dict(draw=True),  # into the folder of the visualizer
         "mmdet": dict(draw=True, test_out_dir=folder),
     }
     if not hook or not cfg.get("visualizer") or scope not in switches:
@@ -142,8 +143,8 @@ def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
     hook.update(switches[scope])
     if "default_hooks.visualization.interval" not in cfg_options:
         hook.interval = 1
-    if scope == "mmseg":
-        cfg.visualizer.save_dir = folder
+    # Not the visualizer of an earlier run of this process, which has a folder and classes of its own.
+    cfg.visualizer.update(name=f"{folder} {time.monotonic_ns()}", save_dir=folder)
 
 
 def run_test(runner: Runner, out: str | None = None) -> dict[str, float]:
