@@ -126,7 +126,7 @@ FAMILY["RepOpt-VGG, hyper-search"] = dict(FAMILY["RepOpt-VGG"], form="hyper_sear
 
 @pytest.mark.parametrize("deploy", [False, True])
 @pytest.mark.parametrize("name", FAMILY)
-def test_relatives_become_classifiers_and_go_back(name, deploy, source, tmp_path, quick_init):
+def test_relatives_become_classifiers_and_go_back(name, deploy, source, tmp_path):
     backbone = MODELS.build(FAMILY[name])
     if deploy:
         backbone.switch_to_deploy()
@@ -152,7 +152,7 @@ def test_relatives_become_classifiers_and_go_back(name, deploy, source, tmp_path
     assert back.keys() == theirs.keys() and all(torch.equal(back[key], value) for key, value in theirs.items())
 
 
-def test_what_a_relative_does_not_have_is_said(source, tmp_path, quick_init):
+def test_what_a_relative_does_not_have_is_said(source, tmp_path):
     state = {**MODELS.build(FAMILY["RepOpt-VGG"]).state_dict(), "decode_head.weight": torch.ones(1)}
     save_checkpoint(state, source)
     with pytest.raises(ValueError, match="RepOpt-VGG: decode_head.weight belong to neither backbone nor head"):
