@@ -20,7 +20,7 @@ from mmrepmlp.export import ExportError
 from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.deploy.export_checkpoint import export_checkpoint
+from mmrepmlp.verbs.deploy.raw import export_checkpoint
 from mmrepmlp.verbs.forward import make_samples
 from mmrepmlp.verbs.model import build_model, build_untrained, iter_dicts
 from mmrepmlp.verbs.reparameterize.reparameterize import reparameterize_checkpoint
