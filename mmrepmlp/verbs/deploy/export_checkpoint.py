@@ -4,8 +4,7 @@ from pathlib import Path
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.export import OnnxReport, export_onnx
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.forward import random_images
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, random_images
 
 
 def export_checkpoint(
