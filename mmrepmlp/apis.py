@@ -7,13 +7,11 @@ Names are imported on first use, so that unused packages need not be installed a
 from importlib import import_module
 
 LOCATIONS = {
-    "mmrepmlp.verbs.reparameterize.compare_forms": ("Comparison", "compare_forms"),
     "mmrepmlp.verbs.test.draw_predictions": ("draw_predictions",),
     "mmrepmlp.verbs.visualize_fc3": ("fc3_share", "visualize_fc3"),
     "mmrepmlp.verbs.benchmark.benchmark": ("benchmark",),
     "mmrepmlp.verbs.benchmark.report": ("BenchmarkReport",),
-    "mmrepmlp.verbs.reparameterize.official": ("mmrepmlp_to_official", "official_to_mmrepmlp"),
-    "mmrepmlp.verbs.reparameterize.publish": ("Publication", "publish_checkpoint"),
+    "mmrepmlp.verbs.reparameterize.official": ("OfficialReport",),
     "mmrepmlp.verbs.reparameterize.reparameterize": ("ConversionError", "reparameterize_checkpoint"),
     "mmrepmlp.verbs.reparameterize.report": ("ConversionReport",),
     "mmrepmlp.verbs.deploy.deploy": ("DeploymentReport", "deploy_checkpoint"),

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.export import OnnxReport, export_onnx
-from mmrepmlp.models import image_size
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, image_size
 
 
 def export_checkpoint(
