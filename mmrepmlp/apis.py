@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on configs and checkpoints: the Python API behind the tools.
+"""Operations on configs and checkpoints: the Python API behind the command.
 
 Names are imported on first use, so that unused packages need not be installed and cost no import time.
 """
@@ -7,7 +7,6 @@ Names are imported on first use, so that unused packages need not be installed a
 from importlib import import_module
 
 LOCATIONS = {
-    "mmrepmlp.verbs.test.draw_predictions": ("draw_predictions",),
     "mmrepmlp.verbs.visualize_fc3": ("fc3_share", "visualize_fc3"),
     "mmrepmlp.verbs.benchmark.benchmark": ("benchmark",),
     "mmrepmlp.verbs.benchmark.report": ("BenchmarkReport",),

@@ -2,10 +2,18 @@
 """Registries of the scope ``mmrepmlp``, children of MMEngine's.
 
 ``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it sees the
-scope for the first time.
+scope for the first time. With it come the effects that :mod:`mmengine_compat` lists.
 """
 
-from mmengine.registry import Registry, root
+from .frameworks import check_frameworks
+
+check_frameworks()  # before whatever imports them
+
+from mmengine.registry import Registry, root  # noqa: E402
+
+from . import mmengine_compat  # noqa: E402
+
+mmengine_compat.install()
 
 
 def child(name: str, *locations: str) -> Registry:

@@ -23,6 +23,7 @@ def visualize_fc3(
     out: str | Path,
     channel_set: int = 0,
     pixel: tuple[int, int] | None = None,
+    cfg_options: dict | None = None,
 ) -> list[float]:
     """Draw rows of the fully connected layers as maps, before and after Locality Injection, as in the paper.
 
@@ -35,6 +36,7 @@ def visualize_fc3(
         out: Picture to write, PNG.
         channel_set: Index of the set of channels; clipped to the last one of a stage. Default: 0.
         pixel: Row and column of the output pixel in the first stage's tile. Default: the center.
+        cfg_options: Settings of the config to override, by dotted names. Default: None.
 
     Returns:
         :func:`fc3_share` of each stage, over all of its blocks.
@@ -42,7 +44,7 @@ def visualize_fc3(
     Raises:
         ValueError: The model is in deploy form or has no RepMLPNet backbone, or the pixel is not in the tile.
     """
-    model = build_model(read_config(config), unwrap(load_from_local(checkpoint)))
+    model = build_model(read_config(config, cfg_options), unwrap(load_from_local(checkpoint)))
     units = getattr(model.backbone, "stages", ())
     stages = [[unit.repmlp_block for unit in stage] for stage in units if hasattr(stage[0], "repmlp_block")]
     if not stages or stages[0][0].deploy:

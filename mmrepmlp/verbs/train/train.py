@@ -11,6 +11,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config, require
 from mmrepmlp.verbs.model import iter_dicts
+from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import add_hooks, build_runner
 
 from .resume import make_resumable, resume_from
@@ -90,7 +91,8 @@ def train(
     add_hooks(runner, HOOKS)
     if lacks_constructor(cfg):
         runner.logger.warning(WITHOUT_CONSTRUCTOR)
-    runner.train()
+    with show_progress(runner):
+        runner.train()
     return runner
 
 
