@@ -21,8 +21,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.forward import random_images, run_model
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, call_model, random_images
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.train.resume import latest_checkpoint
 
@@ -145,7 +144,22 @@ def by_metric(results: list[dict[str, float]]) -> dict[str, list[float]]:
 def forward_call(model: nn.Module) -> object:
     """A forward pass of one image."""
     images = random_images(model, 1).float()
-    return torch.inference_mode()(lambda: run_model(model, images))
+    return torch.inference_mode()(lambda: call_model(model, images))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", nargs="+", help="config files")
+    parser.add_argument("--work-dir", default="work_dirs", help="folder for the runs (default: work_dirs)")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings to override")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds (default: 0 1 2 3 4)")
+    parser.add_argument("--int8", action="store_true", help="also test in int8, quantized after training")
+    parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
+    Console().print(compare_trainings(**vars(parser.parse_args())).table())
+
+
+if __name__ == "__main__":
+    main()
 
 
 def main() -> None:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from mmengine.config import Config
-from torch import Tensor
 
 from dev.sweep.families import iter_configs
 from mmrepmlp.apis import train
@@ -125,23 +123,6 @@ def recorded_once(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make_graph, "record", record)
         yield
-
-
-@pytest.fixture
-def quick_init(monkeypatch) -> None:
-    """Random weights of large networks repeat the same few numbers, which takes a fraction of the time."""
-
-    def repeat(fill: Callable, x: Tensor, *arguments: float, **options: object) -> Tensor:
-        if x.is_meta:
-            return x
-        period = min(4096, x.numel())
-        values = fill(x.new_empty(period), *arguments, **options)
-        with torch.no_grad():
-            return x.copy_(values.repeat(-(-x.numel() // period))[: x.numel()].view(x.shape))
-
-    for name in ("uniform_", "normal_"):
-        fill = getattr(Tensor, name)
-        monkeypatch.setattr(Tensor, name, lambda *given, fill=fill, **options: repeat(fill, *given, **options))
 
 
 # What makes a framework's heads large, and has nothing to do with what a backbone gives them.

@@ -85,7 +85,7 @@ def test_norms_and_biases_do_not_decay(name):
 @pytest.mark.parametrize(
     "path", sorted(path for path in CONFIGS.glob("*.py") if "_fsdp_" not in path.stem), ids=lambda path: path.stem
 )  # the one with FSDP has the model of another
-def test_every_config_trains_predicts_and_converts(path, quick_init):
+def test_every_config_trains_predicts_and_converts(path):
     cfg = load(path)
     cfg.model.backbone.arch = dict(resolve_arch(cfg.model.backbone.arch), depths=[1, 1, 1, 1])  # others repeat them
     model = build(cfg)

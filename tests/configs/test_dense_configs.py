@@ -88,7 +88,7 @@ def flatten(predictions: list) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_it_trains_predicts_and_converts(path, quick_init):
+def test_it_trains_predicts_and_converts(path):
     cfg = Config.fromfile(path)
     check_fit(cfg)  # builds and calls the whole of it
     shrink(cfg.model)

@@ -31,7 +31,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package, family, export", FAMILIES)
-def test_families_train_convert_and_export(package, family, export, quick_init, monkeypatch, tmp_path):
+def test_families_train_convert_and_export(package, family, export, monkeypatch, tmp_path):
     # Smaller images and heads take less time, and so does one size of them.
     monkeypatch.setattr("dev.sweep.trial.iter_configs", iter_small_configs)
     monkeypatch.setattr("dev.sweep.trial.SIDES", (64, 128))

@@ -8,9 +8,9 @@ import torch
 
 from mmrepmlp.apis import deploy_checkpoint, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import load_from_local
-from mmrepmlp.verbs.deploy.export_checkpoint import export_checkpoint
 from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
 from mmrepmlp.verbs.deploy.images import dataset_images
+from mmrepmlp.verbs.deploy.raw import export_checkpoint
 from tests.fixtures import ROOT, dump_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]

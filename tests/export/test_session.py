@@ -20,7 +20,7 @@ def test_a_graph_of_a_fixed_batch_serves_any_number_of_images(tmp_path):
 
 
 def test_files_that_are_no_graphs_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="export_onnx.py"):
+    with pytest.raises(FileNotFoundError, match="deploy --raw"):
         OnnxNetwork(tmp_path / "nothing.onnx")
     (tmp_path / "words.onnx").write_text("no graph " * 20)
     with pytest.raises(ValueError, match="words.onnx is not a graph"):

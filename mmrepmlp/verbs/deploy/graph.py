@@ -10,14 +10,11 @@ from torch import Tensor, nn
 
 from mmrepmlp.export.graph import record
 from mmrepmlp.export.int8_weights import store_weights_as_int8
-from mmrepmlp.export.onnx import OPSET
 from mmrepmlp.export.prediction import PredictionNetwork
 from mmrepmlp.quantization.exportable import is_quantized
 
 from .folder import DeploymentError, load_graph
 from .proof import main_metric, points
-
-INPUT = "images"
 
 
 def make_graph(
@@ -47,6 +44,7 @@ def make_graph(
         DeploymentError: It was trained for int8, and another precision is asked for; or the images for calibration have
             another size than the graph takes.
     """
+    is_onnx = out.suffix == ".onnx"
     is_int8 = is_quantized(network)
     if is_int8 and precision != "int8":
         raise DeploymentError(
@@ -57,25 +55,21 @@ def make_graph(
     images = prepare(calibration(), shape, dynamic) if quantizes else []
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")
-        record(network, recorded, shape, dynamic, OPSET)
+        record(network, recorded, shape, dynamic)
         store_weights_as_int8(recorded)
-        graph = onnx.load(str(recorded)) if out.suffix == ".onnx" else read_openvino(recorded)
+        if is_onnx:
+            graph = onnx.load(str(recorded))
+        else:
+            from mmrepmlp.export.openvino import save_openvino, to_openvino
+
+            graph = to_openvino(recorded)
         if quantizes:
-            graph = quantize(graph, images, measure, max_drop)
-    if out.suffix == ".onnx":
+            graph = quantize(graph, "onnxruntime" if is_onnx else "openvino", images, measure, max_drop)
+    if is_onnx:
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, str(out))
     else:
-        from mmrepmlp.export.openvino import save_openvino
-
         save_openvino(graph, out, half=precision == "bfloat16")
-
-
-def read_openvino(recorded: Path) -> object:
-    """Convert an ONNX file to a model of OpenVINO's."""
-    from mmrepmlp.export.openvino import to_openvino
-
-    return to_openvino(recorded)
 
 
 def prepare(images: list[Tensor], shape: tuple[int, int, int], dynamic: Sequence[str]) -> list[Tensor]:
@@ -97,17 +91,16 @@ def prepare(images: list[Tensor], shape: tuple[int, int, int], dynamic: Sequence
 
 def quantize(
     graph: object,
+    runtime: str,
     images: list[Tensor],
     measure: Callable[[nn.Module], dict[str, float]] | None,
     max_drop: float | None,
 ) -> object:
-    """Quantize a graph after training."""
+    """Quantize a graph after training, judged by its main metric."""
     from mmrepmlp.export.post_training import quantize_graph
-
-    runtime = "onnxruntime" if isinstance(graph, onnx.ModelProto) else "openvino"
 
     def judge(candidate: object) -> float:
         metrics = measure(load_graph(candidate, runtime, "int8"))
         return points(main_metric(metrics), metrics[main_metric(metrics)])
 
-    return quantize_graph(graph, images, INPUT, judge if measure else None, max_drop)
+    return quantize_graph(graph, images, "images", judge if measure else None, max_drop)
