@@ -11,7 +11,6 @@ from torch import Tensor
 from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config, require
-from mmrepmlp.verbs.distributed import disable_fsdp
 from mmrepmlp.verbs.runner import build_runner
 
 from .tta import apply_tta, merge_explained
@@ -75,7 +74,6 @@ def evaluate(
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from, cfg.resume = str(checkpoint or cfg.load_from), False
-    disable_fsdp(cfg)
     if tta:
         apply_tta(cfg)
     hooks = {"SwitchToDeployHook": deploy, "Bfloat16Hook": dtype == "bfloat16"}
