@@ -18,8 +18,8 @@ from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import class_metainfo, load_config
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
@@ -151,7 +151,6 @@ def deploy_checkpoint(
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
     measured = verify_on is not None or max_drop is not None
     cfg = load_config(config, cfg_options, work_dir)
-    check_config(cfg, *(["test"] if measured else []), *(["train"] if precision == "int8" else []))
     content = load_from_local(checkpoint)
     state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
@@ -249,8 +248,7 @@ def describe_input(
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
     """Images of the test set, or random ones where there is none, and what they are."""
     if cfg.get("test_dataloader"):
-        with suppress(FileNotFoundError):
-            check_config(cfg, "test")
+        with suppress(ExplainedError):
             found = dataset_images(cfg, "test", TEST_IMAGES)
             return found, f"{len(found)} images of the test set"
     return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"

@@ -9,11 +9,11 @@ from mmengine.evaluator import DumpResults
 from torch import Tensor
 
 from mmrepmlp.checkpoint import save_checkpoint
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.runner import build_runner
 
-from .tta import apply_tta, merge_explained
+from .tta import apply_tta
 
 DTYPES = ("float32", "bfloat16")
 
@@ -59,10 +59,9 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: The config sets nothing to test, a head does not fit the backbone, no checkpoint is given, or an
-            argument is none of its choices.
-        FileNotFoundError: A data set does not exist.
-        MMRepMLPError: With ``tta``, the predictions of the model cannot be merged.
+        ValueError: The config sets nothing to test, no checkpoint is given, or an argument is none of its choices.
+        ExplainedError: A neck or head does not fit the backbone, a dataset is not there, or with ``tta`` the
+            predictions of the model cannot be merged.
     """
     if out and not str(out).endswith((".pkl", ".pickle")):
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
@@ -70,7 +69,6 @@ def evaluate(
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
-    check_config(cfg, "test")
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from, cfg.resume = str(checkpoint or cfg.load_from), False
@@ -79,10 +77,10 @@ def evaluate(
     hooks = {"SwitchToDeployHook": deploy, "Bfloat16Hook": dtype == "bfloat16"}
     added = [dict(type=f"mmrepmlp.{name}") for name, wanted in hooks.items() if wanted]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
-    runner = build_runner(cfg, progress)
-    if out:
-        runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
-    with merge_explained():
+    with explained(cfg):
+        runner = build_runner(cfg, progress)
+        if out:
+            runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
         return runner.test()
 
 

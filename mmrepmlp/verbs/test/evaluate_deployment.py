@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.export.prediction import Task
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.deploy.folder import WEIGHTS, Deployment, DeploymentError
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import drop_pretrained
 from mmrepmlp.verbs.runner import build_runner
 
@@ -42,18 +42,19 @@ def evaluate_deployment(
         The metrics.
 
     Raises:
-        FileNotFoundError: There is no deployed network, or a data set does not exist.
+        FileNotFoundError: There is no deployed network.
+        ExplainedError: A dataset is not there.
         DeploymentError: A file was changed, or the network is of another model than the config's.
     """
     cfg = load_config(config, cfg_options, work_dir)
     deployment = Deployment.read(out_dir)
     settings = deployment.settings
-    check_config(cfg, "test")
     output = dict(settings["output"])
     task = Task(settings["task"], output.pop("name"), output)
     normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
     head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
-    return GraphEvaluator(cfg, normalization, task, head)(deployment.load())
+    with explained(cfg):
+        return GraphEvaluator(cfg, normalization, task, head)(deployment.load())
 
 
 class GraphEvaluator:
