@@ -132,7 +132,6 @@ def test_every_verb_works_without_a_clone(installed, digits, options, tmp_path):
     own = "run/repmlpnet-mini_1xb64_digits-64px.py"  # the config that the training wrote
     run(command, "reparameterize", own, "run/epoch_1.pth", "deploy.pth", "--verify-on", "test", cwd=tmp_path)
     assert "accuracy/top1" in run(command, "test", "deploy.py", "--progress", cwd=tmp_path)
-    (image,) = itertools.islice(digits.glob("val/3/*"), 1)
-    assert "predictions for 1 images" in run(
-        command, "infer", own, "run/epoch_1.pth", image, "--out", "o", cwd=tmp_path
-    )
+    image = next(digits.glob("val/3/*"))
+    predicted = run(command, "infer", own, "run/epoch_1.pth", image, "--out", "o", cwd=tmp_path)
+    assert predicted.endswith("o/predictions.jsonl: predictions for 1 image\n")
