@@ -14,9 +14,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.verbs.benchmark.benchmark import gflop_per_image
 from mmrepmlp.verbs.benchmark.hardware import CPU, Hardware
 from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
+from mmrepmlp.verbs.benchmark.networks import gflop_per_image
 from mmrepmlp.verbs.benchmark.report import BenchmarkReport, environment_table
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
