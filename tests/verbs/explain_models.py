@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that necks and heads fit, of all three frameworks, and parts that nobody but their author knows."""
+"""Models that necks and heads fit, of all three frameworks."""
 
-import torch
 from mmengine.config import Config
-from mmseg.models import EncoderDecoder, FCNHead
 from torch import nn
 
 from tests.conftest import TINY
@@ -79,52 +77,6 @@ BATCH_NORM = [dict(type="GlobalAveragePooling"), dict(type="ClsBatchNormNeck", i
 TWO_NECKS = [dict(type="GlobalAveragePooling"), dict(type="LinearNeck", in_channels=64, out_channels=12)]
 
 
-class Own(nn.Module):
-    """A part of somebody else, which takes what it gets."""
-
-    in_channels = (1, 2, 3)
-
-    def forward(self, *args, **kwargs):
-        raise RuntimeError("not without my labels")
-
-
-class OwnSegmentor(EncoderDecoder):
-    """A segmentor of somebody else, whose heads get more maps than the backbone gives, with twice the channels."""
-
-    def extract_feat(self, inputs):
-        maps = [torch.cat([x, x], 1) for x in super().extract_feat(inputs)]
-        return [*maps, maps[-1]]
-
-
-class OwnHead(FCNHead):
-    """A head of somebody else, which reads the last map wherever it is."""
-
-    def forward(self, inputs):
-        return self.cls_seg(self._forward_feature([inputs[-1]] * (self.in_index + 1)))
-
-
-class Adapting(FCNHead):
-    """A head of somebody else, which changes what it gets before it calls itself."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.adapt = nn.Conv2d(64, self.in_channels, 1)
-
-    def predict(self, inputs, *args):
-        return super().predict([self.adapt(inputs[-1])], *args)
-
-
-class Flattened(nn.Module):
-    """A neck for images of one size."""
-
-    def __init__(self, in_features, dim):
-        super().__init__()
-        self.dim, self.fc = dim, nn.Linear(in_features, 64)
-
-    def forward(self, inputs):
-        return (self.fc(inputs[-1].flatten(self.dim)).flatten(1)[:, :64],)
-
-
 class ChannelsLast(nn.Module):
     """A neck that moves the channels to the last axis."""
 
@@ -136,25 +88,22 @@ class ChannelsLast(nn.Module):
         return (self.fc(inputs[-1].permute(0, 2, 3, 1)).mean((1, 2)),)
 
 
+class Norm(nn.Module):
+    """A neck that normalizes."""
+
+    def __init__(self, layer, channels):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels) if layer == "batch" else nn.GroupNorm(1, channels)
+
+    def forward(self, inputs):
+        return (self.norm(inputs[-1]).mean((2, 3)),)
+
+
 class Unpooled(nn.Module):
     """A neck that keeps the map."""
 
     def forward(self, inputs):
         return (inputs[-1].relu(),)
-
-
-class Fallback(nn.Module):
-    """A neck that goes another way where one does not work."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1)
-
-    def forward(self, inputs):
-        try:
-            return (self.first(inputs[-1]).mean((2, 3)),)
-        except RuntimeError:
-            return (self.second(inputs[-1]).mean((2, 3)),)
 
 
 def config(model: dict, **changes) -> Config:
@@ -163,3 +112,7 @@ def config(model: dict, **changes) -> Config:
     for name, value in changes.items():
         cfg.merge_from_dict({f"model.{name}": value})
     return cfg
+
+
+def norm(layer: str, channels: int) -> dict:
+    return dict(_delete_=True, type=Norm, layer=layer, channels=channels)
