@@ -37,7 +37,7 @@ One config of each family of the installed frameworks, written by `python -m dev
 
 - **Control**: with its own backbone the config builds, predicts and gives a loss on random images. Of up to three
   configs of a family, the first that does counts. Then a small RepMLPNet takes its place, and the channels of neck and
-  heads are set as the check before a training advises.
+  heads are set as the explained errors advise.
 - **Train**: a loss, and gradients in the backbone.
 - **Convert**: the conversion proves exact, and what is built from the written files predicts the same.
 - **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's maps.
@@ -202,6 +202,21 @@ def versions() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("out", help="CSV file to write, and a Markdown file beside it; a file that exists is completed")
+    parser.add_argument("--packages", nargs="+", help="packages with configs (default: mmpretrain mmseg mmdet)")
+    parser.add_argument("--families", nargs="+", help="names of families (default: all)")
+    parser.add_argument("--timeout", type=float, help="seconds for one family (default: 300)")
+    parser.add_argument("--jobs", type=int, help="number of families at a time, one thread each (default: 2)")
+    parser.add_argument("--restart", action="store_true", help="try families again that the file has")
+    Console().print(sweep_configs(**vars(parser.parse_args())).table())
+
+
+if __name__ == "__main__":
+    main()
 
 
 def main() -> None:
