@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
-from mmrepmlp.models.backbones.staged import StagedBackbone
+from mmrepmlp.models.backbone import StagedBackbone
 from mmrepmlp.verbs.config import as_list, resolve_type
 
 from .probe import Probe, is_known, run_probe

@@ -21,7 +21,7 @@ from mmrepmlp.checkpoint import (
     unwrap,
 )
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.backbones.arch import ARCHITECTURES, KEYS
+from mmrepmlp.models.repmlpnet.network import ARCHITECTURES, KEYS
 from mmrepmlp.verbs.reparameterize.family import RecognizedRelative, recognize, rename_classifier
 from mmrepmlp.version import __version__
 
@@ -159,7 +159,7 @@ def infer_network(checkpoint: str | Path, backbone: dict[str, Tensor], head: dic
         deploy=True,
     )
     kernels = found.get("reparam_conv_kernels", ())
-    expected = (model if form == "deploy" else build_form(model, form, kernels)).state_dict()
+    expected = (model if form == "deploy" else build_form(model, form, reparam_conv_kernels=kernels)).state_dict()
     fc = head.get("head.fc.weight")
     if fc is not None:
         expected |= {
