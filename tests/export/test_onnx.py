@@ -16,7 +16,7 @@ from torch import nn
 from mmrepmlp.export import ExportError, export_onnx
 from mmrepmlp.export.graph import prove_equal
 from mmrepmlp.export.network import NamedOutputs
-from mmrepmlp.models.layers.tiling import kept_positions, padded_positions, split_tiles
+from mmrepmlp.models.repmlpnet.tiling import kept_positions, padded_positions, split_tiles
 from mmrepmlp.reparam import switch_to_deploy
 from tests.export.conftest import random_network
 from tests.helpers import render
