@@ -284,7 +284,7 @@ def why_empty(dataset: BaseDataset, paths: list[tuple[str, str]]) -> str:
     folder, suffix = dataset.data_prefix.get("img_path"), getattr(dataset, "img_suffix", None)
     if suffix and folder and not Path(dataset.ann_file).is_file():
         found = sorted({path.suffix for path in Path(folder).rglob("*") if path.is_file()})
-        owner = next((name.partition(".data_prefix")[0] for name, path in paths if path == folder), "the dataset's ")
+        owner = next((name.partition(".data_prefix")[0] for name, path in paths if path == folder), "the dataset")
         text = f"{folder} has no file that ends in {suffix!r}, but {', '.join(found) or 'none at all'}."
         return f"{text} Set {owner}.img_suffix, and {owner}.seg_map_suffix for the masks."
     where = f"ann_file={dataset.ann_file!r} and data_prefix={dataset.data_prefix}"

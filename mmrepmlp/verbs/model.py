@@ -12,10 +12,10 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults, to_classifier_names
+from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.verbs.config import add_import, as_list, resolve_type
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
@@ -126,30 +126,6 @@ def takes_argument(kind: type, name: str) -> bool:
             if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
                 return False
     return False
-
-
-def image_size(model: nn.Module) -> tuple[int, int]:
-    """Height and width in pixels that a model was built for: the first ``img_size`` in it; 224 if there is none.
-
-    Args:
-        model: A model of any framework, or a bare backbone.
-    """
-    size = next((part.img_size for part in model.modules() if hasattr(part, "img_size")), 224)
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def image_channels(model: nn.Module) -> int:
-    """Number of image channels that a model takes: as many as its data preprocessor normalizes; where that does not
-    normalize, those of the first convolution in the backbone; 3 if there is none.
-
-    Args:
-        model: A model of any framework, or a bare backbone.
-    """
-    mean = getattr(getattr(model, "data_preprocessor", None), "mean", None)
-    if isinstance(mean, Tensor):
-        return mean.numel()
-    backbone = getattr(model, "backbone", model)
-    return next((layer.in_channels for layer in backbone.modules() if isinstance(layer, _ConvNd)), 3)
 
 
 def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 
 import mmrepmlp
-from mmrepmlp.models.backbones.arch import resolve_arch
+from mmrepmlp.models.repmlpnet.network import resolve_arch
 from mmrepmlp.quantization import QuantizedRepMLPNet
 from mmrepmlp.verbs.model import build_untrained
 from tests.helpers import relative_error

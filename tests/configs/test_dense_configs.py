@@ -19,7 +19,7 @@ from mmseg.utils import register_all_modules as register_mmseg
 from torch import nn
 
 import mmrepmlp
-from mmrepmlp.models.backbones.arch import resolve_arch
+from mmrepmlp.models.repmlpnet.network import resolve_arch
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.explain import local_paths
 from mmrepmlp.verbs.model import iter_dicts

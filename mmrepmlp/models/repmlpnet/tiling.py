@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tracing import is_symbolic
+from ..common import count_tiles, is_symbolic
 
 # zeros: the last tile is filled up with zeros. shift: the last tile moves back until it lies inside the map, over
 # pixels that the one before it has as well, and keeps what only it has; a map smaller than a tile is mirrored.
@@ -21,7 +21,7 @@ PAD_MODES = ("zeros", "shift")
 
 
 def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros") -> Tensor:
-    """Cut a map into tiles, set by set (paper section 3.1).
+    """Cut a feature map into tiles, set by set (paper section 3.1).
 
     A map of exactly one tile is not copied: the result is a view.
 
@@ -46,7 +46,7 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
 
     Args:
         tiles: Shape (S, M, h * w).
-        size: The map's (N, C, H, W); what padding added to it is dropped.
+        size: The feature map's (N, C, H, W); what padding added to it is dropped.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
         pad_mode: As the map was split.
@@ -59,13 +59,6 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
     cells = tiles.view(sets, n, rows, columns, c // sets, h, w).permute(1, 4, 0, 2, 5, 3, 6)
     x = cells.reshape(n, c, rows * h, columns * w)
     return crop_padding(crop_padding(x, 2, height, h, pad_mode), 3, width, w, pad_mode)
-
-
-def count_tiles(size: int, side: int) -> int:
-    """How many tiles cover a side of a map."""
-    # Not -(-size // side): exporters round the quotient of a negative one up. No remainders either: of sizes that are
-    # symbolic, those of one stage after the other nest, and an exporter spends minutes on them.
-    return (size + side - 1) // side
 
 
 def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:

@@ -1,34 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
+"""RepMLPBlock and its perceptrons, in the order of the paper's section 3."""
+
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrepmlp.reparam import (
+    Affine,
     LinearAddition,
     Reparameterizable,
     TileTaps,
+    affine,
     conv_to_fc,
-    fold_after,
-    scale_and_shift,
-    set_weight_and_bias,
+    fuse_after,
+    sum_kernels,
 )
 
-from .arguments import check_kernels, check_positive
-from .global_perceptron import GlobalPerceptron
-from .local_branch import LocalBranch, SetConv2d, merge_branches, norm_sets
-from .norm import build_batch_norm
-from .set_sharing_linear import SetSharingLinear
+from ..backbone import check_kernels, check_positive
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add
+from .speed import multiply_tiles
 from .tiling import PAD_MODES, join_tiles, split_tiles
-from .tracing import multiply_add
 
 
-class RepMLPBlock(BaseModule, Reparameterizable):
+class RepMLPBlock(Reparameterizable, BaseModule):
     """The block of RepMLPNet (paper section 3): global, channel and local perceptron over tiles of h by w pixels.
 
-    A building block for any network: it takes maps of any size, tile by tile, and keeps their shape.
+    A building block for any network: it takes feature maps of any size, tile by tile, and keeps their shape.
 
     Args:
         channels: Number of input and output channels C.
@@ -69,7 +71,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(deploy=deploy, init_cfg=init_cfg)
         self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
         self.channels, self.h, self.w, self.num_sharesets, self.pad_mode = channels, h, w, num_sharesets, pad_mode
         self._check_arguments(globalperceptron_ratio)
@@ -85,7 +87,7 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         if self.fc3_bn.affine:
             nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
         for kernel in self.reparam_conv_kernels:
-            self.add_module(f"repconv{kernel}", LocalBranch(num_sharesets, kernel, norm_cfg))
+            self.add_module(f"repconv{kernel}", ConvNorm(SetConv2d(num_sharesets, kernel, h, w), norm_cfg))
 
     def build_addition(self, scale: float) -> None:
         """Let ``fc3`` stand for the sum of itself, times a constant, and the local branches."""
@@ -93,8 +95,8 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         taps = [TileTaps(sets, kernel, self.h, self.w) for kernel in kernels]
         self.addition = LinearAddition(torch.tensor(scale, dtype=torch.float64, device="cpu"), taps)
         with torch.no_grad():
-            merged = self.addition.merge(self.fc3.weight, [SetConv2d(sets, kernel).weight for kernel in kernels])
-            self.fc3.weight.copy_(merged)
+            initial = [SetConv2d(sets, kernel, self.h, self.w).weight for kernel in kernels]
+            self.fc3.weight.copy_(self.addition.fuse(self.fc3.weight, initial))
 
     def _check_arguments(self, ratio: int) -> None:
         check_positive(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets)
@@ -112,13 +114,9 @@ class RepMLPBlock(BaseModule, Reparameterizable):
         check_kernels(self.reparam_conv_kernels)
 
     @property
-    def deploy(self) -> bool:
-        return isinstance(self.fc3_bn, nn.Identity)
-
-    @property
-    def local_branches(self) -> list[LocalBranch]:
+    def local_branches(self) -> list[ConvNorm]:
         """The convolutions beside the fully connected layer; none in deploy form."""
-        return [module for module in self.children() if isinstance(module, LocalBranch)]
+        return [module for module in self.children() if isinstance(module, ConvNorm)]
 
     def forward(
         self,
@@ -131,8 +129,8 @@ class RepMLPBlock(BaseModule, Reparameterizable):
 
         Args:
             x: Shape (N, C, H, W), with any H and W.
-            gate_input: What the global perceptron sees, of the same shape, where it has absorbed a norm in front of
-                the block. Default: ``x``.
+            gate_input: What the global perceptron sees, of the same shape, where a norm in front of the block is fused
+                into it. Default: ``x``.
             shortcut: What to add to the result, of the same shape. Default: nothing.
             drop_path: Stochastic depth of the path beside the shortcut. It is applied to the gate (N, C, 1, 1), which
                 drops the path. Default: none.
@@ -149,62 +147,131 @@ class RepMLPBlock(BaseModule, Reparameterizable):
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
         tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
-        if self.deploy:
+        if self.fused:
             out = self.fc3(tiles)
         else:
             tiles = tiles.contiguous()
-            out = norm_sets(self.fc3_bn, self.fc3(tiles))
+            out = self.fc3_bn(self.fc3(tiles).unsqueeze(0))
             for branch in self.local_branches:
-                out = out + branch(tiles, self.h, self.w)
+                out = out + branch(tiles.unsqueeze(0))
+            out = out.squeeze(0)
         return join_tiles(out, x.shape, self.h, self.w, self.pad_mode)
 
-    def get_equivalent_fc3(self) -> tuple[Tensor, Tensor]:
-        """Merge the local branches and all batch norms into the fully connected layer (paper section 3.3).
-
-        Differentiable with respect to every parameter involved.
-
-        Returns:
-            The weight, shape (S * P, P, 1, 1), and the bias, shape (S * P,), of the one equivalent layer; P = h * w.
-            float64 in training form; the layer's own parameters in deploy form.
-        """
-        if self.deploy:
-            return self.fc3.weight, self.fc3.bias
+    def equivalents(self) -> dict[str, Affine]:
+        """Locality Injection: local branches and batch norms as part of the fully connected layer (section 3.3)."""
+        fc3 = affine(self.fc3)
+        if self.fused:
+            return {"fc3": fc3}
         pixels = self.h * self.w
-        norm = (tensor.repeat_interleave(pixels) for tensor in scale_and_shift(self.fc3_bn))
-        weight, bias = fold_after(self.fc3.weight, self.fc3.bias, *norm)
+        layers = [fuse_after(fc3, affine(self.fc3_bn).repeat(pixels))]
         if self.local_branches:
-            kernel, kernel_bias = merge_branches(self.local_branches)
-            weight = weight + conv_to_fc(kernel, self.h, self.w).view_as(weight)
-            bias = bias + kernel_bias.repeat_interleave(pixels)
-        return weight, bias
+            kernel, bias = sum_kernels(map(affine, self.local_branches))
+            matrices = conv_to_fc(kernel, self.h, self.w).view_as(fc3.weight)
+            layers.append(Affine(matrices, bias.repeat_interleave(pixels)))
+        return {"fc3": sum_kernels(layers)}
+
+    def vanishing(self) -> Iterable[str]:
+        """The batch norm behind ``fc3``, and the local branches."""
+        return ["fc3_bn", *(name for name, module in self.named_children() if isinstance(module, ConvNorm))]
 
     def linear_additions(self) -> dict[str, LinearAddition]:
         """What parameters stand for, by name, where gradients are re-parameterized."""
-        return {} if self.addition is None or self.deploy else {"fc3.weight": self.addition}
+        return {} if self.addition is None or self.fused else {"fc3.weight": self.addition}
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
         """Put a batch norm behind the fully connected layer of the deploy form, in place.
 
-        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` folds it.
+        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` fuses it.
 
         Args:
             norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
         """
-        if self.deploy:
+        if self.fused:
             norm = build_batch_norm(norm_cfg, self.num_sharesets).to(self.fc3.weight)
             nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))
-            self.fc3_bn = norm.train(self.training)
-
-    def switch_to_deploy(self) -> None:
-        """Locality Injection: leave one fully connected layer with a bias, in place (paper section 3.3)."""
-        if self.deploy:
-            return
-        norms = [self.fc3_bn, *(branch.bn for branch in self.local_branches)]
-        set_weight_and_bias(self.fc3, *self.get_equivalent_fc3(), norms)
-        self.fc3_bn = nn.Identity().train(self.training)
-        for name in [name for name, module in self.named_children() if isinstance(module, LocalBranch)]:
-            delattr(self, name)
+            self.fc3_bn, self.fused = norm.train(self.training), False
 
     def local_inject(self) -> None:
         """The authors' name for :meth:`switch_to_deploy`."""
         self.switch_to_deploy()
+
+
+class PixelConv(nn.Conv2d):
+    """A pointwise convolution of feature maps of one pixel, (N, C, 1, 1), computed as the matrix product that it is.
+
+    For so little work a convolution spends several times as long on its preparations.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, 1, 1) to (N, O, 1, 1)."""
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class GlobalPerceptron(nn.Module):
+    """Gate the channels by what the whole feature map shows (paper section 3.1): average, squeeze, excite.
+
+    Args:
+        channels: Number of channels.
+        ratio: What to divide ``channels`` by for the width of the bottleneck.
+    """
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        pixel = dict(type=PixelConv)
+        self.conv1 = ConvModule(channels, channels // ratio, 1, conv_cfg=pixel, act_cfg=dict(type="ReLU"))
+        self.conv2 = ConvModule(channels // ratio, channels, 1, conv_cfg=pixel, act_cfg=dict(type="Sigmoid"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to gates between 0 and 1 of shape (N, C, 1, 1)."""
+        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
+
+class SetSharingLinear(GroupedLinear):
+    """The channel perceptron: fully connected over the pixels of a tile, once for each set of channels (paper section
+    3.2).
+
+    Args:
+        num_sets: Number of sets S.
+        pixels: Number of pixels P of a tile.
+        bias: Whether to add a bias. Default: False.
+    """
+
+    def __init__(self, num_sets: int, pixels: int, bias: bool = False) -> None:
+        super().__init__(num_sets, pixels, pixels, bias)
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (S, M, P) by matrices (S, P, P) to (S, M, P)."""
+        return multiply_tiles(x, matrices)
+
+
+class SetConv2d(nn.Conv2d):
+    """The local perceptron: a depth-wise convolution of tiles, one kernel for each set (paper section 3.3).
+
+    Computed with all rows side by side as channels: a convolution over S channels alone, one or four in the early
+    stages, runs up to 40 times slower.
+
+    Args:
+        num_sets: Number of sets S.
+        kernel_size: Side of the kernel in pixels, odd; zeros pad the tiles so that they keep their size.
+        h: Height of a tile in pixels.
+        w: Width of a tile in pixels.
+    """
+
+    def __init__(self, num_sets: int, kernel_size: int, h: int, w: int) -> None:
+        super().__init__(num_sets, num_sets, kernel_size, padding=kernel_size // 2, groups=num_sets, bias=False)
+        self.h, self.w = h, w
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Map (1, S, M, h * w) to the same shape."""
+        if self.kernel_size == (1, 1):  # a product, for which a convolution of many groups takes 100 times as long
+            out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
+            return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
+        _, sets, rows, _ = tiles.shape
+        # The number of groups can be neither symbolic nor zero.
+        if is_symbolic(rows) or not tiles.numel():
+            maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
+            return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)
+        weight = self.weight.repeat_interleave(rows, 0)
+        bias = None if self.bias is None else self.bias.repeat_interleave(rows)
+        maps = tiles.reshape(1, sets * rows, self.h, self.w)
+        return F.conv2d(maps, weight, bias, padding=self.padding, groups=sets * rows).view(tiles.shape)

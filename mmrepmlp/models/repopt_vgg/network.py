@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Sequence
 
-from mmengine.model import BaseModule, Sequential
+from mmengine.model import Sequential
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint.adapt import REPOPT_VGG
 from mmrepmlp.checkpoint.scales import read_scales
 from mmrepmlp.registry import MODELS
-from mmrepmlp.reparam import Reparameterizable
 
-from ..layers.recompute import recompute
-from ..layers.repopt_block import LinearAddBlock, RepOptBlock
-from .arch import check_arguments, resolve_indices
-from .staged import StagedBackbone
+from ..backbone import StagedBackbone
+from ..common import recompute
+from .block import LinearAddBlock, RepOptBlock
 
 ARCHITECTURES = {
     "B1": dict(depths=[4, 6, 16, 1], channels=[128, 256, 512, 2048]),
@@ -23,7 +22,7 @@ FORMS = ("target", "hyper_search")
 
 
 @MODELS.register_module()
-class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
+class RepOptVGG(StagedBackbone):
     """RepOpt-VGG, a plain stack of 3x3 convolutions that trains as RepVGG does (RepOptimizer, ICLR 2023,
     arXiv 2205.15242).
 
@@ -36,9 +35,9 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
         form: ``"target"`` or ``"hyper_search"``. Default: "target".
         in_channels: Number of image channels. Default: 3.
         strides: Strides of the stem and of the first block of each stage. Default: (2, 2, 2, 2, 2).
-        out_indices: Stages whose maps to return; negative ones count from the end. Stages behind the last of them are
-            not built, since no gradient would reach them, and their tensors in a state dict and their scales are
-            ignored. Default: (3, ).
+        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
+            them are not built, since no gradient would reach them, and their tensors in a state dict and their scales
+            are ignored. Default: (3, ).
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
@@ -50,6 +49,8 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
     Raises:
         ValueError: An argument is out of its range; the message says what is expected.
     """
+
+    origin = REPOPT_VGG
 
     def __init__(
         self,
@@ -64,22 +65,18 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
         with_cp: bool = False,
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
-        **unknown: object,
     ) -> None:
-        check_arguments(type(self), unknown)
-        super().__init__(init_cfg=init_cfg)
-        self.depths, self.channels = resolve(arch)
+        depths, channels = resolve(arch)
+        super().__init__(len(depths), out_indices, frozen_stages, norm_eval, deploy, init_cfg)
         if form not in FORMS:
             raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}.")
-        if len(strides) != len(self.depths) + 1 or any(not isinstance(s, int) or s < 1 for s in strides):
-            raise ValueError(f"strides={strides}: expected {len(self.depths) + 1} positive ints, the stem's first.")
+        if len(strides) != len(depths) + 1 or any(not isinstance(s, int) or s < 1 for s in strides):
+            raise ValueError(f"strides={strides}: expected {len(depths) + 1} positive ints, the stem's first.")
+        self.depths, self.channels = depths, channels
         self.form, self.norm_cfg, self.with_cp = form, norm_cfg, with_cp
-        self.out_indices = resolve_indices(out_indices, len(self.depths))
-        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
-        self.check_frozen_stages(len(self.depths))
         width = min(64, self.channels[0])
         self.stage0 = self.build_block(in_channels, width, strides[0], 0, deploy)
-        for i, (channels, depth) in enumerate(zip(self.channels, self.depths[: self.out_indices[-1] + 1]), 1):
+        for i, (channels, depth) in enumerate(zip(self.channels, self.depths[: self.num_built]), 1):
             inputs = [width, *[channels] * (depth - 1)]
             steps = [strides[i], *[1] * (depth - 1)]
             blocks = (self.build_block(n, channels, s, j, deploy) for j, (n, s) in enumerate(zip(inputs, steps)))
@@ -87,7 +84,7 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
             width = channels
         self.freeze_stages()
 
-    def build_block(self, in_channels: int, out_channels: int, stride: int, index: int, deploy: bool) -> RepOptBlock:
+    def build_block(self, in_channels: int, out_channels: int, stride: int, index: int, deploy: bool) -> nn.Module:
         """The block at an index of its stage."""
         if deploy or self.form == "target":
             return RepOptBlock(in_channels, out_channels, stride, self.norm_cfg, deploy)
@@ -98,21 +95,12 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
     @property
     def stages(self) -> list[nn.Module]:
         """The stages that are built, without the stem."""
-        return [self.get_submodule(f"stage{i + 1}") for i in range(self.out_indices[-1] + 1)]
+        return [self.get_submodule(f"stage{i + 1}") for i in range(self.num_built)]
 
     @property
-    def unbuilt(self) -> list[str]:
-        """Names of the stages that are not built."""
-        return [f"stage{i + 1}" for i in range(self.out_indices[-1] + 1, len(self.depths))]
-
-    @property
-    def blocks(self) -> dict[str, RepOptBlock]:
+    def blocks(self) -> dict[str, RepOptBlock | LinearAddBlock]:
         """All blocks by their names."""
-        return {name: module for name, module in self.named_modules() if isinstance(module, RepOptBlock)}
-
-    @property
-    def deploy(self) -> bool:
-        return all(block.deploy for block in self.blocks.values())
+        return self.parts()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract feature maps.
@@ -121,7 +109,7 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
             x: Images, shape (N, in_channels, H, W), with any H and W.
 
         Returns:
-            The map of each stage in ``out_indices``; strides are 4, 8, 16 and 32 by default.
+            The feature map of each stage in ``out_indices``; strides are 4, 8, 16 and 32 by default.
         """
         outs = []
         x = self.run_block(self.stage0, x)
@@ -132,7 +120,7 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
                 outs.append(x)
         return tuple(outs)
 
-    def run_block(self, block: RepOptBlock, x: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """Call a block, which keeps its activations or not."""
         return recompute(block, block, x) if self.with_cp and self.training and x.requires_grad else block(x)
 
@@ -156,22 +144,6 @@ class RepOptVGG(StagedBackbone, BaseModule, Reparameterizable):
         untrained = not any(block.bn.num_batches_tracked for block in blocks.values())
         for name, block in blocks.items():
             block.set_scales(scales[name], initialize=untrained)
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        unbuilt = tuple(f"{prefix}{stage}." for stage in self.unbuilt)
-        for name in [name for name in state_dict if name.startswith(unbuilt)]:
-            del state_dict[name]
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def switch_to_deploy(self) -> None:
-        """Leave 3x3 convolutions and ReLUs alone, in place."""
-        for block in self.blocks.values():
-            block.switch_to_deploy()
-        self.freeze_stages()
-
-    def layers(self) -> list[list[nn.Module]]:
-        """The stem, and each block."""
-        return [[self.stage0], *([block] for stage in self.stages for block in stage)]
 
 
 def resolve(arch: str | dict) -> tuple[list[int], list[int]]:

@@ -2,26 +2,33 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.model import ModuleList, Sequential
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrepmlp.checkpoint import adapt_state_dict
+from mmrepmlp.checkpoint.adapt import REPMLPNET
 from mmrepmlp.registry import MODELS
-from mmrepmlp.reparam import Reparameterizable, scale_and_shift
+from mmrepmlp.reparam import Affine, affine
 
-from ..layers import ConvBN, PatchEmbed, RepMLPNetUnit, ScaleShift, build_batch_norm
-from .arch import check_arguments, resolve_arch, resolve_indices, resolve_tiles, to_pair
-from .staged import StagedBackbone
+from ..backbone import StagedBackbone, to_pair
+from ..common import ConvNorm, ScaleShift, build_batch_norm
+from .unit import RepMLPNetUnit
+
+ARCHITECTURES = {
+    ("t", "tiny"): dict(channels=[64, 128, 256, 512], depths=[2, 2, 6, 2], sharesets_nums=[1, 4, 16, 128]),
+    ("b", "base"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 12, 2], sharesets_nums=[1, 4, 32, 128]),
+    ("d", "deep"): dict(channels=[80, 160, 320, 640], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 16, 128]),
+    ("l", "large"): dict(channels=[96, 192, 384, 768], depths=[2, 2, 18, 2], sharesets_nums=[1, 4, 32, 256]),
+}
+KEYS = ("channels", "depths", "sharesets_nums")
 
 
 @MODELS.register_module()
-class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
+class RepMLPNet(StagedBackbone):
     """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
 
     Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
     the fully connected layers see. State dicts with mmpretrain's names or the authors' load alike; in deploy form so
-    do training-form ones, folded on the way in. The fully connected layers of a state dict of another ``img_size`` are
+    do training-form ones, fused on the way in. The fully connected layers of a state dict of another ``img_size`` are
     resampled.
 
     Args:
@@ -30,14 +37,14 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         in_channels: Number of image channels. Default: 3.
         patch_size: Height and width in pixels of the patches of the stem. Default: 4.
-        out_indices: Stages whose maps to return; negative ones count from the end. Stages behind the last of them are
-            not built, since no gradient would reach them, and their tensors in a state dict are ignored.
+        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
+            them are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
             Default: (3, ).
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
         globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
-        pad_mode: What fills the last tiles where a map is no whole number of tiles: ``"zeros"`` or ``"shift"`` (the
-            last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
+        pad_mode: What fills the last tiles where a feature map is no whole number of tiles: ``"zeros"`` or ``"shift"``
+            (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
             from the local perceptron, which suits small data sets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
@@ -56,6 +63,8 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
     Raises:
         ValueError: An argument is out of its range; the message says what is expected.
     """
+
+    origin = REPMLPNET
 
     def __init__(
         self,
@@ -77,41 +86,29 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
         with_cp: bool = False,
         deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
-        **unknown: object,
     ) -> None:
-        check_arguments(type(self), unknown)
-        super().__init__(init_cfg=init_cfg)
-        self.arch_settings = resolve_arch(arch)
-        self.channels, self.depths, self.sharesets_nums = self.arch_settings.values()
+        settings = resolve_arch(arch)
+        stages = len(settings["depths"])
+        super().__init__(stages, out_indices, frozen_stages, norm_eval, deploy, init_cfg)
+        self.arch_settings = settings
+        self.channels, self.depths, self.sharesets_nums = settings.values()
         self.img_size, self.patch_size = to_pair("img_size", img_size), to_pair("patch_size", patch_size)
-        self.in_channels, self.out_indices = in_channels, resolve_indices(out_indices, len(self.depths))
-        self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
-        self.check_frozen_stages(len(self.depths))
+        self.in_channels = in_channels
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate={drop_path_rate}: expected a number from 0 up to, but not including, 1.")
-        # What loading needs to rebuild the training form that a checkpoint comes from.
-        self._training_form = dict(
-            arch=self.arch_settings,
-            img_size=self.img_size,
-            in_channels=in_channels,
-            patch_size=self.patch_size,
-            out_indices=self.out_indices,
-            reparam_conv_kernels=reparam_conv_kernels,
-            globalperceptron_ratio=globalperceptron_ratio,
-            pad_mode=pad_mode,
-            norm_cfg=norm_cfg,
-            final_norm=final_norm,
-        )
 
-        self.patch_embed = PatchEmbed(in_channels, self.channels[0], self.patch_size, norm_cfg, deploy)
+        # Convolutions of adjoining windows: paper section 3.5.
+        patches = nn.Conv2d(in_channels, self.channels[0], self.patch_size, stride=self.patch_size, bias=deploy)
+        joining = dict(norm_cfg=norm_cfg, relu=True, pad=True, deploy=deploy)
+        self.patch_embed = ConvNorm(patches, names=("projection", "norm"), **joining)
         self.stages = ModuleList()
         self.downsample_layers = ModuleList()
         drop_rates = iter(torch.linspace(0, drop_path_rate, sum(self.depths), device="cpu").tolist())
-        tiles = resolve_tiles(self.img_size, self.patch_size, len(self.depths))
-        num_built = self.out_indices[-1] + 1
-        for i, (channels, depth, (h, w)) in enumerate(zip(self.channels, self.depths[:num_built], tiles)):
+        tiles = resolve_tiles(self.img_size, self.patch_size, stages)
+        for i, (channels, depth, (h, w)) in enumerate(zip(self.channels, self.depths[: self.num_built], tiles)):
             if i:
-                self.downsample_layers.append(ConvBN(self.channels[i - 1], channels, 2, norm_cfg, True, deploy))
+                halving = nn.Conv2d(self.channels[i - 1], channels, 2, stride=2, bias=deploy)
+                self.downsample_layers.append(ConvNorm(halving, **joining))
             units = [
                 RepMLPNetUnit(
                     channels,
@@ -131,19 +128,20 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
                 for _ in range(depth)
             ]
             self.stages.append(Sequential(*units))
-        if not final_norm or num_built < len(self.depths):
+        if not final_norm or self.num_built < stages:
             self.final_norm = nn.Identity()
         elif deploy:
             self.final_norm = ScaleShift(self.channels[-1])
         else:
-            self.final_norm = build_batch_norm(norm_cfg, self.channels[-1], fusible=True)
+            self.final_norm = build_batch_norm(norm_cfg, self.channels[-1])
         self.freeze_stages()
 
     @property
-    def deploy(self) -> bool:
-        """Whether every part is in deploy form."""
-        parts = [module for module in self.modules() if module is not self and isinstance(module, Reparameterizable)]
-        return all(part.deploy for part in parts) and not isinstance(self.final_norm, _BatchNorm)
+    def unbuilt(self) -> tuple[str, ...]:
+        """Beginnings of names of what is not built."""
+        indices = range(self.num_built, self.num_stages)
+        names = [name for i in indices for name in (f"stages.{i}.", f"downsample_layers.{i - 1}.")]
+        return (*names, "final_norm.") if names else ()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract feature maps.
@@ -152,8 +150,8 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
             x: Images, shape (N, in_channels, H, W), with any H and W.
 
         Returns:
-            The map of each stage in ``out_indices``, before its downsampling: shape (N, channels[i], ceil(H / stride),
-            ceil(W / stride)) with strides 4, 8, 16, 32 at the default patch size.
+            The feature map of each stage in ``out_indices``, before its downsampling: shape (N, channels[i],
+            ceil(H / stride), ceil(W / stride)) with strides 4, 8, 16, 32 at the default patch size.
         """
         outs = []
         x = self.patch_embed(x)
@@ -165,28 +163,14 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
                 outs.append(self.final_norm(x) if i == len(self.depths) - 1 else x)
         return tuple(outs)
 
-    def get_equivalent_layers(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Weight and bias of every layer of the deploy form, by name, as differentiable functions of this form's."""
-        layers = {"patch_embed.projection": self.patch_embed.get_equivalent_conv()}
-        for i, layer in enumerate(self.downsample_layers):
-            layers[f"downsample_layers.{i}.conv"] = layer.get_equivalent_conv()
-        for i, stage in enumerate(self.stages):
-            for j, unit in enumerate(stage):
-                named = unit.get_equivalent_layers().items()
-                layers.update({f"stages.{i}.{j}.{name}": layer for name, layer in named})
-        norm = self.final_norm
-        if not isinstance(norm, nn.Identity):
-            is_scale = isinstance(norm, ScaleShift)
-            layers["final_norm"] = (norm.weight, norm.bias) if is_scale else scale_and_shift(norm)
-        return layers
+    def equivalents(self) -> dict[str, Affine]:
+        """The layers of all units, the stem and the downsampling, and ``final_norm``."""
+        norm = affine(self.final_norm)
+        return super().equivalents() | ({} if norm is None else {"final_norm": norm})
 
-    def switch_to_deploy(self) -> None:
-        """Convert to deploy form in place: a network without batch norms and local branches, same outputs."""
-        for module in [self.patch_embed, *self.downsample_layers, *(unit for stage in self.stages for unit in stage)]:
-            module.switch_to_deploy()
-        if isinstance(self.final_norm, _BatchNorm):
-            self.final_norm = ScaleShift.from_batch_norm(self.final_norm)
-        self.freeze_stages()
+    def deploy_layers(self) -> dict[str, nn.Module]:
+        """``final_norm``, a scale and a shift."""
+        return {"final_norm": ScaleShift(self.channels[-1])}
 
     def locality_injection(self) -> None:
         """The authors' name for :meth:`switch_to_deploy`."""
@@ -201,10 +185,44 @@ class RepMLPNet(StagedBackbone, BaseModule, Reparameterizable):
                 layers[-len(stage)].append(self.downsample_layers[i - 1])
         return layers
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        adapt_state_dict(self, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def build_training_form(self, **changes) -> "RepMLPNet":
-        """Build the network that this one is, or would be, the deploy form of; its weights are not copied."""
-        return RepMLPNet(**{**self._training_form, **changes})
+def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
+    """Look an architecture up by name, or check one that is given as a dict.
+
+    Returns:
+        The lists ``channels``, ``depths`` and ``sharesets_nums``, in this order.
+
+    Raises:
+        ValueError: The name is unknown or the dict is not a valid architecture.
+    """
+    if isinstance(arch, str):
+        for names, settings in ARCHITECTURES.items():
+            if arch.lower() in names:
+                return {key: list(settings[key]) for key in KEYS}
+        known = ", ".join(f"{short.upper()} ({long})" for short, long in ARCHITECTURES)
+        raise ValueError(
+            f"arch={arch!r} is unknown: expected one of {known}, or a dict with the keys {', '.join(KEYS)}."
+        )
+    if not isinstance(arch, dict) or set(arch) != set(KEYS):
+        given = sorted(arch) if isinstance(arch, dict) else repr(arch)
+        raise ValueError(f"arch={given}: expected a name or a dict with exactly the keys {', '.join(KEYS)}.")
+    settings = {key: list(arch[key]) if isinstance(arch[key], Sequence) else arch[key] for key in KEYS}
+    for key, values in settings.items():
+        if not isinstance(values, list) or any(not isinstance(v, int) or v < 1 for v in values) or not values:
+            raise ValueError(f"arch[{key!r}]={values!r}: expected a list of positive ints, one for each stage.")
+    lengths = {key: len(values) for key, values in settings.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"arch has lists of different lengths ({lengths}): each needs one entry for each stage.")
+    for stage, (channels, _, sets) in enumerate(zip(*settings.values())):
+        if channels % sets:
+            raise ValueError(
+                f"arch: the {channels} channels of stage {stage} are not divisible by sharesets_nums={sets}. Set "
+                "sharesets_nums to a divisor of the channels."
+            )
+    return settings
+
+
+def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """Tile size (h, w) in pixels of each stage: the feature map of an image of ``img_size`` is one tile."""
+    strides = [[patch * 2**stage for patch in patch_size] for stage in range(stages)]
+    return [tuple(-(-side // step) for side, step in zip(img_size, stride)) for stride in strides]

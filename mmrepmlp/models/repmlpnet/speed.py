@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from .tracing import is_tracing
+from ..common import is_tracing
 
 # Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
 LARGE_TILE = 512

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mmrepmlp.reparam import conv_to_fc, fold_after, fold_before, scale_and_shift
+from mmrepmlp.reparam import affine, conv_to_fc, fuse_after, fuse_before
 from tests.helpers import randomize, relative_error
 
 small = st.integers(1, 5)
@@ -21,32 +21,32 @@ def random_norm(channels: int, spread: float, affine: bool = True) -> nn.BatchNo
 
 
 @given(channels=small, spread=extremes)
-def test_scale_and_shift_is_the_norm(channels, spread):
+def test_scale_and_shift_of_a_norm(channels, spread):
     norm, x = random_norm(channels, spread), torch.randn(2, channels, 3, 4, dtype=torch.float64)
-    scale, shift = (t.view(-1, 1, 1) for t in scale_and_shift(norm))
+    scale, shift = (t.view(-1, 1, 1) for t in affine(norm))
     assert relative_error(x * scale + shift, norm(x)) < 1e-12
 
 
 def test_scale_and_shift_without_affine_parameters():
-    scale, shift = scale_and_shift(random_norm(3, 0.5, affine=False))
+    scale, shift = affine(random_norm(3, 0.5, affine=False))
     torch.testing.assert_close(scale, torch.full((3,), (1 + 1e-5) ** -0.5, dtype=torch.float64))
     assert torch.equal(shift, torch.zeros(3, dtype=torch.float64))
 
 
 @given(inputs=small, outputs=small, kernel=small, bias=st.booleans(), spread=extremes)
-def test_fold_after_convolution(inputs, outputs, kernel, bias, spread):
+def test_fuse_after_convolution(inputs, outputs, kernel, bias, spread):
     conv, norm = nn.Conv2d(inputs, outputs, kernel, bias=bias).double(), random_norm(outputs, spread)
     x = torch.randn(2, inputs, 6, 5, dtype=torch.float64)
-    weight, folded_bias = fold_after(conv.weight, conv.bias, *scale_and_shift(norm))
-    assert relative_error(F.conv2d(x, weight, folded_bias), norm(conv(x))) < 1e-10
+    layer = fuse_after(affine(conv), affine(norm))
+    assert relative_error(F.conv2d(x, *layer), norm(conv(x))) < 1e-10
 
 
 @given(inputs=small, outputs=small, bias=st.booleans(), spread=extremes)
-def test_fold_before_pointwise_convolution(inputs, outputs, bias, spread):
+def test_fuse_before_pointwise_convolution(inputs, outputs, bias, spread):
     conv, norm = nn.Conv2d(inputs, outputs, 1, bias=bias).double(), random_norm(inputs, spread)
     x = torch.randn(2, inputs, 6, 5, dtype=torch.float64)
-    weight, folded_bias = fold_before(conv.weight, conv.bias, *scale_and_shift(norm))
-    assert relative_error(F.conv2d(x, weight, folded_bias), conv(norm(x))) < 1e-10
+    layer = fuse_before(affine(norm), affine(conv))
+    assert relative_error(F.conv2d(x, *layer), conv(norm(x))) < 1e-10
 
 
 @given(sets=small, h=st.integers(1, 7), w=st.integers(1, 7), kernel=st.sampled_from([1, 3, 5, 7]))
@@ -73,4 +73,4 @@ def test_grouped_convolution_as_fully_connected_layers(groups, inputs, outputs, 
 
 def test_a_norm_without_statistics_is_refused():
     with pytest.raises(ValueError, match="track_running_stats=False"):
-        scale_and_shift(nn.BatchNorm2d(3, track_running_stats=False))
+        affine(nn.BatchNorm2d(3, track_running_stats=False))
