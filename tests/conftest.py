@@ -17,7 +17,6 @@ from tests.fixtures import (  # noqa: F401
     digits,
     learned,
     options,
-    recorded_once,
     short_run,
     trained,
 )

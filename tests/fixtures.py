@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real digits, and what is trained on them in short; ``conftest.py`` hands the fixtures to all tests."""
 
-import hashlib
 import os
-import pickle
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,28 +97,6 @@ def learned(build_once, options) -> TrainedRun:
     settings = {**options, **length, **schedule, "train_dataloader.batch_size": 32}
     work_dir = build_once("learned", lambda folder: train(CONFIG, work_dir=str(folder), cfg_options=settings))
     return TrainedRun(work_dir, options, epochs=4)
-
-
-@pytest.fixture(scope="module")
-def recorded_once(tmp_path_factory) -> Iterator[None]:
-    """Record a network once for all its deployments: equal weights, shapes and axes give equal graphs."""
-    # Not everywhere does torch have the exporter.
-    from mmrepmlp.export import graph
-    from mmrepmlp.verbs.deploy import make_graph
-
-    folder, files = tmp_path_factory.mktemp("recorded"), {}
-
-    def record(network, file, *arguments):
-        weights = hashlib.sha256(pickle.dumps([value.numpy() for value in network.state_dict().values()]))
-        key = (weights.hexdigest(), str(network), network.task.output, str(arguments))
-        if key not in files:
-            graph.record(network, folder / f"{len(files)}.onnx", *arguments)
-            files[key] = folder / f"{len(files)}.onnx"
-        shutil.copyfile(files[key], file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_graph, "record", record)
-        yield
 
 
 # What makes a framework's heads large, and has nothing to do with what a backbone gives them.
