@@ -31,6 +31,13 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").glob("*/*.py")
     if "_repmlpnet-" in path.stem and path.parent.name != "quantization" and "mini" not in path.stem
 )
+# One for each network, arch and way to test: others differ in their data, their sizes and their schedules.
+DISTINCT = list(
+    {
+        (path.stem.split("_")[0], re.search(r"repmlpnet-([a-z])", path.stem)[1], path.stem.endswith("-slide")): path
+        for path in CONFIGS
+    }.values()
+)
 SIDE = 96  # pixels, of the images here
 NAMES = {
     "mmseg": r"upernet_repmlpnet-\w+_\d+xb\d+-\d+k_[a-z0-9]+-\d+x\d+(-slide|_layer-decay)?",
@@ -86,7 +93,7 @@ def flatten(predictions: list) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DISTINCT, ids=lambda path: path.stem)
 def test_it_trains_predicts_and_converts(path):
     cfg = Config.fromfile(path)
     shrink(cfg.model)
@@ -133,6 +140,19 @@ def test_its_name_and_its_data_are_as_its_framework_has_them(path):
     for part in dataset.get("datasets", [dataset]):
         for _, file in local_paths(part):
             assert file.rstrip("/") in documented, file
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_neck_and_heads_take_what_its_backbone_gives(path):
+    cfg = Config.fromfile(path)
+    with torch.device("meta"), torch.no_grad():
+        model = build(cfg).eval()
+        maps = model.backbone(torch.zeros(1, 3, cfg.model.backbone.img_size, cfg.model.backbone.img_size))
+        if cfg.default_scope == "mmseg":
+            logits = model.decode_head(maps), model.auxiliary_head(maps)
+            assert {x.size(1) for x in logits} == {cfg.model.decode_head.num_classes}
+        else:
+            assert {x.size(1) for x in model.neck(maps)} == {cfg.model.neck.out_channels}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
