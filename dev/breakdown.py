@@ -14,9 +14,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.verbs.benchmark.benchmark import gflop_per_image
 from mmrepmlp.verbs.benchmark.hardware import CPU, Hardware
 from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
+from mmrepmlp.verbs.benchmark.networks import gflop_per_image
 from mmrepmlp.verbs.benchmark.report import BenchmarkReport, environment_table
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
@@ -150,6 +150,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="timed calls (default: 15)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
     Console().print(benchmark_breakdown(**vars(parser.parse_args())).table())
+
+
+if __name__ == "__main__":
+    main()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
+    parser.add_argument("--img-size", type=int, help="image size of one tile, pixels (default: 224)")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes (default: 1 8)")
+    parser.add_argument("--repeats", type=int, help="timed calls (default: 15)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
+    parser.add_argument("--plot", default=None, help="plot of the results to write, PNG")
+    arguments = vars(parser.parse_args())
+    plot = arguments.pop("plot")
+    report = benchmark_breakdown(**arguments)
+    Console().print(report.table())
+    if plot:
+        report.plot(plot)
 
 
 if __name__ == "__main__":

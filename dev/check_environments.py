@@ -41,7 +41,7 @@ HEADER = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 # Environments
 
 Where the fast tests (`make test-fast`) were run: each row is one environment, set up by `tools/setup_env.sh` on Linux
-and tested by `tools/check_environments.py`, which writes this page. `mmcv-lite` is without compiled operators: the
+and tested by `dev/check_environments.py`, which writes this page. `mmcv-lite` is without compiled operators: the
 backbone, its checkpoints and classification. The tests of the export to ONNX need torch 2.6. Rows without a date are of
 earlier versions, with fewer tests.
 

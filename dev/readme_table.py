@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.benchmark.benchmark import OURS, THEIRS
+from mmrepmlp.verbs.benchmark.networks import OURS, THEIRS
 from mmrepmlp.verbs.benchmark.runtimes import DEPLOY
 
 HEADER = """\

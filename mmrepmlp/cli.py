@@ -6,14 +6,9 @@ Nothing here imports torch or a framework before a verb begins, so that the help
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from traceback import walk_tb
-from types import FrameType
-from urllib.error import URLError
+from collections.abc import Sequence
 
-from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.version import __version__
 
 
@@ -321,7 +316,9 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     try:
         run(**arguments)
     except Exception as error:
-        message = None if traceback else next(filter(None, map(explain, exception_chain(error))), None)
+        from mmrepmlp.verbs.explain import explain
+
+        message = None if traceback else explain(error)
         if message is None:
             raise
         sys.exit(f"error: {message}")
@@ -338,54 +335,3 @@ def read_settings(parser: Parser, texts: Sequence[str]) -> dict:
         expected = "numbers, words, and lists of them such as [1,2] or [(a,b),c]"
         parser.error(f"argument --cfg-options: a value cannot be read; expected {expected}, not {' '.join(texts)!r}")
     return read.settings
-
-
-def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def explain(error: BaseException) -> str | None:
-    """What to report of an error that is expected; None for any other."""
-    if isinstance(error, URLError):
-        return f"A download failed: {error.reason}. Put the file where the config expects it, or mend the connection."
-    if isinstance(error, (MMRepMLPError, OSError, ImportError)):
-        return str(error)
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    if isinstance(error, ValueError) and module_of(frames[-1]).startswith("mmrepmlp."):
-        return str(error)
-    return explain_build(error, frames) if isinstance(error, (KeyError, TypeError)) else None
-
-
-def explain_build(error: KeyError | TypeError, frames: list[FrameType]) -> str | None:
-    """Name the type or the argument in a config that does not exist, if that is what ended a function that builds a
-    part of it; None for any other error."""
-    in_builder = is_builder(frames[-1])
-    while frames[-1].f_code.co_name == "__init__":  # constructors hand unknown arguments on to their bases
-        frames = frames[:-1]
-    part = frames[-1].f_locals.get("cfg") if is_builder(frames[-1]) else None
-    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    handed_on = argument and isinstance(part, Mapping) and argument[1] in part
-    if not (in_builder or handed_on):
-        return None
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind is None:
-        return f"A part of the config cannot be built: {error.args[0]}"
-    if isinstance(error, TypeError):
-        return f"type={kind!r} in the config cannot be built: {error}. Correct its arguments."
-    return (
-        f"type={kind!r} in the config is unknown. Correct the name, or add the module that registers it to "
-        "custom_imports."
-    )
-
-
-def is_builder(frame: FrameType) -> bool:
-    """Whether a frame is of a function that builds parts of a config."""
-    return module_of(frame).startswith(("mmengine.registry.", "mmcv.cnn.bricks."))
-
-
-def module_of(frame: FrameType) -> str:
-    """Name of the module whose code a frame runs."""
-    return frame.f_globals.get("__name__", "")

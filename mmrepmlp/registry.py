@@ -26,8 +26,6 @@ MODELS = child("MODELS", "mmrepmlp.models", "mmrepmlp.quantization")
 HOOKS = child("HOOKS")
 OPTIM_WRAPPER_CONSTRUCTORS = child("OPTIM_WRAPPER_CONSTRUCTORS")
 MODEL_WRAPPERS = child("MODEL_WRAPPERS")
-FUNCTIONS = child("FUNCTIONS")
-STRATEGIES = child("STRATEGIES")
 
 # Configs inherited as mmrepmlp::... are built in this scope: each kind of object needs a registry here, or MMEngine
 # warns when it falls back to its own.
@@ -37,6 +35,7 @@ INHERITED = [
         "DATASETS",
         "DATA_SAMPLERS",
         "EVALUATOR",
+        "FUNCTIONS",
         "LOG_PROCESSORS",
         "LOOPS",
         "METRICS",
@@ -44,6 +43,7 @@ INHERITED = [
         "OPTIM_WRAPPERS",
         "PARAM_SCHEDULERS",
         "RUNNERS",
+        "STRATEGIES",
         "TASK_UTILS",
         "TRANSFORMS",
         "VISBACKENDS",

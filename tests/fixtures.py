@@ -13,7 +13,6 @@ import pytest
 from filelock import FileLock
 from mmengine.config import Config
 
-from dev.sweep.families import iter_configs
 from mmrepmlp.apis import train
 from mmrepmlp.datasets import write_detection_scenes, write_digits, write_segmentation_scenes
 from mmrepmlp.verbs.model import iter_dicts
@@ -131,6 +130,8 @@ LIMITS = dict(fc_out_channels=32, feedforward_channels=64, stacked_convs=1, num_
 
 def iter_small_configs(package: str, files: Sequence[Path]) -> Iterator[tuple[Path, Config]]:
     """The configs of a family, with heads that compute in a fraction of the time."""
+    from dev.sweep.families import iter_configs  # here, since nothing else of the tests takes what is not installed
+
     for file, cfg in iter_configs(package, files):
         for part in iter_dicts({key: value for key, value in cfg.model.items() if key != "backbone"}):
             part.update({name: min(part[name], limit) for name, limit in LIMITS.items() if name in part})

@@ -5,15 +5,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
 from mmrepmlp import apis, is_command
-from mmrepmlp.checkpoint import CheckpointError, check_overwrite
 from mmrepmlp.cli import VERBS, Parser, main, parse_and_run
-from mmrepmlp.models import RepMLPNet
-from mmrepmlp.registry import MODELS
 from tests.helpers import needs_export
 
 ROOT = Path(__file__).parents[1]
@@ -168,86 +164,6 @@ def test_numbers_are_counted_from_1(capsys):
         with pytest.raises(SystemExit):
             main(["infer", "c.py", "k.pth", "i", "--out", "o", f"--batch={text}"])
         assert f"argument --batch: expected a number from 1 up, not '{text}'" in capsys.readouterr().err
-
-
-def raise_(error):
-    raise error
-
-
-@pytest.mark.parametrize(
-    "operation, message",
-    [
-        (lambda config: raise_(CheckpointError("It is damaged.")), "It is damaged."),
-        (lambda config: check_overwrite(__file__, overwrite=False), "already exists"),
-        (lambda config: Path("/nowhere/at/all").read_text(), "No such file"),
-        (lambda config: __import__("no_such_package"), "No module named 'no_such_package'"),
-        (lambda config: urlopen("file:///nowhere"), "A download failed: [Errno 2]"),
-        (lambda config: RepMLPNet("X"), "arch='X'"),
-        # MMEngine's registry raises a ValueError of its own around ours.
-        (lambda config: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),
-    ],
-)
-def test_expected_errors_are_one_sentence(operation, message):
-    with pytest.raises(SystemExit) as caught:
-        call(operation, "config.py")
-    assert str(caught.value).startswith("error: ") and message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error", [ZeroDivisionError(), RuntimeError("a kernel failed"), ValueError("of somebody else")]
-)
-def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(type(error)) as caught:
-        call(lambda config: raise_(error), "config.py")
-    assert caught.value is error
-
-
-LINEAR = dict(type="mmpretrain.LinearClsHead", num_classes=2)
-STACKED = dict(type="mmpretrain.StackedLinearClsHead", num_classes=2, in_channels=3, mid_channels=[4])
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        (dict(type="Nope"), "type='Nope' in the config is unknown"),
-        (LINEAR, "type='mmpretrain.LinearClsHead' in the config cannot be built: .*'in_channels'"),
-        # An argument that a constructor hands on to that of its base.
-        (dict(**LINEAR, in_channels=3, topks=1), "type='mmpretrain.LinearClsHead' in the config .*'topks'"),
-        (dict(**STACKED, norm_cfg={}), 'cannot be built: .*key "type"'),
-        (dict(**STACKED, norm_cfg=dict(type="BatchNrom")), "type='BatchNrom' in the config is unknown"),
-        (dict(**STACKED, norm_cfg=dict(type="BN1d", epsilon=1)), "type='BN1d' in the config .*'epsilon'"),
-    ],
-)
-def test_types_and_arguments_that_do_not_exist_are_named(settings, message):
-    with pytest.raises(SystemExit, match=message):
-        call(lambda config: MODELS.build(settings), "config.py")
-
-
-@MODELS.register_module()
-class Faulty:
-    """A constructor with an error of its own, which no change of the config mends."""
-
-    def __init__(self, kind):
-        if kind == "key":
-            {}["type"]
-        dict.fromkeys(wrong=1)
-
-
-@pytest.mark.parametrize("kind, error", [("key", KeyError), ("argument", TypeError)])
-def test_errors_inside_of_a_constructor_keep_their_traceback(kind, error):
-    with pytest.raises(error):
-        call(lambda config: MODELS.build(dict(type="Faulty", kind=kind)), "config.py")
-
-
-def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback():
-    def operation(config):
-        try:
-            Path("/nowhere/at/all").read_text()
-        except OSError:
-            1 / 0  # noqa: B018
-
-    with pytest.raises(ZeroDivisionError):
-        call(operation, "config.py")
 
 
 @needs_export

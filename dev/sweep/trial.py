@@ -66,7 +66,7 @@ def run_trial(package: str, family: str, files: Sequence[Path], folder: Path) ->
     try:
         cfg, maps, side = find_control(trial, files)
         trial.control, step = "pass", "train"
-        swap_backbone(cfg, maps, side)
+        swap_backbone(cfg, maps, side, lambda cfg: run_training_step(cfg, side))
         cfg.dump(str(folder / "config.py"))
         model = run_training_step(cfg, side)
         trial.train, step = "pass", "convert"

@@ -5,8 +5,8 @@ import fcntl
 import glob
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None 
         named_after: The path that the temporary file is named after, one that the next process knows where ``path``
             depends on what is written, e.g. ends in a hash. Default: ``path``.
     """
-    with temporary_path(Path(named_after or path), tempfile.mkstemp) as temporary:
+    with temporary_path(Path(named_after or path)) as temporary:
         yield temporary
         commit(temporary, Path(path))
 
@@ -62,31 +62,34 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
         durable: Whether to flush each file to disk, which takes milliseconds. Default: True.
     """
     path = Path(path)
-    with temporary_path(path, tempfile.mkdtemp) as temporary:
+    with temporary_path(path, is_folder=True) as temporary:
         yield temporary
         for file in temporary.rglob("*") if durable else ():
             flush(file)
-        temporary.chmod(0o777 & ~current_umask())
         if path.exists():
-            with temporary_path(path, tempfile.mkdtemp) as replaced:
+            with temporary_path(path, is_folder=True) as replaced:
                 path.rename(replaced / path.name)
-                temporary.rename(path)
+                try:
+                    temporary.rename(path)
+                except OSError:
+                    (replaced / path.name).rename(path)
+                    raise
         else:
             temporary.rename(path)
         flush(path.parent)
 
 
 @contextmanager
-def temporary_path(path: Path, create: Callable) -> Iterator[Path]:
+def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """A file or folder beside ``path``, locked while it is written, and removed at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    created = create(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    if isinstance(created, tuple):  # mkstemp returns an open file, too
-        handle, created = created
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if is_folder:
+        temporary.mkdir()
     else:
-        handle = os.open(created, os.O_RDONLY)
-    temporary = Path(created)
+        temporary.touch()
+    handle = os.open(temporary, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
@@ -106,7 +109,6 @@ def remove(path: Path) -> None:
 def commit(temporary: Path, path: Path) -> None:
     """Flush a file to disk and rename it to ``path``."""
     flush(temporary)
-    temporary.chmod(0o666 & ~current_umask())
     temporary.replace(path)
     flush(path.parent)
 
@@ -133,13 +135,6 @@ def remove_leftovers(path: Path) -> None:
                 os.close(handle)
 
 
-def current_umask() -> int:
-    """The process's file mode mask; the only way to read it is to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def save_checkpoint(checkpoint: Mapping, path: str | os.PathLike) -> None:
     """Write a checkpoint atomically, as safetensors if the suffix is ``.safetensors``, else with ``torch.save``."""
     with atomic_write(path) as temporary:
@@ -161,7 +156,7 @@ def save_hashed(
         Path of the file, e.g. ``deploy-0123abcd.pth`` for ``deploy.pth``.
     """
     path = Path(path)
-    with temporary_path(path, tempfile.mkstemp) as temporary:
+    with temporary_path(path) as temporary:
         write_checkpoint(checkpoint, temporary, path.suffix == ".safetensors")
         hashed = path.with_stem(f"{path.stem}-{file_hash(temporary)}")
         check(temporary, hashed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 from mmrepmlp.models import RepMLPBlock
-from mmrepmlp.reparam import scale_and_shift
+from mmrepmlp.reparam import affine
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model
 
@@ -134,6 +134,6 @@ def fc3_share(*blocks: RepMLPBlock) -> float:
 def alone_and_merged(block: RepMLPBlock) -> tuple[Tensor, Tensor]:
     """Weights (S, h, w, h, w) from input to output pixels, without and with the local branches, float64."""
     shape = (block.num_sharesets, block.h, block.w, block.h, block.w)
-    scale, _ = scale_and_shift(block.fc3_bn)
+    scale, _ = affine(block.fc3_bn)
     alone = block.fc3.weight.double().view(shape) * scale.view(-1, 1, 1, 1, 1)
-    return alone, block.get_equivalent_fc3()[0].view(shape)
+    return alone, block.equivalents()["fc3"].weight.view(shape)

@@ -13,7 +13,7 @@ from mmrepmlp.verbs.deploy.images import dataset_images
 from mmrepmlp.verbs.deploy.raw import export_checkpoint
 from tests.fixtures import ROOT, dump_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
+pytestmark = pytest.mark.slow
 AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
 RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
 

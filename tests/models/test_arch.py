@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models import RepMLPNet, RepMLPResNet, RepOptVGG
 from tests.conftest import TINY
 
 
@@ -27,9 +27,6 @@ def test_names_of_architectures(names):
         (dict(img_size=0), "img_size=0: expected a positive int"),
         (dict(pad_mode="wrap"), "pad_mode='wrap': expected one of zeros, shift"),
         (dict(img_size="64"), "img_size='64': expected a positive int or a pair"),
-        (dict(image_size=224), r"no argument image_size \(img_size.*\?\): expected some of arch, img_size"),
-        (dict(window=7, deploi=True), r"no argument deploi \(deploy\?\), window: expected"),
-        (dict(pretrained="torchvision://resnet50"), r"no argument pretrained: .* set model\.pretrained=None"),
         (dict(norm_cfg=dict(type="BatchNrom")), r"norm_cfg=.*BatchNrom.* builds no norm: .*dict\(type='BN'\)"),
         (dict(norm_cfg=dict(type="BN", epsilon=1)), r"norm_cfg=.* builds no norm: .*epsilon"),
         (dict(norm_cfg=None), r"norm_cfg=None builds no norm"),
@@ -45,3 +42,10 @@ def test_names_of_architectures(names):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         RepMLPNet(**{"arch": TINY, "img_size": 64, **arguments})
+
+
+@pytest.mark.parametrize("network", [RepMLPNet, RepMLPResNet, RepOptVGG])
+@pytest.mark.parametrize("name", ["pretrained", "image_size"])
+def test_unknown_arguments_are_named_by_python(network, name):
+    with pytest.raises(TypeError, match=rf"{network.__name__}\.__init__\(\) .*argument '{name}'"):
+        network(TINY if network is RepMLPNet else "light", **{name: 1})

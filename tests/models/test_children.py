@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp import switch_to_deploy
 from mmrepmlp.models import RepMLPBlock, RepMLPNet
-from mmrepmlp.models.layers import inference
-from mmrepmlp.models.layers.tiling import PAD_MODES
+from mmrepmlp.models.repmlpnet import speed
+from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -47,9 +47,9 @@ def forms(model: nn.Module) -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("form", ["training form", "deploy form"])
 @pytest.mark.parametrize("mode", ["eval", "eval, no gradients", "train", "recomputed"])
-@pytest.mark.parametrize("elements", [1, inference.HIDDEN_ELEMENTS])
+@pytest.mark.parametrize("elements", [1, speed.HIDDEN_ELEMENTS])
 def test_every_module_is_called_once_a_pass(monkeypatch, form, mode, elements):
-    monkeypatch.setattr(inference, "HIDDEN_ELEMENTS", elements)  # 1: every map would be run in slices
+    monkeypatch.setattr(speed, "HIDDEN_ELEMENTS", elements)  # 1: every map would be run in slices
     model = forms(tiny(drop_path_rate=0.2, with_cp=mode == "recomputed"))[form].train(mode in ("train", "recomputed"))
     calls, shapes = Counter(), {}
 

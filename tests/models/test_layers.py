@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmrepmlp.models import RepMLPBlock
-from mmrepmlp.models.layers.inference import multiply_by_onednn
-from mmrepmlp.models.layers.local_branch import LocalBranch
-from mmrepmlp.models.layers.set_sharing_linear import SetSharingLinear
-from mmrepmlp.models.layers.tiling import PAD_MODES, join_tiles, split_tiles
+from mmrepmlp.models.common import ConvNorm
+from mmrepmlp.models.repmlpnet.block import SetConv2d, SetSharingLinear
+from mmrepmlp.models.repmlpnet.speed import multiply_by_onednn
+from mmrepmlp.models.repmlpnet.tiling import PAD_MODES, join_tiles, split_tiles
 from tests.helpers import naive_block, randomize, relative_error, source_pixels
 
 small = st.integers(1, 4)
@@ -80,7 +80,8 @@ def test_product_by_onednn_and_its_gradients(sets):
 
 @given(sets=small, rows=small, kernel=st.sampled_from([1, 3, 5]), h=st.integers(1, 6), w=st.integers(1, 6))
 def test_local_branch_is_a_depthwise_convolution_and_a_norm(sets, rows, kernel, h, w):
-    branch = randomize(LocalBranch(sets, kernel, dict(type="BN")), torch.Generator().manual_seed(0)).double()
+    branch = ConvNorm(SetConv2d(sets, kernel, h, w), dict(type="BN"))
+    randomize(branch, torch.Generator().manual_seed(0)).double()
     reference = nn.BatchNorm2d(sets).double()
     reference.load_state_dict(branch.bn.state_dict())
     tiles = torch.randn(sets, rows, h * w, dtype=torch.float64)
@@ -91,7 +92,7 @@ def test_local_branch_is_a_depthwise_convolution_and_a_norm(sets, rows, kernel, 
             continue  # a single value has no variance
         conv = F.conv2d(maps, branch.conv.weight, padding=kernel // 2, groups=sets)
         expected = reference(conv).transpose(0, 1).reshape_as(tiles)
-        torch.testing.assert_close(branch(tiles, h, w), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(branch(tiles[None])[0], expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(branch.bn.state_dict(), reference.state_dict(), rtol=1e-10, atol=1e-10)
 
 

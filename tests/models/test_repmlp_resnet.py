@@ -315,8 +315,6 @@ BAD = [
     (dict(in_channels="3"), "in_channels='3': expected a positive int"),
     (dict(h=0), "h=0: expected a positive int"),
     (dict(norm_cfg=dict(type="LN")), "norm_cfg=.*only a batch norm allows"),
-    (dict(pretrained="torchvision://resnet50"), "RepMLPResNet has no argument pretrained.*set model.pretrained=None"),
-    (dict(grops=4), r"RepMLPResNet has no argument grops \(groups"),
 ]
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.layers.tiling import PAD_MODES
+from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import calibrate, randomize, relative_error
 
@@ -74,7 +74,7 @@ def test_an_image_of_img_size_is_one_tile_in_every_stage(img_size):
     maps = model(torch.randn(2, 3, *model.img_size))
     for stage, out in zip(model.stages, maps):
         block = stage[0].repmlp_block
-        assert out.shape[2:] == (block.h, block.w) and block.fc3.pixels == block.h * block.w
+        assert out.shape[2:] == (block.h, block.w) and block.fc3.in_features == block.h * block.w
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

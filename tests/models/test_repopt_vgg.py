@@ -204,7 +204,6 @@ def test_it_is_a_backbone():
         (dict(strides=(2, 2)), r"strides=\(2, 2\): expected 3 positive ints"),
         (dict(frozen_stages=3), "frozen_stages=3: expected an int from -1 to 2"),
         (dict(out_indices=(2,)), r"out_indices=\(2,\): expected ints from -2 to 1"),
-        (dict(pretrained="x.pth"), "RepOptVGG has no argument pretrained"),
     ],
 )
 def test_wrong_arguments_are_said(changes, message):

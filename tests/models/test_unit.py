@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.layers import inference
+from mmrepmlp.models.repmlpnet import speed
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -17,7 +17,7 @@ def test_passes_over_rows_or_samples_change_nothing(monkeypatch, deploy, element
         model.switch_to_deploy()
     images = torch.randn(3, 3, 72, 96)
     expected = model(images)  # with gradients in one pass
-    monkeypatch.setattr(inference, "HIDDEN_ELEMENTS", elements)
+    monkeypatch.setattr(speed, "HIDDEN_ELEMENTS", elements)
     with torch.no_grad():
         actual = model(images)
     for a, e in zip(actual, expected):
@@ -25,7 +25,7 @@ def test_passes_over_rows_or_samples_change_nothing(monkeypatch, deploy, element
 
 
 def test_only_a_cpu_has_a_cache_to_keep_to(monkeypatch):
-    monkeypatch.setattr(inference, "HIDDEN_ELEMENTS", 1)
+    monkeypatch.setattr(speed, "HIDDEN_ELEMENTS", 1)
     calls = []
 
     def double(x, out=None):
@@ -33,7 +33,7 @@ def test_only_a_cpu_has_a_cache_to_keep_to(monkeypatch):
         return torch.mul(x, 2, out=out)
 
     with torch.no_grad():
-        inference.run_in_slices(double, torch.zeros(2, 3, 4, 5, device="meta"), 4)
+        speed.run_in_slices(double, torch.zeros(2, 3, 4, 5, device="meta"), 4)
         assert calls == [(2, 3, 4, 5)]
-        inference.run_in_slices(double, torch.zeros(2, 3, 4, 5), 4)
+        speed.run_in_slices(double, torch.zeros(2, 3, 4, 5), 4)
     assert calls[1:] == [(1, 3, 1, 5)] * 8

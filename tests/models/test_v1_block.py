@@ -119,7 +119,7 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_formulas():
 
 def test_the_merged_layers_are_differentiable():
     block = random_block(**WIDER)
-    for layer in (block.get_equivalent_fc3(), block.get_equivalent_fc1()):
+    for layer in block.equivalents().values():
         sum(tensor.sum() for tensor in layer).backward()
     without = {name for name, parameter in block.named_parameters() if parameter.grad is None}
     assert without == {"fc1_fc2.fc2.weight", "fc1_fc2.fc2.bias"}

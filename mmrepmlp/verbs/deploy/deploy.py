@@ -20,6 +20,7 @@ from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.config import class_metainfo, load_config
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
@@ -252,7 +253,7 @@ def describe_input(
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
     """Images of the test set, or random ones where there is none, and what they are."""
     if cfg.get("test_dataloader"):
-        with suppress(FileNotFoundError):
+        with suppress(ExplainedError):
             found = dataset_images(cfg, "test", TEST_IMAGES)
             return found, f"{len(found)} images of the test set"
     return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"

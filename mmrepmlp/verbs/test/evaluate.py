@@ -13,13 +13,12 @@ from torch import Tensor
 
 from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config, require
-from mmrepmlp.verbs.distributed import disable_fsdp
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import build_runner
 
-from .tta import apply_tta, merge_explained
+from .tta import apply_tta
 
 DTYPES = ("float32", "bfloat16")
 
@@ -69,11 +68,11 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: The config sets nothing to test, a head does not fit the backbone, no checkpoint is given, an
-            argument is none of its choices, or it is not one for a deployed network.
-        FileNotFoundError: A data set does not exist.
-        MMRepMLPError: With ``tta``, the predictions of the model cannot be merged; with ``show_dir``, the config has
-            nothing that draws them.
+        ValueError: The config sets nothing to test, no checkpoint is given, an argument is none of its choices, or it
+            is not one for a deployed network.
+        ExplainedError: A neck or head does not fit the backbone, a dataset is not there, or with ``tta`` the
+            predictions of the model cannot be merged.
+        MMRepMLPError: With ``show_dir``, the config has nothing that draws predictions.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")
@@ -88,15 +87,13 @@ def evaluate(
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from, cfg.resume = str(checkpoint or cfg.load_from), False
-    disable_fsdp(cfg)
     if tta:
         apply_tta(cfg)
     hooks = {"SwitchToDeployHook": deploy, "Bfloat16Hook": dtype == "bfloat16"}
     added = [dict(type=f"mmrepmlp.{name}") for name, wanted in hooks.items() if wanted]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
-    runner = build_runner(cfg, progress)
-    with merge_explained():
-        return run_test(runner, out)
+    with explained(cfg):
+        return run_test(build_runner(cfg, progress), out)
 
 
 def load_test_config(
@@ -117,7 +114,6 @@ def load_test_config(
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
-    check_config(cfg, "test")
     if show_dir:
         draw_into(cfg, str(Path(show_dir).absolute()), cfg_options or {})
     return cfg

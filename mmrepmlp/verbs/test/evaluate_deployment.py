@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.export.prediction import Task
 from mmrepmlp.verbs.deploy.folder import WEIGHTS, Deployment, DeploymentError
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import drop_pretrained
 from mmrepmlp.verbs.runner import build_runner
 
@@ -45,7 +46,8 @@ def evaluate_deployment(
         The metrics.
 
     Raises:
-        FileNotFoundError: There is no deployed network, or a data set does not exist.
+        FileNotFoundError: There is no deployed network.
+        ExplainedError: A dataset is not there.
         DeploymentError: A file was changed, or the network is of another model than the config's.
     """
     deployment = Deployment.read(out_dir)
@@ -54,7 +56,8 @@ def evaluate_deployment(
     task = Task(settings["task"], output.pop("name"), output)
     normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
     head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
-    return GraphEvaluator(cfg, normalization, task, head, progress)(deployment.load(), out)
+    with explained(cfg):
+        return GraphEvaluator(cfg, normalization, task, head, progress)(deployment.load(), out)
 
 
 class GraphEvaluator:

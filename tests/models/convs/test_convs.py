@@ -186,7 +186,7 @@ def test_training_can_start_from_the_main_branch_alone(kind):
     x = torch.randn(2, 6, 7, 7)
     assert torch.equal(conv(x), main(x)) and main.bn.weight.eq(1).all()
     third = kind(6, 6, 3, gamma_init=1 / 3)
-    assert all(branch.last_norm.weight.eq(1 / 3).all() for branch in third.branches.values())
+    assert all(norm.weight.eq(1 / 3).all() for norm in third.last_norms().values())
 
 
 @all_structures

@@ -106,8 +106,8 @@ def test_initial_weights_outlast_those_of_the_host(name):
     network = build_resnet(dict(type=f"mmrepmlp.{name}", single_init=True))
     network.init_weights()
     for conv in convs_of(network):
-        main, *others = conv.branches.values()
-        assert main.last_norm.weight.eq(1).all() and all(branch.last_norm.weight.eq(0).all() for branch in others)
+        main, *others = conv.last_norms().values()
+        assert main.weight.eq(1).all() and all(norm.weight.eq(0).all() for norm in others)
 
 
 def count_exported(network: nn.Module, folder: Path) -> int:

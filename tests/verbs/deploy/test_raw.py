@@ -4,7 +4,7 @@ import torch
 from mmengine.config import Config
 from onnxruntime import InferenceSession
 
-from mmrepmlp.apis import export_checkpoint
+from mmrepmlp.apis import deploy_checkpoint
 from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.export import ExportError
 from mmrepmlp.verbs.model import build_untrained
@@ -14,8 +14,10 @@ from tests.helpers import render
 
 @pytest.mark.slow
 def test_backbone_alone(trained, tmp_path):
-    report = export_checkpoint(CONFIG, trained.checkpoint, tmp_path / "backbone.onnx", part="backbone")
-    assert report.operators["Gemm"] == 10 and report.operators["Conv"] == 14
+    report = deploy_checkpoint(
+        CONFIG, trained.checkpoint, tmp_path / "backbone.onnx", part="backbone", raw=True, opset=18
+    )
+    assert report.operators["Gemm"] == 10 and report.operators["Conv"] == 14 and report.opset == 18
 
 
 DETECTOR = """
@@ -35,9 +37,9 @@ def test_maps_of_a_detector(tmp_path):
     save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "model.pth")
     paths = [tmp_path / name for name in ("config.py", "model.pth", "model.onnx")]
     with pytest.raises(ExportError, match=r"FasterRCNN takes more than images .*--part"):
-        export_checkpoint(*paths)
-    report = export_checkpoint(*paths, part="neck")
-    assert "backbone and neck; what follows stays in PyTorch" in render(report.table())
+        deploy_checkpoint(*paths, raw=True)
+    report = deploy_checkpoint(*paths, part="neck", raw=True)
+    assert "backbone and neck; what follows runs in PyTorch" in render(report.table())
     images = torch.randn(2, 3, 64, 64)
     actual = InferenceSession(str(report.path)).run(None, {"images": images.numpy()})
     with torch.no_grad():
