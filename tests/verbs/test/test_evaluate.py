@@ -3,10 +3,11 @@ import mmengine
 import pytest
 import torch
 
-from mmrepmlp.apis import evaluate
+from mmrepmlp.apis import deploy_checkpoint, evaluate
 from mmrepmlp.checkpoint import CheckpointError
 from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import CONFIG
+from tests.helpers import needs_export
 
 
 @pytest.mark.slow
@@ -43,6 +44,23 @@ def test_bfloat16_runs_in_segmentors_and_detectors(short_run, tmp_path):
         for dtype in ("float32", "bfloat16")
     ]
     assert metrics[1] == pytest.approx(metrics[0], abs=1 if short_run.task == "seg" else 0.02, nan_ok=True)
+
+
+@needs_export
+@pytest.mark.slow
+def test_a_deployed_folder_is_evaluated_in_place_of_a_checkpoint(trained, config, tmp_path):
+    folder, few = tmp_path / "network", {**trained.options, "test_dataloader.dataset.indices": 20}
+    deploy_checkpoint(config, trained.checkpoint, folder, runtime="onnxruntime")
+    expected = evaluate(config, trained.checkpoint, str(tmp_path), str(tmp_path / "before.pkl"), cfg_options=few)
+    options = dict(out=str(tmp_path / "after.pkl"), show_dir=tmp_path / "shown", cfg_options=few)
+    assert evaluate(config, folder, str(tmp_path), **options) == expected
+    for before, after in zip(*(mmengine.load(tmp_path / f"{name}.pkl") for name in ("before", "after")), strict=True):
+        torch.testing.assert_close(after["pred_score"], before["pred_score"], rtol=0, atol=1e-5)
+    assert len(list((tmp_path / "shown").glob("*.png"))) == 20
+    with pytest.raises(
+        ValueError, match="network is a deployed network, which takes no deploy, tta, dtype or launcher"
+    ):
+        evaluate(config, folder, str(tmp_path), tta=True)
 
 
 @pytest.mark.slow
