@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from mmrepmlp.version import __version__
 
@@ -79,12 +80,6 @@ def add_train(parser: Parser) -> None:
     parser.add_all(*RUN)
 
 
-def train(**arguments: object) -> None:
-    from mmrepmlp import apis
-
-    apis.train(**arguments)
-
-
 def add_test(parser: Parser) -> None:
     """Evaluate a checkpoint, or a folder that ``deploy`` wrote, on a config's test set."""
     parser.add("config")
@@ -95,12 +90,6 @@ def add_test(parser: Parser) -> None:
     parser.add("--tta", action="store_true", help="test-time augmentation, by the config's or by flips")
     parser.add("--dtype", choices=["float32", "bfloat16"])
     parser.add_all(*RUN)
-
-
-def test(**arguments: object) -> None:
-    from mmrepmlp import apis
-
-    apis.evaluate(**arguments)
 
 
 def add_infer(parser: Parser) -> None:
@@ -117,12 +106,6 @@ def add_infer(parser: Parser) -> None:
     parser.add("--device", help="where to compute, cpu or a GPU, e.g. cuda:1 (default: a GPU if there is one)")
     parser.add("--score", type=float, help="score from which on detections are drawn (default: 0.5)")
     parser.add("--overwrite")
-
-
-def infer(**arguments: object) -> None:
-    from mmrepmlp import apis
-
-    print(apis.infer(**arguments))
 
 
 def add_reparameterize(parser: Parser) -> None:
@@ -152,12 +135,6 @@ def add_reparameterize(parser: Parser) -> None:
     )
     parser.add("--keep-training-state", action="store_true", help="keep optimizer, schedulers and message hub as well")
     parser.add_all("--ema", "--allow-unsafe", "--overwrite")
-
-
-def reparameterize(**arguments: object) -> None:
-    from mmrepmlp import apis
-
-    print_table(apis.reparameterize_checkpoint(**arguments))
 
 
 def add_deploy(parser: Parser) -> None:
@@ -195,12 +172,6 @@ def add_deploy(parser: Parser) -> None:
     )
     parser.add("--opset", type=int, help="with --raw, ONNX opset, from 13 to the installed onnx's newest (default: 20)")
     parser.add_all("--ema", "--work-dir", "--allow-unsafe", "--overwrite")
-
-
-def deploy(**arguments: object) -> None:
-    from mmrepmlp import apis
-
-    print_table(apis.deploy_checkpoint(**arguments))
 
 
 def add_benchmark(parser: Parser) -> None:
@@ -244,31 +215,30 @@ def add_benchmark(parser: Parser) -> None:
     parser.add("--work-dir")
 
 
-def benchmark(json: str | None = None, **arguments: object) -> None:
-    from mmrepmlp import apis
-
-    report = apis.benchmark(**arguments)
-    print_table(report)
-    if json:
-        report.save_json(json)
-
-
-# What adds the arguments of each verb, and what is called with those that are given.
+# What adds the arguments of each verb, and the function of mmrepmlp.apis that is called with those that are given.
 VERBS = {
-    "train": (add_train, train),
-    "test": (add_test, test),
-    "infer": (add_infer, infer),
-    "reparameterize": (add_reparameterize, reparameterize),
-    "deploy": (add_deploy, deploy),
-    "benchmark": (add_benchmark, benchmark),
+    "train": (add_train, "train"),
+    "test": (add_test, "evaluate"),
+    "infer": (add_infer, "infer"),
+    "reparameterize": (add_reparameterize, "reparameterize_checkpoint"),
+    "deploy": (add_deploy, "deploy_checkpoint"),
+    "benchmark": (add_benchmark, "benchmark"),
 }
 
 
-def print_table(report: object) -> None:
-    """Print a report."""
+def run_verb(operation: str, json: str | None = None, **arguments: object) -> None:
+    """Call a function of :mod:`mmrepmlp.apis`, print what it reports, and save that as JSON if a file is given."""
     from rich.console import Console
 
-    Console().print(report.table())
+    from mmrepmlp import apis
+
+    result = getattr(apis, operation)(**arguments)
+    if operation == "infer":
+        print(result)
+    elif hasattr(result, "table"):
+        Console().print(result.table())
+    if json:
+        result.save_json(json)
 
 
 def make_parser() -> Parser:
@@ -276,12 +246,12 @@ def make_parser() -> Parser:
     parser = Parser("mmrepmlp", description="RepMLPNet for OpenMMLab: mmpretrain, mmsegmentation and mmdetection.")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for name, (add, run) in VERBS.items():
-        summary = add.__doc__.partition("\n")[0].replace("``", "")
-        verb = verbs.add_parser(name, help=summary, description=add.__doc__.replace("``", ""))
+    for name, (add, operation) in VERBS.items():
+        text = (add.__doc__ or "").replace("``", "")
+        verb = verbs.add_parser(name, help=text.partition("\n")[0], description=text)
         add(verb)
         verb.add_all("--cfg-options", "--traceback")
-        verb.set_defaults(run=run, parser=verb)
+        verb.set_defaults(run=partial(run_verb, operation), parser=verb)
     return parser
 
 
@@ -301,7 +271,7 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     other, with its traceback.
     """
     arguments = vars(parser.parse_args(argv))
-    run, parser, traceback = (arguments.pop(name, None) for name in ("run", "parser", "traceback"))
+    run, parser, traceback = arguments.pop("run"), arguments.pop("parser", parser), arguments.pop("traceback", False)
     if "local_rank" in arguments:
         os.environ.setdefault("LOCAL_RANK", arguments.pop("local_rank"))
     for text in arguments.get("cfg_options", ()):

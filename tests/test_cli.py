@@ -54,13 +54,16 @@ def test_settings_are_read_as_by_mmengine():
         ("hooks=[dict(type='A',b=1)]", "a value cannot be read; expected numbers, words, and lists"),
     ],
 )
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, None])
 def test_settings_without_a_value(verb, text, message, capfd):
     names = dict(benchmark=[], train=["c"], test=["c"], infer=["c", "k", "i", "--out", "o"])
     with pytest.raises(SystemExit) as end:
-        main([verb, *names.get(verb, ["c", "k", "o"]), "--cfg-options", text])
-    error = capfd.readouterr().err
-    assert end.value.code == 2 and f"mmrepmlp {verb}: error: argument --cfg-options: {message}" in error
+        if verb:
+            main([verb, *names.get(verb, ["c", "k", "o"]), "--cfg-options", text])
+        else:
+            given("--cfg-options", text)
+    name, error = f"mmrepmlp {verb}" if verb else "tool", capfd.readouterr().err
+    assert end.value.code == 2 and f"{name}: error: argument --cfg-options: {message}" in error
 
 
 def run_python(*command: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:

@@ -28,13 +28,6 @@ INFORMATION = re.compile(r"\S+ \S+ - \S+ - (\x1b\[\d*m)*(INFO|DEBUG)\b")
 INTERNAL = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is not set in metric class")
 
 
-@contextmanager
-def quiet_terminal() -> Iterator[None]:
-    """Keep off the terminal what a runner logs while it is built, but for warnings; its file gets everything."""
-    with redirect_stdout(WithoutInformation(sys.stdout)):
-        yield
-
-
 def add_progress(runner: Runner) -> None:
     """Show the progress of a runner on the terminal, and write its log to the log file alone, but for warnings.
 
@@ -177,10 +170,10 @@ def concerns_user(record: logging.LogRecord) -> bool:
 
 
 class WithoutInformation(io.TextIOBase):
-    """A stream that passes on to another one what is written to it, but for records of MMEngine's log below warnings.
+    """What stands for the terminal while a runner is built: all but the records of MMEngine's log below warnings.
 
     Args:
-        stream: The other one.
+        stream: The terminal.
     """
 
     def __init__(self, stream: TextIO) -> None:

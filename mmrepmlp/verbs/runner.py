@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .distributed import setup_distributed
-from .progress import add_progress, quiet_terminal
+from .progress import WithoutInformation, add_progress
 
 # Hooks added to those of a config, with the reason.
 CHECKS = {
@@ -36,7 +37,7 @@ def build_runner(cfg: Config, progress: bool = False) -> Runner:
             f"runner_type={cfg.runner_type!r} is unknown. Correct it, or add its module to custom_imports."
         )
     wait_for_own_name(cfg)
-    with quiet_terminal() if progress else nullcontext():
+    with redirect_stdout(WithoutInformation(sys.stdout) if progress else sys.stdout):
         runner = kind.from_cfg(cfg)
     if progress:
         add_progress(runner)

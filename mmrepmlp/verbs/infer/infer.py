@@ -43,7 +43,7 @@ class Inference:
 
     def __str__(self) -> str:
         lines = [f"skipped {item['image']}: {item['reason']}" for item in self.skipped]
-        text = "\n".join([*lines, f"{self.file}: predictions for {self.predicted} images"])
+        text = "\n".join([*lines, f"{self.file}: predictions for {self.predicted} image{'s' * (self.predicted != 1)}"])
         return text.encode(errors="backslashreplace").decode()  # a name may be no text
 
 

@@ -99,6 +99,8 @@ def reparameterize_checkpoint(
     for name, value, choices in (("names", names, NAMES), ("verify_on", verify_on, (None, "test"))):
         if value not in choices:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, choices))}.")
+    if names == "official" and (verify_on or keep_training_state or tolerance is not None):
+        raise ValueError("names='official' renames tensors: verify_on, tolerance and keep_training_state do not apply.")
     if not check:
         check_overwrite(out, out.with_suffix(".py"), overwrite=overwrite)
     cfg = read_config(config, cfg_options)

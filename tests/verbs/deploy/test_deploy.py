@@ -24,6 +24,7 @@ from mmrepmlp.reparam import named_tensors
 from mmrepmlp.verbs.deploy import deploy as module
 from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
 from mmrepmlp.verbs.deploy.images import dataset_images
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model, build_untrained
 from mmrepmlp.verbs.test.evaluate_deployment import replace_part
 from tests.fixtures import CONFIG
@@ -278,7 +279,7 @@ def test_refusals_write_nothing(learned, tmp_path):
         (dict(part="neck2"), ValueError, "part='neck2': expected None, or a part of the model"),
         (dict(checkpoint=tmp_path / "other.pth"), ValueError, "head.fc.weight"),
         (dict(checkpoint=tmp_path / "none.pth"), FileNotFoundError, "none.pth"),
-        (dict(precision="int8", options=nowhere), FileNotFoundError, "nowhere"),
+        (dict(precision="int8", options=nowhere), ExplainedError, "nowhere"),
         (
             dict(precision="int8", size=(32, 32)),
             DeploymentError,

@@ -160,5 +160,7 @@ def test_refusals_write_nothing(kind, source, tmp_path):
 def test_names_are_one_of_two(config, source, tmp_path):
     with pytest.raises(ValueError, match="names='theirs': expected one of mmrepmlp, official"):
         reparameterize_checkpoint(config, source, tmp_path / "out.pth", names="theirs")
+    with pytest.raises(ValueError, match="verify_on, tolerance and keep_training_state do not apply"):
+        reparameterize_checkpoint(config, source, tmp_path / "out.pth", names="official", verify_on="test")
     with pytest.raises(ValueError, match="verify_on='val': expected one of None, test"):
         reparameterize_checkpoint(config, source, tmp_path / "out.pth", verify_on="val")
