@@ -126,17 +126,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="folder for the runs (default: work_dirs/<name of the config>)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings to override")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds to train with (default: 0 1 2)")
-    parser.add_argument("--out", metavar="RESULT.json", help="write the metrics of each seed here")
-    Console().print(ablate(**vars(parser.parse_args())).table())
-
-
-if __name__ == "__main__":
-    main()

@@ -160,33 +160,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="+", help="config files")
-    parser.add_argument("--work-dir", default="work_dirs", help="folder for the runs (default: work_dirs)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings to override")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds (default: 0 1 2 3 4)")
-    parser.add_argument("--int8", action="store_true", help="also test in int8, quantized after training")
-    parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
-    Console().print(compare_trainings(**vars(parser.parse_args())).table())
-
-
-if __name__ == "__main__":
-    main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="+", help="config files")
-    parser.add_argument("--work-dir", default="work_dirs", help="folder for the runs (default: work_dirs)")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings to override")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds (default: 0 1 2 3 4)")
-    parser.add_argument("--int8", action="store_true", help="also test in int8, quantized after training")
-    parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
-    Console().print(compare_trainings(**vars(parser.parse_args())).table())
-
-
-if __name__ == "__main__":
-    main()

@@ -77,13 +77,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", metavar="RESULT.json", help="what mmrepmlp benchmark --json wrote")
-    print(speed_table(**vars(parser.parse_args())))
-
-
-if __name__ == "__main__":
-    main()

@@ -217,18 +217,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
-    parser.add_argument("out", help="CSV file to write, and a Markdown file beside it; a file that exists is completed")
-    parser.add_argument("--packages", nargs="+", help="packages with configs (default: mmpretrain mmseg mmdet)")
-    parser.add_argument("--families", nargs="+", help="names of families (default: all)")
-    parser.add_argument("--timeout", type=float, help="seconds for one family (default: 300)")
-    parser.add_argument("--jobs", type=int, help="number of families at a time, one thread each (default: 2)")
-    parser.add_argument("--restart", action="store_true", help="try families again that the file has")
-    Console().print(sweep_configs(**vars(parser.parse_args())).table())
-
-
-if __name__ == "__main__":
-    main()

@@ -190,7 +190,12 @@ class GroupedLinear(nn.Module):
 
 
 def recompute(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call a function of a module without keeping its activations; the backward pass calls it once more."""
+    """Call a function of a module; in training with ``with_cp`` without keeping its activations.
+
+    The backward pass then calls it once more.
+    """
+    if not (module.with_cp and module.training and torch.is_grad_enabled()):
+        return function(x)
     if torch.compiler.is_compiling():
         return checkpoint(function, x, use_reentrant=False)
     return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), keep_statistics(module)))

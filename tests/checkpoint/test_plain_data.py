@@ -19,6 +19,7 @@ from mmengine.optim.scheduler import OneCycleLR, OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint.plain_data import PLAIN, TRUSTED
 
 RECONSTRUCT, SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 
@@ -232,3 +233,9 @@ def test_paths_of_another_system_and_python(tmp_path):
         file.writestr("archive/version", "3")
     (tmp_path / "x.pth").write_bytes(buffer.getvalue())
     assert load_from_local(tmp_path / "x.pth")["p"] == pathlib.PureWindowsPath("c:a")
+
+
+def test_any_torch_finds_the_stand_ins_by_their_own_names():
+    """Before torch 2.6 by module and name, since then by module and qualified name."""
+    for attribute in ("__name__", "__qualname__"):
+        assert [f"{entry.__module__}.{getattr(entry, attribute)}" for entry in TRUSTED] == list(PLAIN)

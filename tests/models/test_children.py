@@ -197,27 +197,6 @@ def test_frozen_norms_stay_frozen(norm):
         assert parameter.requires_grad == (f"{norm}." not in f".{name}"), name
 
 
-def test_norms_frozen_by_the_config_leave_nothing_new_to_train():
-    model = tiny(norm_cfg=dict(type="BN", requires_grad=False))
-    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    model.switch_to_deploy()
-    after = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert after and after <= before
-
-
-@pytest.mark.parametrize("mode", [False, True])
-@pytest.mark.parametrize("form", ["training form", "deploy form"])
-@pytest.mark.parametrize("gradients", [False, True])
-def test_a_batch_of_no_images_passes(form, mode, gradients):
-    model = forms(tiny())[form].train(mode)
-    with torch.set_grad_enabled(gradients):
-        outs = model(torch.zeros(0, 3, 72, 96))
-    assert [tuple(out.shape) for out in outs] == [(0, 8, 18, 24), (0, 16, 9, 12), (0, 32, 5, 6), (0, 64, 3, 3)]
-    if gradients:
-        sum(out.sum() for out in outs).backward()
-    assert all(buffer.isfinite().all() for buffer in model.buffers())
-
-
 @pytest.mark.parametrize("pad_mode", PAD_MODES)
 @pytest.mark.parametrize("form", ["training form", "deploy form"])
 @pytest.mark.parametrize("size", [(24, 40), (5, 70), (64, 33)])

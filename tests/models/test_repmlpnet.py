@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import copy
 from contextlib import nullcontext
 
 import pytest
@@ -12,8 +11,6 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
@@ -169,18 +166,6 @@ def test_mmpretrain_checkpoints_in_both_forms(arch, img_size):
         assert relative_error(deployed(x)[0], expected) < 1e-5
 
 
-def test_frozen_stages_and_norm_eval():
-    model = build(frozen_stages=2, norm_eval=True).train()
-    frozen = ("patch_embed", "stages.0", "stages.1", "downsample_layers.0")
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad != name.startswith(frozen), name
-    assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))
-    model.switch_to_deploy()
-    for name, parameter in model.train().named_parameters():
-        assert parameter.requires_grad != name.startswith(frozen), name
-    assert all(p.requires_grad for p in build(frozen_stages=-1).parameters())
-
-
 def saved_bytes(model: RepMLPNet, x: torch.Tensor) -> int:
     """Bytes that the forward pass keeps for the backward pass, each storage once, parameters aside."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -226,27 +211,14 @@ def test_mixed_precision_trains():
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.parametrize("deploy", [False, True])
-def test_copies_are_independent(deploy):
-    model = random_model(deploy=deploy)
-    x = torch.randn(1, 3, 64, 64)
-    before = model(x)[0]
-    twin = copy.deepcopy(model)
-    twin.switch_to_deploy()
-    for parameter in twin.parameters():
-        parameter.data.zero_()
-    assert torch.equal(model(x)[0], before)
-
-
-# The compiler's own backend, which calls that of C++, for two stages: it takes long.
+# Which calls a compiler of C++, for two stages: it takes long.
 @pytest.mark.slow
-@pytest.mark.parametrize("backend, out_indices", [("aot_eager", (0, 1, 2, 3)), ("inductor", (0, 1))])
 @pytest.mark.parametrize("deploy", [False, True])
-def test_compiles_without_graph_breaks(deploy, backend, out_indices):
-    model = random_model(deploy=deploy, out_indices=out_indices)
+def test_compiles_by_the_default_backend(deploy):
+    model = random_model(deploy=deploy, out_indices=(0, 1))
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        compiled = torch.compile(model, fullgraph=True)
         for actual, expected in zip(compiled(x), model(x), strict=True):
             assert relative_error(actual, expected) < 1e-5
 
@@ -276,18 +248,6 @@ def test_traces_and_counts_alike_with_and_without_gradients(deploy):
             with FlopCounterMode(display=False) as counter:
                 model(x)
             assert macs == pytest.approx(counter.get_total_flops() / 2, rel=0.1)  # it adds a little for norms and sums
-
-
-def test_layer_depths_follow_the_forward_order():
-    model = build()
-    depths = {name: model.get_layer_depth(f"backbone.{name}", "backbone.") for name, _ in model.named_parameters()}
-    assert {total for _, total in depths.values()} == {7}
-    assert depths["patch_embed.projection.weight"][0] == 0
-    assert depths["stages.0.0.norm1.weight"][0] == 1
-    assert depths["downsample_layers.0.conv.weight"][0] == depths["stages.1.0.norm1.weight"][0] == 2
-    assert depths["stages.2.1.norm1.weight"][0] == 4
-    assert depths["downsample_layers.2.conv.weight"][0] == depths["stages.3.0.norm1.weight"][0] == 5
-    assert depths["final_norm.weight"][0] == model.get_layer_depth("head.fc.weight", "backbone.")[0] == 6
 
 
 @pytest.mark.parametrize("deploy", [False, True])
@@ -322,15 +282,3 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
     x = torch.randn(3, 64, 2, 2)
     assert torch.equal(unit(x), x)
     assert not torch.equal(unit.eval()(x), x)
-
-
-def test_norms_without_statistics_cannot_be_folded():
-    model = build(norm_cfg=dict(type="BN", track_running_stats=False))
-    with pytest.raises(ValueError, match="track_running_stats=False"):
-        model.switch_to_deploy()
-
-
-def test_sync_bn_is_folded():
-    model = build(norm_cfg=dict(type="SyncBN")).eval()
-    model.switch_to_deploy()
-    assert model.deploy and not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())

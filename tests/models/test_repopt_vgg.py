@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmrepmlp.models import RepOptVGG
@@ -177,22 +176,6 @@ def test_conversion_is_exact(form, dtype, tolerance):
     for other in (network, deployed.eval()):
         for actual, wanted in zip(other(images), expected):
             assert actual.dtype == dtype and relative_error(actual.detach(), wanted) < tolerance
-
-
-def test_it_is_a_backbone():
-    network = MODELS.build(dict(type="mmrepmlp.RepOptVGG", **NETWORK, frozen_stages=1, norm_eval=True, with_cp=True))
-    network.train()
-    assert not any(
-        parameter.requires_grad for parameter in (*network.stage0.parameters(), *network.stage1.parameters())
-    )
-    assert all(parameter.requires_grad for parameter in network.stage2.parameters())
-    assert not any(block.bn.training for block in network.blocks.values())
-    out = network(torch.randn(2, 3, 33, 20, requires_grad=True))
-    assert [tuple(x.shape[1:]) for x in out] == [(6, 17, 10), (10, 9, 5)]
-    out[-1].sum().backward()
-    depths = {name: network.get_layer_depth(f"backbone.{name}", "backbone.") for name, _ in network.named_parameters()}
-    assert depths["stage0.conv.weight"] == (0, 7) and depths["stage1.1.bn.bias"] == (2, 7)
-    assert depths["stage2.2.conv.weight"] == (5, 7) and network.get_layer_depth("head.fc.bias", "backbone.") == (6, 7)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmcv.cnn import fuse_conv_bn
-from torch import nn
 
 from mmrepmlp.models import RepMLPv1Block
 from tests.helpers import randomize, relative_error
@@ -126,32 +124,6 @@ def test_the_merged_layers_are_differentiable():
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize("mode", [False, True])
-def test_every_child_is_called_once(deploy, mode):
-    block, calls = random_block(**WIDER), []
-    if deploy:
-        block.switch_to_deploy()
-    for name, module in block.named_modules():
-        module.register_forward_hook(lambda m, i, o, name=name: calls.append(name))
-    block.train(mode)(torch.randn(2, 8, 6, 9, dtype=torch.float64))
-    assert sorted(calls) == sorted(name for name, _ in block.named_modules())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("deploy", [False, True])
-def test_low_precision_and_autocast(deploy, dtype):
-    block, x = random_block(**WIDER, spread=0.2).float(), torch.randn(2, 8, 6, 9)
-    if deploy:
-        block.switch_to_deploy()
-    expected = block.eval()(x)
-    with torch.autocast("cpu", dtype):
-        assert relative_error(block(x), expected) < 0.05
-        block.train()(x).float().square().mean().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
-    assert relative_error(block.eval().to(dtype)(x.to(dtype)), expected) < 0.05
-
-
-@pytest.mark.parametrize("deploy", [False, True])
 def test_a_batch_of_no_maps_and_another_memory_format(deploy):
     block = random_block(**WIDER).eval()
     if deploy:
@@ -159,25 +131,6 @@ def test_a_batch_of_no_maps_and_another_memory_format(deploy):
     x = torch.randn(2, 8, 6, 9, dtype=torch.float64)
     assert block(x[:0]).shape == (0, 16, 6, 9) and block.train()(x[:0]).shape == (0, 16, 6, 9)
     assert relative_error(block.eval()(x.to(memory_format=torch.channels_last)), block(x)) < 1e-12
-
-
-def test_fusing_by_mmcv_is_exact_and_converts():
-    block, x = random_block(**WIDER).eval(), torch.randn(2, 8, 6, 9, dtype=torch.float64)
-    expected = block(x)
-    fuse_conv_bn(block)
-    assert isinstance(block.repconv3.bn, nn.Identity) and relative_error(block(x), expected) < 1e-12
-    block.switch_to_deploy()
-    assert not block.local_branches and relative_error(block(x), expected) < 1e-12
-
-
-@pytest.mark.parametrize("kind", ["SyncBN", "BN2d"])
-def test_batch_norms_of_other_kinds(kind):
-    block = RepMLPv1Block(**WIDER, norm_cfg=dict(type=kind, eps=1e-3))
-    plain = RepMLPv1Block(**WIDER, norm_cfg=dict(type="BN", eps=1e-3))
-    plain.load_state_dict(block.state_dict())
-    x = torch.randn(3, 8, 6, 9)
-    for mode in (True, False):
-        torch.testing.assert_close(block.train(mode)(x), plain.train(mode)(x))
 
 
 def test_fc3_starts_orthogonal():

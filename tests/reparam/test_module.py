@@ -99,13 +99,6 @@ def test_conversion_is_idempotent_and_keeps_mode_dtype_and_results_in_train_mode
             torch.testing.assert_close(out, again, rtol=1e-12, atol=1e-12)
 
 
-def test_conversion_keeps_what_is_frozen_frozen():
-    model = tiny()
-    model.requires_grad_(False)
-    model.switch_to_deploy()
-    assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if "fc3" in name)
-
-
 @pytest.mark.parametrize("part", ["block", "unit"])
 def test_parts_convert_on_their_own(part):
     unit = randomize(RepMLPNetUnit(8, h=3, w=5, num_sharesets=2, reparam_conv_kernels=(1, 3)), torch.Generator())

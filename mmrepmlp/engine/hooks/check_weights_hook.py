@@ -2,9 +2,10 @@
 from collections.abc import Mapping
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmrepmlp.checkpoint import unwrap
+from mmrepmlp.checkpoint import to_classifier_names, unwrap
 from mmrepmlp.registry import HOOKS
 
 
@@ -24,7 +25,8 @@ class CheckWeightsHook(Hook):
         Raises:
             ValueError: They are not found; the message lists the entries of the checkpoint.
         """
-        state = unwrap(checkpoint)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = to_classifier_names(unwrap(checkpoint), model.state_dict())
         loaded = checkpoint.get("state_dict", checkpoint)
         if not isinstance(loaded, Mapping) or loaded.keys() != state.keys():
             checkpoint["state_dict"] = state

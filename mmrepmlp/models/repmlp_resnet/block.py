@@ -197,9 +197,7 @@ class ResidualBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride))."""
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            return recompute(self, self.compute, x)
-        return self.compute(x)
+        return recompute(self, self.compute, x)
 
     def compute(self, x: Tensor) -> Tensor:
         """The forward pass, which may run twice."""

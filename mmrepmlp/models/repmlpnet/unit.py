@@ -51,9 +51,7 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            return recompute(self, self.compute, x)
-        return self.compute(x)
+        return recompute(self, self.compute, x)
 
     def compute(self, x: Tensor) -> Tensor:
         """The forward pass, which may run twice."""

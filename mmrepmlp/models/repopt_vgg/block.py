@@ -19,7 +19,7 @@ from mmrepmlp.reparam import (
     sum_kernels,
 )
 
-from ..common import ConvNorm, build_batch_norm
+from ..common import ConvNorm, build_batch_norm, recompute
 
 Scales = Mapping[str, Tensor]  # of the parts "conv", "1x1" and, where there is a shortcut, "identity"; each (O,)
 
@@ -34,6 +34,7 @@ class RepOptBlock(ConvNorm):
         out_channels: Number of output channels.
         stride: Distance of the outputs in pixels. Default: 1.
         norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
+        with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
         deploy: Whether to build the deploy form. Default: False.
     """
 
@@ -43,12 +44,17 @@ class RepOptBlock(ConvNorm):
         out_channels: int,
         stride: int = 1,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
+        with_cp: bool = False,
         deploy: bool = False,
     ) -> None:
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=deploy)
         super().__init__(conv, norm_cfg, relu=True, deploy=deploy)
-        self.has_shortcut = in_channels == out_channels and stride == 1
+        self.with_cp, self.has_shortcut = with_cp, in_channels == out_channels and stride == 1
         self.scales: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride))."""
+        return recompute(self, super().forward, x)
 
     def scale_shapes(self) -> dict[str, tuple[int]]:
         """Which scales the block has, and their shapes."""
@@ -111,6 +117,7 @@ class LinearAddBlock(Reparameterizable):
         stride: Distance of the outputs in pixels. Default: 1.
         scale_init: Initial scale of the convolutions; that of the shortcut is 1. Default: 1.
         norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
+        with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
     """
 
     def __init__(
@@ -120,9 +127,10 @@ class LinearAddBlock(Reparameterizable):
         stride: int = 1,
         scale_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
-        self.has_shortcut = in_channels == out_channels and stride == 1
+        self.with_cp, self.has_shortcut = with_cp, in_channels == out_channels and stride == 1
         # The norm first: behind a convolution mmcv.cnn.fuse_conv_bn would fuse it into that, and not into the sum.
         self.bn = build_batch_norm(norm_cfg, out_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
@@ -135,6 +143,10 @@ class LinearAddBlock(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride))."""
+        return recompute(self, self.compute, x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The forward pass, which may run twice."""
         if self.fused:
             return self.relu(self.bn(self.conv(x)))
         out = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))

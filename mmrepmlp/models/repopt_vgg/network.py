@@ -9,7 +9,6 @@ from mmrepmlp.checkpoint.scales import read_scales
 from mmrepmlp.registry import MODELS
 
 from ..backbone import StagedBackbone
-from ..common import recompute
 from .block import LinearAddBlock, RepOptBlock
 
 ARCHITECTURES = {
@@ -87,10 +86,10 @@ class RepOptVGG(StagedBackbone):
     def build_block(self, in_channels: int, out_channels: int, stride: int, index: int, deploy: bool) -> nn.Module:
         """The block at an index of its stage."""
         if deploy or self.form == "target":
-            return RepOptBlock(in_channels, out_channels, stride, self.norm_cfg, deploy)
+            return RepOptBlock(in_channels, out_channels, stride, self.norm_cfg, self.with_cp, deploy)
         # The deeper the block, the larger the share of its shortcut (section 3.3).
         scale = (2 / index) ** 0.5 if index else 1.0
-        return LinearAddBlock(in_channels, out_channels, stride, scale, self.norm_cfg)
+        return LinearAddBlock(in_channels, out_channels, stride, scale, self.norm_cfg, self.with_cp)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -112,17 +111,12 @@ class RepOptVGG(StagedBackbone):
             The feature map of each stage in ``out_indices``; strides are 4, 8, 16 and 32 by default.
         """
         outs = []
-        x = self.run_block(self.stage0, x)
+        x = self.stage0(x)
         for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = self.run_block(block, x)
+            x = stage(x)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
-
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Call a block, which keeps its activations or not."""
-        return recompute(block, block, x) if self.with_cp and self.training and x.requires_grad else block(x)
 
     def load_scales(self, path: str) -> None:
         """Let the convolutions stand for the sums that a hyper-search was about; initialize an untrained network so.

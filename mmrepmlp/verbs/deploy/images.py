@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a config's data sets as a deployed graph takes them."""
+"""Images of a config's datasets as a deployed graph takes them."""
 
 import copy
 
@@ -22,7 +22,7 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
     Args:
         cfg: The config.
         split: ``train`` or ``test``.
-        number: How many, drawn at random with a fixed seed; all if the data set has fewer.
+        number: How many, drawn at random with a fixed seed; all if the dataset has fewer.
 
     Returns:
         Images of shape (1, H, W, C), uint8.

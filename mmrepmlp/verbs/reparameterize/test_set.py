@@ -18,8 +18,10 @@ from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import named_tensors
 from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.reparameterize.verification import Verification
 from mmrepmlp.verbs.runner import build_runner
+from mmrepmlp.verbs.test.evaluate import run_test
 
 # The last digit to which frameworks round what they evaluate, by scope: percentages of mmseg, fractions of mmdet.
 ROUNDING = {"mmseg": 0.01, "mmdet": 0.001}
@@ -119,8 +121,7 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
 
     Raises:
         ValueError: The config sets nothing to test.
-        FileNotFoundError: A dataset does not exist.
-        MMRepMLPError: The config's loop does more than to test each batch.
+        MMRepMLPError: A dataset does not exist, or the config's loop does more than to test each batch.
     """
     with TemporaryDirectory() as folder, torch.random.fork_rng():
         cfg.dump(Path(folder, "training.py"))
@@ -128,13 +129,14 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
         cfg = load_config(Path(folder, "training.py"), work_dir=folder)
         require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
         cfg.load_from, cfg.resume = str(Path(folder, "training.pth")), False
-        runner = build_runner(cfg, progress=True)
-        if not isinstance(runner.test_loop, TestLoop):
-            raise MMRepMLPError(
-                f"test_cfg.type={type(runner.test_loop).__name__}: --verify-on test needs MMEngine's TestLoop. Convert "
-                "without it, and test both forms."
-            )
-        hook = CompareFormsHook(after, verification)
-        runner.register_hook(hook)
-        runner.test()
+        with explained(cfg):
+            runner = build_runner(cfg, progress=True)
+            if not isinstance(runner.test_loop, TestLoop):
+                raise MMRepMLPError(
+                    f"test_cfg.type={type(runner.test_loop).__name__}: --verify-on test needs MMEngine's TestLoop. "
+                    "Convert without it, and test both forms."
+                )
+            hook = CompareFormsHook(after, verification)
+            runner.register_hook(hook)
+            run_test(runner)
         return hook.result

@@ -13,7 +13,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmrepmlp.verbs.deploy.folder import PROGRAM
+from mmrepmlp.verbs.deploy.folder import PROGRAM, write_program
 from mmrepmlp.verbs.deploy.pipeline import describe_pipeline, output_size
 
 PROGRAM_NAMES = runpy.run_path(str(PROGRAM))
@@ -87,3 +87,12 @@ def test_what_the_program_does_not_know_has_its_name_alone():
     assert described == [{"type": "EfficientNetCenterCrop"}, {"type": "Pad"}]
     with pytest.raises(ValueError, match="needs the step EfficientNetCenterCrop of the test pipeline"):
         apply(described, np.zeros((40, 40, 3), np.uint8))
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+def test_pillow_is_required_where_the_pipeline_asks_for_it(backend, tmp_path):
+    steps = describe_pipeline(config([dict(type="ResizeEdge", scale=64, backend=backend)]))[1]
+    write_program(tmp_path, "onnxruntime", steps)
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()
+    assert lines[0].startswith("onnxruntime==") and any(line.startswith("numpy>=") for line in lines)
+    assert any(line.startswith("pillow>=") for line in lines) is (backend == "pillow")
