@@ -3,7 +3,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -227,14 +228,29 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
                 module.equivalents()
     replaced = {}
     for module in modules:
-        result = conversion_of(module)()
+        with building_like(module):
+            result = conversion_of(module)()
         if isinstance(result, nn.Module) and result is not module:
-            replaced[module] = result
+            replaced[module] = result.train(module.training)
+        elif not hasattr(module, "deploy"):  # timm's do not say their form, and the layers that they build train
+            module.train(module.training).deploy = True
     for parent in list(model.modules()) if replaced else ():
         for name, child in parent._modules.items():
             if child in replaced:
                 setattr(parent, name, replaced[child])
     return replaced.get(model, model)
+
+
+@contextmanager
+def building_like(module: nn.Module) -> Iterator[None]:
+    """Let layers be built in the dtype and on the device of a module; timm's are built as torch builds by default."""
+    before, like = torch.get_default_dtype(), next(module.parameters(), torch.empty(0))
+    torch.set_default_dtype(like.dtype if like.is_floating_point() else before)
+    try:
+        with like.device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def convertible_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -276,8 +292,7 @@ def conversion_of(module: nn.Module) -> Callable[[], object] | None:
 
 
 def is_converted(module: nn.Module) -> bool:
-    """Whether a module is in deploy form: as it says itself, or else since no batch norm is left in it."""
-    deploy = getattr(module, "deploy", None)
-    if deploy is None and not hasattr(module, "switch_to_deploy"):
-        return not any(isinstance(part, _BatchNorm) for part in module.modules())
-    return bool(deploy)
+    """Whether a module is in deploy form: as it says itself, or else since timm has left no batch norm in it."""
+    if hasattr(module, "deploy") or hasattr(module, "switch_to_deploy"):
+        return bool(getattr(module, "deploy", False))
+    return not any(isinstance(part, _BatchNorm) for part in module.modules())

@@ -2,6 +2,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ import mmrepmlp
 from mmrepmlp.models import RepMLPNet, RepMLPNetUnit
 from mmrepmlp.models.common import ScaleShift
 from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
+from mmrepmlp.reparam import convertible_modules
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -149,6 +151,41 @@ def test_walk_serves_any_backbone_inside_any_model(backbone):
     assert model.backbone.deploy and sum(p.numel() for p in model.parameters()) != parameters
     for out, expected in zip(model.backbone(x), before):
         assert relative_error(out, expected) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "fastvit_t8", "repghostnet_050", "levit_128s", "mobileone_s0"])
+@torch.no_grad()
+def test_the_walk_serves_timm(name):
+    network = randomize(timm.create_model(name, num_classes=5), torch.Generator().manual_seed(0), 0.1).double().eval()
+    model, x = nn.ModuleDict(dict(backbone=network)).eval(), torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    expected = network(x)
+    assert convertible_modules(model)
+    assert mmrepmlp.switch_to_deploy(model) is model and not convertible_modules(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert not any(module.training for module in model.modules())
+    assert relative_error(model["backbone"](x), expected) < 1e-10
+    assert relative_error(mmrepmlp.switch_to_deploy(model)["backbone"](x), expected) < 1e-10
+
+
+def test_only_methods_that_need_no_arguments_convert():
+    class Fusion(nn.Module):
+        def fuse(self, other):
+            raise AssertionError
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fuse, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    class Whole(nn.Sequential):
+        def fuse(self):
+            return self[0]
+
+    assert not convertible_modules(nn.Sequential(Fusion(), Layer()))
+    whole = Whole(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    shared = nn.ModuleList([whole, nn.Sequential(whole)])
+    assert mmrepmlp.switch_to_deploy(whole) is whole[0]
+    assert mmrepmlp.switch_to_deploy(shared)[0] is shared[1][0] is whole[0]
 
 
 def test_a_deployed_model_can_be_fine_tuned_saved_and_loaded():
