@@ -131,6 +131,9 @@ def advise_on_model(error: Exception, frames: list[FrameType], cfg: Config) -> t
     name, given = f"{owner}.{'.'.join(path)}", next(given for module, given in calls if module is layer)
     if isinstance(given, (list, tuple)):
         return advise_on_maps(error, name, layer, len(given), gives)
+    if isinstance(layer, nn.AdaptiveAvgPool1d) and given.dim() == 4:
+        setting = ".".join([owner, *path[:-1], "dim"])
+        return f"{name} averages sequences, and gets feature maps: {gives}. Set {setting}=2.", {setting: 2}
     attribute = next(attribute for attribute in CHANNELS if hasattr(layer, attribute))
     built_for, got = getattr(layer, attribute), given.size(CHANNELS[attribute])
     built_for = built_for[-1] if isinstance(built_for, tuple) else built_for

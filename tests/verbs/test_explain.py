@@ -76,6 +76,11 @@ def test_what_fits_works(model):
             r"head\.fc takes vectors of 64 .* Set model\.neck=\[.*Unpooled.*GlobalAveragePooling",
         ),
         (CLASSIFIER, {"neck": None}, r"the backbone gives .*\[64\].* Set model\.neck=.*GlobalAveragePooling"),
+        (
+            CLASSIFIER,
+            {"neck": dict(type="GlobalAveragePooling", dim=1)},  # of a network of tokens
+            r"neck\.gap averages sequences, and gets .*\[64\].* Set model\.neck\.dim=2\.",
+        ),
         (CLASSIFIER, {"neck": TWO_NECKS}, r"gets 12; the neck gives .*\[12\].* Set .*head\.in_channels=12\."),
         (
             CLASSIFIER,
