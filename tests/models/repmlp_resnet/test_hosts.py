@@ -22,7 +22,7 @@ from mmrepmlp.verbs.reparameterize.publish import collection_of
 from tests.helpers import needs_export, relative_error
 from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
 
-from .test_repmlp_resnet import TINY, both_blocks, images, tiny
+from .test_network import TINY, both_blocks, images, tiny
 
 BACKBONE = dict(type="mmrepmlp.RepMLPResNet", **{**TINY, "out_indices": (3,)})
 CLASSIFIER = (
