@@ -20,7 +20,7 @@ from mmrepmlp.verbs.model import build_model, call_model, random_images
 from tests.helpers import needs_export, relative_error
 from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
 
-from .test_repmlp_resnet import TINY, both_blocks, images, tiny
+from .test_network import TINY, both_blocks, images, tiny
 
 BACKBONE = dict(type="mmrepmlp.RepMLPResNet", **{**TINY, "out_indices": (3,)})
 CLASSIFIER = (

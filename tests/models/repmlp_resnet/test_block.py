@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmrepmlp.models import RepMLPv1Block
 from tests.helpers import randomize, relative_error
 
-from .official_v1 import OfficialRepMLP, convert
+from .official import OfficialRepMLP, convert
 
 
 def random_block(*arguments, seed: int = 0, spread: float = 0.5, **settings) -> RepMLPv1Block:
