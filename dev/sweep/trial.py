@@ -135,7 +135,7 @@ def find_side(model: nn.Module) -> int:
 @torch.no_grad()
 def predict(model: nn.Module, side: int) -> object:
     """Predictions on a random image, as nested dicts of tensors."""
-    images = random_squares(1, image_channels(model), side).to(next(model.parameters()))
+    images = random_squares(1, channels_of(model), side).to(next(model.parameters()))
     torch.manual_seed(0)
     return to_dicts(model(images, make_samples(model, images), mode="predict"))
 
@@ -175,6 +175,11 @@ def compute_loss(model: nn.Module, cfg: Config, side: int) -> Tensor:
     return loss
 
 
+def channels_of(model: nn.Module) -> int:
+    """Number of image channels; YOLOX has a layer in front of its first convolution that makes four of each."""
+    return 3 if any(type(module).__name__ == "Focus" for module in model.modules()) else image_channels(model)
+
+
 def make_samples(model: nn.Module, images: Tensor) -> list[BaseDataElement] | None:
     """Samples as the model's framework makes them for predictions; None if it needs none."""
     packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
@@ -193,7 +198,7 @@ def make_samples(model: nn.Module, images: Tensor) -> list[BaseDataElement] | No
 def make_batch(model: nn.Module, side: int, with_mask: bool) -> tuple[Tensor, list[BaseDataElement]]:
     """Two random images with annotations, as the model's framework makes them; boxes with or without masks."""
     packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
-    images = random_squares(2, image_channels(model), side)
+    images = random_squares(2, channels_of(model), side)
     if "mmdet" in packages:
         from mmdet.testing import demo_mm_inputs
 

@@ -49,6 +49,11 @@ def record(
     """
     images = network.make_images(*shape)
     outputs = network.run(images)
+    for served in shapes_to_serve(shape, dynamic):  # a network that does not take them is recorded in vain, for minutes
+        try:
+            network.run(network.make_images(*served))
+        except ExportError as error:
+            raise ExportError(f"{error}{FIXED}") from error
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
         with make_pooling_exportable(network), make_quantizers_exportable(network):

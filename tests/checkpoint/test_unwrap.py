@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -77,7 +79,7 @@ def test_weights_are_found_by_their_content(name, state, tmp_path):
         return
     whole = MODELS.build(CLASSIFIER)
     loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
-    CheckWeightsHook().after_load_checkpoint(None, loaded)  # as in each run
+    CheckWeightsHook().after_load_checkpoint(SimpleNamespace(model=whole), loaded)  # as in each run
     whole.load_state_dict(loaded.get("state_dict", loaded))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, state[key])

@@ -71,13 +71,12 @@ def test_it_runs_in_bfloat16(block, deploy):
 @needs_export
 @pytest.mark.slow
 @both_blocks
-def test_it_is_exported(block, tmp_path, monkeypatch):
+def test_it_is_exported(block, tmp_path):
     from mmrepmlp.export import ExportError, export_onnx
 
     network = tiny(block, out_indices=(0, 1))
     report = export_onnx(network, tmp_path / "network.onnx", size=(64, 64))
     assert max(report.errors.values()) < 1e-4 and "BatchNormalization" not in report.operators
-    monkeypatch.delattr(torch.onnx, "export")  # to record would be in vain, and takes minutes
     reason = "since the fully connected layers of its global perceptron"
     for settings, advice in (
         (dict(size=(96, 96)), ""),

@@ -53,7 +53,7 @@ def predictions(learned, tmp_path_factory, digits):
     """What the framework's inferencer predicts for each test image."""
     out = tmp_path_factory.mktemp("predictions")
     result = infer(CONFIG, learned.checkpoint, digits / "val", out, cfg_options=learned.options, device="cpu")
-    return {entry["image"]: entry for entry in result.predictions}
+    return {entry["image"]: entry for entry in result.read()}
 
 
 @pytest.fixture(scope="module", params=FORMS, ids="-".join)
@@ -175,7 +175,7 @@ def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path, runtime
     images = short_run.folder / "scenes/img_dir/val"
     result = infer(config, checkpoint, images, tmp_path / "predictions", device="cpu")
     same = []
-    for entry in result.predictions:
+    for entry in result.read():
         expected = np.asarray(Image.open(tmp_path / "predictions" / entry["sem_seg"]))
         outputs = network.predict(network.read(images / entry["image"]))
         actual = outputs[0].argmax(0) if logits else outputs[0]
