@@ -228,12 +228,16 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
                 module.equivalents()
     replaced = {}
     for module in modules:
+        if isinstance(module, Reparameterizable):  # which keeps its dtype by itself, and that of quantizers
+            module.switch_to_deploy()
+            continue
         with building_like(module):
             result = conversion_of(module)()
         if isinstance(result, nn.Module) and result is not module:
             replaced[module] = result.train(module.training)
-        elif not hasattr(module, "deploy"):  # timm's do not say their form, and the layers that they build train
-            module.train(module.training).deploy = True
+        elif not hasattr(module, "deploy"):  # nothing tells the form of some, and the layers that they build train
+            module.train(module.training)
+            module.deploy = True
     for parent in list(model.modules()) if replaced else ():
         for name, child in parent._modules.items():
             if child in replaced:
