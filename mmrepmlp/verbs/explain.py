@@ -4,6 +4,7 @@
 Nothing here runs before the framework itself has failed. What is not understood keeps its own message and traceback.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -121,7 +122,7 @@ def advise_on_model(error: Exception, frames: list[FrameType], cfg: Config) -> t
     depth = next(i for i in range(len(path)) if hasattr(whole.get_submodule(".".join(path[:i])), "backbone"))
     model, path = whole.get_submodule(".".join(path[:depth])), path[depth:]
     if path[0] == "backbone":
-        return None
+        return advise_on_images(find_model(cfg)[0], model.backbone, layer, calls[-1][1])
     part = set(model.get_submodule(path[0]).modules())
     maps = next(given for module, given in calls if module in part)
     channels = [x.size(1) for x in as_list(maps) if isinstance(x, Tensor)]
@@ -151,6 +152,17 @@ def advise_on_model(error: Exception, frames: list[FrameType], cfg: Config) -> t
     advice = " and ".join(f"{key}={value}" for key, value in options.items())
     advice = f"Set {advice}." if options else "Change its input channels, model.neck, or model.backbone.out_indices."
     return f"{name} was built for {built_for} channels and gets {got}; {gives}. {advice}", options
+
+
+def advise_on_images(owner: str, backbone: nn.Module, layer: nn.Module, given: Tensor) -> tuple[str, dict] | None:
+    """Explain that images have other channels than the first layer of a backbone."""
+    takes_setting = "in_channels" in inspect.signature(type(backbone)).parameters
+    first = next(part for part in backbone.modules() if isinstance(part, nn.Conv2d))
+    if not takes_setting or layer is not first or given.size(1) == first.in_channels:
+        return None
+    setting, channels = f"{owner}.backbone.in_channels", given.size(1)
+    text = f"The backbone was built for images of {first.in_channels} channels and gets {channels}"
+    return f"{text}. Set {setting}={channels}, or another data_preprocessor.", {setting: channels}
 
 
 def first_input(frame: FrameType) -> object:

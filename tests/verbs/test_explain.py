@@ -102,6 +102,7 @@ def test_what_fits_works(model):
             r"neck\.upsample_4x\.0 was built for 24 .* gets 8; .* Change its input channels",
         ),
         (CASCADE, {"decode_head.1.in_channels": 63}, r"decode_head\.1\.in_channels=64"),
+        (DETECTOR, {"backbone.in_channels": 4}, r"of 4 channels and gets 3\. Set .*backbone\.in_channels=3,"),
         (DETECTOR, {"neck.in_channels": [25, 51, 102, 204]}, r"gets 8; .*\.in_channels=\[8, 16, 32, 64\]"),
         (YOLO, {"neck.in_channels": [1024, 512, 256]}, r"gets 64; .*\.in_channels=\[64, 32, 16\]"),
         (DETECTOR, {"neck.in_channels": [8, 16, 32]}, r"takes 3 .* gets 4; .*\[8, 16, 32, 64\] channels"),
