@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # make            set up the environment in .venv
-# make demo       classification: real images -> train -> test -> re-parameterize -> test again -> picture and table
-# make demo-seg   the same for segmentation, with a picture
-# make demo-det   the same for detection, with a picture
+# make demo       classification: real images -> train -> test -> re-parameterize -> test again -> pictures
+# make demo-seg   the same for segmentation
+# make demo-det   the same for detection
 # make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
 # make demo-convs a ResNet with plain and with re-parameterizable convolutions, with a table: accuracy, size, speed
 # make test       the whole test suite, as many tests at a time as there are cores; the slowest are listed at the end

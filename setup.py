@@ -76,6 +76,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["torch>=2.4", "safetensors>=0.4", "rich>=13"],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mmrepmlp = mmrepmlp.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Programming Language :: Python :: 3",

@@ -6,7 +6,6 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,15 +14,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.verbs.benchmark.compare import gflop_per_image
 from mmrepmlp.verbs.benchmark.hardware import CPU, Hardware
-from mmrepmlp.verbs.benchmark.measure import (
-    SGEMM_SIDE,
-    BenchmarkReport,
-    fastest_matmul,
-    interleave,
-    reference_matmuls,
-)
+from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
+from mmrepmlp.verbs.benchmark.networks import gflop_per_image
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport, environment_table
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
 PARTS = {
@@ -70,7 +64,7 @@ class BreakdownBenchmark(BenchmarkReport):
             "ms: median of the whole. The parts are shares of it, by the profiler. at peak: the time that the same "
             f"arithmetic takes as one matrix product of side {SGEMM_SIDE}, measured in between."
         )
-        table = self.empty_table(caption)
+        table = environment_table(self.environment, caption)
         table.add_column("batch, size", no_wrap=True)
         for row in self.rows:
             table.add_column(f"{row.batch}, {row.height}x{row.width}", justify="right", no_wrap=True)
@@ -79,23 +73,6 @@ class BreakdownBenchmark(BenchmarkReport):
             table.add_row(part, *(f"{row.shares[part]:.1%}" for row in self.rows), end_section=part == REST)
         table.add_row("at peak", *(f"{row.products / row.milliseconds:.1%}" for row in self.rows))
         return table
-
-    def plot(self, path: str | Path) -> None:
-        """Draw the parts as stacked bars, one bar per forward pass, as PNG."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 1.5 + 0.5 * len(self.rows)), layout="constrained")
-        panel = figure.subplots()
-        names = [f"batch {row.batch}, {row.height}x{row.width}" for row in self.rows]
-        ends = [0.0] * len(self.rows)
-        for part in self.rows[0].shares:
-            widths = [100 * row.shares[part] for row in self.rows]
-            panel.barh(names, widths, left=ends, label=part)
-            ends = [end + width for end, width in zip(ends, widths)]
-        panel.invert_yaxis()
-        panel.set(xlabel="% of the time", xlim=(0, 100))
-        figure.legend(loc="outside lower center", ncols=4)
-        self.save_figure(figure, path)
 
 
 @torch.inference_mode()
@@ -134,7 +111,7 @@ def benchmark_breakdown(
             call = hardware.calling(model, x)
             title = f"{arch}{img_size}, batch {batch}, {height}x{width} pixels"
             seconds = interleave({"model": call, **products}, repeats, title, hardware)
-            fastest = fastest_matmul({name: seconds[name] for name in products})[1]
+            fastest = min(statistics.median(seconds[name]) for name in products)
             gflop = batch * gflop_per_image(model, x[:1])
             rows.append(
                 BreakdownMeasurement(
@@ -172,13 +149,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, help="batch sizes (default: 1 8)")
     parser.add_argument("--repeats", type=int, help="timed calls (default: 15)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
-    parser.add_argument("--plot", default=None, help="plot of the results to write, PNG")
-    arguments = vars(parser.parse_args())
-    plot = arguments.pop("plot")
-    report = benchmark_breakdown(**arguments)
-    Console().print(report.table())
-    if plot:
-        report.plot(plot)
+    Console().print(benchmark_breakdown(**vars(parser.parse_args())).table())
 
 
 if __name__ == "__main__":

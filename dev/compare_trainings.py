@@ -21,8 +21,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.forward import random_images, run_model
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, call_model, random_images
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.train.resume import latest_checkpoint
 
@@ -145,7 +144,7 @@ def by_metric(results: list[dict[str, float]]) -> dict[str, list[float]]:
 def forward_call(model: nn.Module) -> object:
     """A forward pass of one image."""
     images = random_images(model, 1).float()
-    return torch.inference_mode()(lambda: run_model(model, images))
+    return torch.inference_mode()(lambda: call_model(model, images))
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 train() { # CONFIG
   folder=work_dirs/$(basename "$1" .py)
-  [ -e "$folder/last_checkpoint" ] || run python tools/train.py "$1" --progress
+  [ -e "$folder/last_checkpoint" ] || run mmrepmlp train "$1" --progress
   trained=$(cat "$folder/last_checkpoint")
   trained=${trained#"$PWD/"}
 }
 
 deploy() { # CONFIG FOLDER PRECISION
-  [ -e "$2/deploy.json" ] || run python tools/deployment/deploy.py "$1" "$trained" "$2" --precision "$3" --verify-on test
+  [ -e "$2/deploy.json" ] || run mmrepmlp deploy "$1" "$trained" "$2" --precision "$3" --verify-on test
   folders+=("$2")
 }
 
@@ -39,4 +39,4 @@ measure sheets repmlpnet/repmlpnet-mini_1xb64_digits-sheets-64px.py repmlpnet-mi
 measure scenes upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py \
   upernet_repmlpnet-mini_qat_1xb16-150_digits-120x152.py
 measure boxes retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py retinanet_repmlpnet-mini_qat_fpn_digits-120x152.py
-run python tools/analysis_tools/accuracy_table.py "${folders[@]}"
+run mmrepmlp benchmark "${folders[@]}"

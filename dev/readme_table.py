@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.benchmark.compare import DEPLOY, OURS, THEIRS
-from mmrepmlp.verbs.benchmark.measure import Measurement
+from mmrepmlp.verbs.benchmark.networks import OURS, THEIRS
+from mmrepmlp.verbs.benchmark.runtimes import DEPLOY
 
 HEADER = """\
 | deploy form | batch | mmpretrain, ms | mmrepmlp, ms | speed-up | largest error |
@@ -25,7 +25,7 @@ def speed_table(results: Sequence[str | Path]) -> str:
     """Put the deploy forms of several benchmark results in one Markdown table, with the environment below it.
 
     Args:
-        results: JSON files that ``tools/analysis_tools/benchmark.py compare --json`` wrote, in the table's order.
+        results: JSON files that ``mmrepmlp benchmark --against mmpretrain --json`` wrote, in the table's order.
 
     Raises:
         MMRepMLPError: A file is no such result, or the results come from different environments.
@@ -34,12 +34,12 @@ def speed_table(results: Sequence[str | Path]) -> str:
     for path in results:
         environment, rows = read_result(path)
         captions[path] = CAPTION.format(**environment)
-        for batch in dict.fromkeys(row.batch for row in rows):
-            theirs, ours = (next(r for r in rows if (r.model, r.batch) == (m, batch)) for m in (THEIRS, OURS))
-            error = "" if ours.error is None else f"{ours.error:.0e}"
+        for batch in dict.fromkeys(row["batch"] for row in rows):
+            theirs, ours = (next(r for r in rows if (r["model"], r["batch"]) == (m, batch)) for m in (THEIRS, OURS))
+            error = "" if ours["error"] is None else f"{ours['error']:.0e}"
             lines.append(
-                f"| {environment['arch']} | {batch} | {theirs.milliseconds:.1f} | {ours.milliseconds:.1f} | "
-                f"{ours.speedup:.2f} | {error} |"
+                f"| {environment['arch']} | {batch} | {theirs['milliseconds']:.1f} | {ours['milliseconds']:.1f} | "
+                f"{ours['speedup']:.2f} | {error} |"
             )
     if len(set(captions.values())) > 1:
         raise MMRepMLPError(
@@ -49,7 +49,7 @@ def speed_table(results: Sequence[str | Path]) -> str:
     return "\n".join(lines) + "\n\n" + textwrap.fill(captions.popitem()[1], 120)
 
 
-def read_result(path: str | Path) -> tuple[dict[str, object], list[Measurement]]:
+def read_result(path: str | Path) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Read the environment and the deploy form's rows of a benchmark result.
 
     Raises:
@@ -57,14 +57,14 @@ def read_result(path: str | Path) -> tuple[dict[str, object], list[Measurement]]
     """
     try:
         content = json.loads(Path(path).read_text())
-        rows = [Measurement(**row) for row in content["rows"] if row["task"] == DEPLOY]
+        rows = [row for row in content["rows"] if row["task"] == DEPLOY]
         environment = content["environment"]
     except (ValueError, KeyError, TypeError):
         rows = []
     if not rows:
         raise MMRepMLPError(
-            f"{path} holds no deploy form beside mmpretrain's. Write it with tools/analysis_tools/benchmark.py compare "
-            "--json, without --training-step."
+            f"{path} holds no deploy form beside mmpretrain's. Write it with mmrepmlp benchmark --against mmpretrain "
+            "--json."
         )
     return environment, rows
 

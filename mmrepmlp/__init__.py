@@ -3,17 +3,41 @@
 
 Importing the package makes ``type='mmrepmlp.RepMLPNet'`` known to every OpenMMLab registry and lets MMEngine read and
 resume its own checkpoints on current torch, without running code that a checkpoint may hold; :mod:`mmengine_compat`
-lists every such effect.
+lists every such effect. They come with :mod:`mmrepmlp.registry`, which the command ``mmrepmlp`` imports when a verb
+begins, so that its help does not wait for the frameworks.
 """
 
-from .frameworks import check_frameworks
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 
-check_frameworks()  # before whatever imports them
-
-from . import mmengine_compat, registry  # noqa: E402
-from .reparam import switch_to_deploy  # noqa: E402
-from .version import __version__  # noqa: E402
-
-mmengine_compat.install()
+from .version import __version__
 
 __all__ = ["__version__", "registry", "switch_to_deploy"]
+
+ON_FIRST_USE = {"registry": ".registry", "switch_to_deploy": ".reparam"}
+
+
+def is_command(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
+    """Whether a process is the command ``mmrepmlp`` itself, or ``python -m mmrepmlp``; if in doubt, it is not.
+
+    Args:
+        argv: ``sys.argv``, which begins with ``-m`` as long as Python looks for the module to run.
+        orig_argv: ``sys.orig_argv``.
+    """
+    if argv[0] == "-m":
+        return orig_argv[-len(argv)] == "mmrepmlp"
+    return os.path.split(os.path.abspath(argv[0])) == (os.path.dirname(sys.executable), "mmrepmlp")
+
+
+def __getattr__(name: str) -> object:
+    """Import a name on first use (PEP 562)."""
+    if name not in ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(ON_FIRST_USE[name], __name__)
+    return getattr(module, name, module)
+
+
+if not is_command(getattr(sys, "argv", None) or [""], sys.orig_argv):
+    from . import registry

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on configs and checkpoints: the Python API behind the tools.
+"""Operations on configs and checkpoints: the Python API behind the command.
 
 Names are imported on first use, so that unused packages need not be installed and cost no import time.
 """
@@ -7,20 +7,14 @@ Names are imported on first use, so that unused packages need not be installed a
 from importlib import import_module
 
 LOCATIONS = {
-    "mmrepmlp.verbs.reparameterize.compare_forms": ("Comparison", "compare_forms"),
-    "mmrepmlp.verbs.test.draw_predictions": ("draw_predictions",),
     "mmrepmlp.verbs.visualize_fc3": ("fc3_share", "visualize_fc3"),
-    "mmrepmlp.verbs.benchmark.compare": ("benchmark_repmlpnet",),
-    "mmrepmlp.verbs.benchmark.compare_runtimes": ("benchmark_runtimes",),
-    "mmrepmlp.verbs.reparameterize.official": ("mmrepmlp_to_official", "official_to_mmrepmlp"),
-    "mmrepmlp.verbs.reparameterize.publish": ("Publication", "publish_checkpoint"),
+    "mmrepmlp.verbs.benchmark.benchmark": ("benchmark",),
+    "mmrepmlp.verbs.benchmark.report": ("BenchmarkReport",),
+    "mmrepmlp.verbs.reparameterize.official": ("OfficialReport",),
     "mmrepmlp.verbs.reparameterize.reparameterize": ("ConversionError", "reparameterize_checkpoint"),
     "mmrepmlp.verbs.reparameterize.report": ("ConversionReport",),
-    "mmrepmlp.verbs.benchmark.accuracy_table": ("accuracy_table",),
-    "mmrepmlp.verbs.benchmark.compare_deployments": ("DeploymentComparison", "compare_deployments"),
     "mmrepmlp.verbs.deploy.deploy": ("DeploymentReport", "deploy_checkpoint"),
     "mmrepmlp.verbs.test.evaluate_deployment": ("evaluate_deployment",),
-    "mmrepmlp.verbs.deploy.export_checkpoint": ("export_checkpoint",),
     "mmrepmlp.verbs.infer.infer": ("Inference", "infer"),
     "mmrepmlp.verbs.test.evaluate": ("evaluate",),
     "mmrepmlp.verbs.train.train": ("train",),

@@ -1,153 +1,307 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared code of the command lines in tools/: common arguments, and errors without a traceback."""
+"""The command ``mmrepmlp VERB``: its options, and errors without a traceback.
+
+Nothing here imports torch or a framework before a verb begins, so that the help answers at once.
+"""
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from traceback import walk_tb
-from types import FrameType
-from urllib.error import URLError
+from collections.abc import Sequence
+from functools import partial
 
-from mmengine.config import DictAction
-
-from mmrepmlp import apis
-from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.version import __version__
 
 
-class SetLocalRank(argparse.Action):
-    """Set LOCAL_RANK from the argument of torch's old launcher; the current one sets the variable itself."""
-
-    def __call__(self, parser: object, namespace: object, value: str, option: str | None = None) -> None:
-        os.environ.setdefault("LOCAL_RANK", value)
-
-
-class MergeSettings(DictAction):
-    """MMEngine's ``KEY=VALUE`` arguments, with an error of argparse's own where there is no ``=``."""
-
-    def __call__(self, parser: object, namespace: object, values: list[str], option: str | None = None) -> None:
-        for value in values:
-            if "=" not in value:
-                raise argparse.ArgumentError(self, f"expected KEY=VALUE, not {value!r}")
-        try:
-            super().__call__(parser, namespace, values, option)
-        except (AssertionError, ValueError, RecursionError) as error:  # of MMEngine's reader of lists and tuples
-            text = "a value cannot be read; expected numbers, words, and lists of them such as [1,2] or [(a,b),c]"
-            raise argparse.ArgumentError(self, f"{text}, not {' '.join(values)!r}") from error
+def count(text: str) -> int:
+    """Read a number from 1 up."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, not {text!r}")
+    return int(text)
 
 
+# What several verbs take: it means the same in all. A verb may narrow it down, to some choices or by a default.
 ARGUMENTS = {
     "config": dict(help="config file, or package::path"),
     "checkpoint": dict(help="checkpoint file"),
-    "out": dict(help="file to write, .pth or .safetensors"),
-    "--work-dir": dict(help="folder for logs and checkpoints (default: work_dirs/<name of the config>)"),
-    "--cfg-options": dict(
-        nargs="+", action=MergeSettings, metavar="KEY=VALUE", help="settings of the config to override"
-    ),
-    "--launcher": dict(choices=["none", "pytorch", "slurm", "mpi"], help="job launcher (default: none)"),
-    "--local-rank": dict(action=SetLocalRank, dest=argparse.SUPPRESS, help="set by torch's launcher"),
-    "--progress": dict(
-        action="store_true", help="print a progress bar, metrics and warnings; the log goes to its file alone"
-    ),
-    "--ema": dict(action="store_true", help="use the weights averaged over the training (EMA)"),
-    "--overwrite": dict(action="store_true", help="replace existing files"),
     "--allow-unsafe": dict(
         action="store_true",
         help="run code that the checkpoint holds, with all your permissions; only for files from trusted sources",
     ),
+    "--batch": dict(type=count, help="number of images at a time (default: 1)"),
+    "--cfg-options": dict(
+        nargs="+", action="extend", metavar="KEY=VALUE", help="settings of the config to override, by dotted names"
+    ),
+    "--device": dict(help="where to compute, cpu or a GPU, e.g. cuda:1"),
+    "--dtype": dict(help="precision (default: float32)"),
+    "--ema": dict(action="store_true", help="use the weights averaged over the training (EMA)"),
+    "--launcher": dict(choices=["none", "pytorch", "slurm", "mpi"], help="job launcher (default: none)"),
+    "--local-rank": dict(help=argparse.SUPPRESS),  # given by torch's old launcher; the current one sets a variable
+    "--overwrite": dict(action="store_true", help="replace existing files"),
+    "--progress": dict(
+        action="store_true", help="print a progress bar, metrics and warnings; the log goes to its file alone"
+    ),
+    "--size": dict(type=count, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of the images in pixels"),
+    "--traceback": dict(action="store_true", help="show the whole traceback of an error"),
+    "--verify-on": dict(choices=["test"], help="evaluate before and after on the config's test set as well"),
+    "--work-dir": dict(help="folder for logs and checkpoints (default: work_dirs/<name of the config>)"),
+}
+RUN = ("--work-dir", "--launcher", "--local-rank", "--progress")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that knows :data:`ARGUMENTS`, and leaves out what is not given: the defaults are the functions' own."""
+
+    def __init__(self, *args: object, **settings: object) -> None:
+        super().__init__(*args, **{"argument_default": argparse.SUPPRESS, **settings})
+
+    def add(self, name: str, **settings: object) -> None:
+        """Add an argument, by what :data:`ARGUMENTS` has of it and by further settings."""
+        spellings = (name, "--local_rank") if name == "--local-rank" else (name,)
+        self.add_argument(*spellings, **{**ARGUMENTS.get(name, {}), **settings})
+
+    def add_all(self, *names: str) -> None:
+        """Add arguments as :data:`ARGUMENTS` has them."""
+        for name in names:
+            self.add(name)
+
+
+def add_train(parser: Parser) -> None:
+    """Train a model, or resume its training."""
+    parser.add("config")
+    parser.add(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="checkpoint to resume from; without a value, the latest in the work dir",
+    )
+    parser.add("--amp", action="store_true", help="train with automatic mixed precision")
+    parser.add("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_all(*RUN)
+
+
+def add_test(parser: Parser) -> None:
+    """Evaluate a checkpoint, or a folder that ``deploy`` wrote, on a config's test set."""
+    parser.add("config")
+    parser.add("checkpoint", nargs="?", help="checkpoint file, or deployed folder (default: the config's load_from)")
+    parser.add("--out", metavar="FILE", help="pickle file to write the predictions to")
+    parser.add("--show-dir", metavar="DIR", help="folder to write a picture of each prediction to")
+    parser.add("--deploy", action="store_true", help="convert the model to deploy form first")
+    parser.add("--tta", action="store_true", help="test-time augmentation, by the config's or by flips")
+    parser.add("--dtype", choices=["float32", "bfloat16"])
+    parser.add_all(*RUN)
+
+
+def add_infer(parser: Parser) -> None:
+    """Predict images of your own.
+
+    DIR/predictions.jsonl gets the predictions as they come, DIR/visualizations/ a picture of each image under its
+    name, and DIR/maps/ the labels of all pixels where the model segments. Images that cannot be read are reported and
+    skipped.
+    """
+    parser.add_all("config", "checkpoint")
+    parser.add("images", help="an image, or a folder with images in any depth")
+    parser.add("--out", required=True, metavar="DIR", help="folder to write to")
+    parser.add("--batch")
+    parser.add("--device", help="where to compute, cpu or a GPU, e.g. cuda:1 (default: a GPU if there is one)")
+    parser.add("--score", type=float, help="score from which on detections are drawn (default: 0.5)")
+    parser.add("--overwrite")
+
+
+def add_reparameterize(parser: Parser) -> None:
+    """Convert a checkpoint to deploy form, verify it, and write it with a config.
+
+    A model that was trained with --cfg-options needs them here too; or take the config in its work dir, which has them.
+    """
+    parser.add("config", help="config file, or package::path; the config in the work dir of the training works too")
+    parser.add("checkpoint")
+    parser.add("out", help="base name of the files, .pth or .safetensors: NAME.pth gives NAME-<hash>.pth and NAME.py")
+    parser.add("--check", action="store_true", help="only report, write nothing")
+    parser.add("--verify-on")
+    parser.add(
+        "--tolerance",
+        type=float,
+        help="largest allowed difference in float32, relative to the largest value (default: 1e-5)",
+    )
+    parser.add(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="precision to write; the conversion is done in float32 (default: the checkpoint's)",
+    )
+    parser.add(
+        "--names",
+        choices=["mmrepmlp", "official"],
+        help="names of the tensors; official: a plain state dict that the authors' code loads (default: mmrepmlp)",
+    )
+    parser.add("--keep-training-state", action="store_true", help="keep optimizer, schedulers and message hub as well")
+    parser.add_all("--ema", "--allow-unsafe", "--overwrite")
+
+
+def add_deploy(parser: Parser) -> None:
+    """Write a folder with a graph that takes images as they are read, and a program that runs it without torch.
+
+    It is written only if the graph agrees with the PyTorch model.
+    """
+    parser.add_all("config", "checkpoint")
+    parser.add("out_dir", metavar="OUT", help="folder to write; with --raw, ONNX file")
+    parser.add("--runtime", help="openvino or onnxruntime (default: openvino)")
+    parser.add("--precision", help="float32, int8, or with OpenVINO bfloat16 (default: float32)")
+    parser.add("--size", help="size of the images in pixels (default: what the test pipeline resizes or crops to)")
+    parser.add(
+        "--dynamic",
+        nargs="*",
+        choices=["batch", "height", "width"],
+        help="symbolic dimensions of the graph (default: batch, and the others if no size is known)",
+    )
+    parser.add("--batch", help="number of images at a time, unless it is dynamic (default: 1)")
+    parser.add("--part", help="only the feature maps of the backbone or neck (default: of models without a task)")
+    parser.add("--logits", action="store_true", help="end a segmentor in logits instead of classes")
+    parser.add("--images", type=count, help="training images to calibrate int8 with (default: 300)")
+    parser.add(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="largest drop of the metric on the test set; int8 leaves layers in float to keep it "
+        "(default: 0.5 with --verify-on test)",
+    )
+    parser.add("--verify-on")
+    parser.add(
+        "--raw",
+        action="store_true",
+        help="write the plain network as one ONNX file: it takes normalized images and ends in raw outputs",
+    )
+    parser.add("--opset", type=int, help="with --raw, ONNX opset, from 13 to the installed onnx's newest (default: 20)")
+    parser.add_all("--ema", "--work-dir", "--allow-unsafe", "--overwrite")
+
+
+def add_benchmark(parser: Parser) -> None:
+    """Measure speed on this machine: medians of interleaved calls in one process.
+
+    Without a target RepMLPNet in training form and deploy form; of a config its whole model in several runtimes; of
+    deployed folders accuracy, size and latency.
+    """
+    parser.add(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="a config, or folders that 'deploy' wrote, or such folders and the config on whose test set to evaluate "
+        "them (default: RepMLPNet)",
+    )
+    parser.add("--against", choices=["mmpretrain"], help="measure mmpretrain's RepMLPNet with the same weights as well")
+    parser.add(
+        "--runtimes",
+        nargs="+",
+        metavar="NAME",
+        help="runtimes of the deploy form: eager, 'eager bfloat16', compiled, frozen, aotinductor, onnxruntime, "
+        "openvino, 'openvino bfloat16', 'openvino int8' (default with a config: all)",
+    )
+    parser.add("--arch", choices=["T", "B", "D", "L"], help="architecture of RepMLPNet (default: B)")
+    parser.add("--img-size", type=count, help="image size of one tile, pixels (default: 224)")
+    parser.add(
+        "--size",
+        help="size of the images in pixels: of a config (default: what its test pipeline makes of any image), of "
+        "deployed graphs of any size",
+    )
+    parser.add("--batches", type=count, nargs="+", help="batch sizes (default: 1 8; with a config or folders: 1)")
+    parser.add("--dtype", choices=["float32", "float64", "bfloat16", "float16"])
+    parser.add("--autocast", choices=["bfloat16", "float16"], help="compute in torch's autocast (default: without)")
+    parser.add("--training-step", action="store_true", help="whole training steps instead of forward passes")
+    parser.add("--device", help="where to compute, cpu or a GPU, e.g. cuda:1 (default: cpu)")
+    parser.add("--threads", type=count, help="number of threads (default: torch's choice)")
+    parser.add("--tf32", action="store_true", help="on a GPU, let float32 products round to TF32")
+    parser.add("--channels-last", action="store_true", help="lay feature maps out with channels last")
+    parser.add("--repeats", type=count, help="timed calls per measurement (default: 15)")
+    parser.add("--json", metavar="FILE", help="JSON file to write the results to")
+    parser.add("--work-dir")
+
+
+# What adds the arguments of each verb, and the function of mmrepmlp.apis that is called with those that are given.
+VERBS = {
+    "train": (add_train, "train"),
+    "test": (add_test, "evaluate"),
+    "infer": (add_infer, "infer"),
+    "reparameterize": (add_reparameterize, "reparameterize_checkpoint"),
+    "deploy": (add_deploy, "deploy_checkpoint"),
+    "benchmark": (add_benchmark, "benchmark"),
 }
 
 
-def tool_parser(description: str, *names: str) -> argparse.ArgumentParser:
-    """Create the parser of a tool. Options that are not given are omitted, so that the operation's defaults apply.
+def run_verb(operation: str, json: str | None = None, **arguments: object) -> None:
+    """Call a function of :mod:`mmrepmlp.apis`, print what it reports, and save that as JSON if a file is given."""
+    from rich.console import Console
 
-    Args:
-        description: Description of the tool, its docstring.
-        *names: Names from :data:`ARGUMENTS`.
-    """
-    parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS)
-    add_arguments(parser, *names)
+    from mmrepmlp import apis
+
+    result = getattr(apis, operation)(**arguments)
+    if operation == "infer":
+        print(result)
+    elif hasattr(result, "table"):
+        Console().print(result.table())
+    if json:
+        result.save_json(json)
+
+
+def make_parser() -> Parser:
+    """The parser of the command, with its verbs."""
+    parser = Parser("mmrepmlp", description="RepMLPNet for OpenMMLab: mmpretrain, mmsegmentation and mmdetection.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, (add, operation) in VERBS.items():
+        text = (add.__doc__ or "").replace("``", "")
+        verb = verbs.add_parser(name, help=text.partition("\n")[0], description=text)
+        add(verb)
+        verb.add_all("--cfg-options", "--traceback")
+        verb.set_defaults(run=partial(run_verb, operation), parser=verb)
     return parser
 
 
-def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add arguments from :data:`ARGUMENTS` to a parser."""
-    for name in names:
-        spellings = (name, "--local_rank") if name == "--local-rank" else (name,)
-        parser.add_argument(*spellings, **ARGUMENTS[name])
-
-
-def run_tool(parser: argparse.ArgumentParser, operation: str | Callable[..., object]) -> object:
-    """Call an operation with the arguments of the command line.
-
-    An expected error ends the process with ``error: ...`` and exit code 1: one that this package raises, a file that
-    does not exist or cannot be written, a package that is not installed, a type or an argument in a config that does
-    not exist. Any other keeps its traceback.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
 
     Args:
-        parser: Parser whose arguments are those of the operation.
-        operation: Name of an operation of :mod:`mmrepmlp.apis`, or any function.
-
-    Returns:
-        The result of the operation.
+        argv: Verb and arguments. Default: those of the process.
     """
-    arguments = vars(parser.parse_args())
+    parse_and_run(make_parser(), argv)
+
+
+def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
+    """Call the function that a parser has as its default of ``run``, with the arguments that are given.
+
+    An expected error ends the process with ``error: ...`` and exit code 1; with ``--traceback``, and if it is any
+    other, with its traceback.
+    """
+    arguments = vars(parser.parse_args(argv))
+    run, parser, traceback = arguments.pop("run"), arguments.pop("parser", parser), arguments.pop("traceback", False)
+    if "local_rank" in arguments:
+        os.environ.setdefault("LOCAL_RANK", arguments.pop("local_rank"))
+    for text in arguments.get("cfg_options", ()):
+        if "=" not in text:
+            parser.error(f"argument --cfg-options: expected KEY=VALUE, not {text!r}")
     try:
-        return (getattr(apis, operation) if isinstance(operation, str) else operation)(**arguments)
+        from mmrepmlp import registry  # noqa: F401  # with all its effects, before a framework is used
+    except ImportError as error:
+        sys.exit(f"error: {error}")
+    if "cfg_options" in arguments:
+        arguments["cfg_options"] = read_settings(parser, arguments["cfg_options"])
+    try:
+        run(**arguments)
     except Exception as error:
-        message = next(filter(None, map(explain, exception_chain(error))), None)
+        from mmrepmlp.verbs.explain import explain
+
+        message = None if traceback else explain(error)
         if message is None:
             raise
         sys.exit(f"error: {message}")
 
 
-def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__
+def read_settings(parser: Parser, texts: Sequence[str]) -> dict:
+    """Read ``KEY=VALUE`` texts as MMEngine's tools do."""
+    from mmengine.config import DictAction
 
-
-def explain(error: BaseException) -> str | None:
-    """What to report of an error that is expected; None for any other."""
-    if isinstance(error, URLError):
-        return f"A download failed: {error.reason}. Put the file where the config expects it, or mend the connection."
-    if isinstance(error, (MMRepMLPError, OSError, ImportError)):
-        return str(error)
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    if isinstance(error, ValueError) and module_of(frames[-1]).startswith("mmrepmlp."):
-        return str(error)
-    return explain_build(error, frames) if isinstance(error, (KeyError, TypeError)) else None
-
-
-def explain_build(error: KeyError | TypeError, frames: list[FrameType]) -> str | None:
-    """Name the type or the argument in a config that does not exist, if that is what ended a function that builds a
-    part of it; None for any other error."""
-    in_builder = is_builder(frames[-1])
-    while frames[-1].f_code.co_name == "__init__":  # constructors hand unknown arguments on to their bases
-        frames = frames[:-1]
-    part = frames[-1].f_locals.get("cfg") if is_builder(frames[-1]) else None
-    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    handed_on = argument and isinstance(part, Mapping) and argument[1] in part
-    if not (in_builder or handed_on):
-        return None
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind is None:
-        return f"A part of the config cannot be built: {error.args[0]}"
-    if isinstance(error, TypeError):
-        return f"type={kind!r} in the config cannot be built: {error}. Correct its arguments."
-    return (
-        f"type={kind!r} in the config is unknown. Correct the name, or add the module that registers it to "
-        "custom_imports."
-    )
-
-
-def is_builder(frame: FrameType) -> bool:
-    """Whether a frame is of a function that builds parts of a config."""
-    return module_of(frame).startswith(("mmengine.registry.", "mmcv.cnn.bricks."))
-
-
-def module_of(frame: FrameType) -> str:
-    """Name of the module whose code a frame runs."""
-    return frame.f_globals.get("__name__", "")
+    read = argparse.Namespace()
+    try:
+        DictAction(["--cfg-options"], "settings")(parser, read, texts)
+    except (AssertionError, ValueError, RecursionError):  # of MMEngine's reader of lists and tuples
+        expected = "numbers, words, and lists of them such as [1,2] or [(a,b),c]"
+        parser.error(f"argument --cfg-options: a value cannot be read; expected {expected}, not {' '.join(texts)!r}")
+    return read.settings

@@ -56,6 +56,6 @@ EFFECTS = [
 
 
 def install() -> None:
-    """Apply all :data:`EFFECTS`. Importing mmrepmlp calls it once; calling it again changes nothing."""
+    """Apply all :data:`EFFECTS`. Importing mmrepmlp.registry calls it once; calling it again changes nothing."""
     for effect in EFFECTS:
         effect.apply()

@@ -2,10 +2,18 @@
 """Registries of the scope ``mmrepmlp``, children of MMEngine's.
 
 ``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it sees the
-scope for the first time.
+scope for the first time. With it come the effects that :mod:`mmengine_compat` lists.
 """
 
-from mmengine.registry import Registry, root
+from .frameworks import check_frameworks
+
+check_frameworks()  # before whatever imports them
+
+from mmengine.registry import Registry, root  # noqa: E402
+
+from . import mmengine_compat  # noqa: E402
+
+mmengine_compat.install()
 
 
 def child(name: str, *locations: str) -> Registry:
@@ -18,8 +26,6 @@ MODELS = child("MODELS", "mmrepmlp.models", "mmrepmlp.quantization")
 HOOKS = child("HOOKS")
 OPTIM_WRAPPER_CONSTRUCTORS = child("OPTIM_WRAPPER_CONSTRUCTORS")
 MODEL_WRAPPERS = child("MODEL_WRAPPERS")
-FUNCTIONS = child("FUNCTIONS")
-STRATEGIES = child("STRATEGIES")
 
 # Configs inherited as mmrepmlp::... are built in this scope: each kind of object needs a registry here, or MMEngine
 # warns when it falls back to its own.
@@ -29,6 +35,7 @@ INHERITED = [
         "DATASETS",
         "DATA_SAMPLERS",
         "EVALUATOR",
+        "FUNCTIONS",
         "LOG_PROCESSORS",
         "LOOPS",
         "METRICS",
@@ -36,6 +43,7 @@ INHERITED = [
         "OPTIM_WRAPPERS",
         "PARAM_SCHEDULERS",
         "RUNNERS",
+        "STRATEGIES",
         "TASK_UTILS",
         "TRANSFORMS",
         "VISBACKENDS",

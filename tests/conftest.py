@@ -17,8 +17,6 @@ from tests.fixtures import (  # noqa: F401
     digits,
     learned,
     options,
-    quick_init,
-    recorded_once,
     short_run,
     trained,
 )
@@ -35,7 +33,7 @@ from tests.session import (  # noqa: F401
 # What imports the export, which says by itself where torch is too old for it.
 EXPORTING = (
     *("export/*", "verbs/deploy/*", "quantization/test_aware.py", "end_to_end/test_quantization_aware.py"),
-    *("dev/test_sweep_configs.py", "verbs/test_fit_families.py"),
+    *("dev/test_sweep_configs.py", "verbs/test_explain_families.py"),
 )
 collect_ignore_glob = [] if EXPORTS else list(EXPORTING)
 DATA = Path(__file__).parent / "data"

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real digits, and what is trained on them in short; ``conftest.py`` hands the fixtures to all tests."""
 
-import hashlib
 import os
-import pickle
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from mmengine.config import Config
-from torch import Tensor
 
-from dev.sweep.families import iter_configs
 from mmrepmlp.apis import train
 from mmrepmlp.datasets import write_detection_scenes, write_digits, write_segmentation_scenes
 from mmrepmlp.verbs.model import iter_dicts
@@ -105,51 +99,14 @@ def learned(build_once, options) -> TrainedRun:
     return TrainedRun(work_dir, options, epochs=4)
 
 
-@pytest.fixture(scope="module")
-def recorded_once(tmp_path_factory) -> Iterator[None]:
-    """Record a network once for all its deployments: equal weights, shapes and axes give equal graphs."""
-    # Not everywhere does torch have the exporter.
-    from mmrepmlp.export import graph
-    from mmrepmlp.verbs.deploy import make_graph
-
-    folder, files = tmp_path_factory.mktemp("recorded"), {}
-
-    def record(network, file, *arguments):
-        weights = hashlib.sha256(pickle.dumps([value.numpy() for value in network.state_dict().values()]))
-        key = (weights.hexdigest(), str(network), network.task.output, str(arguments))
-        if key not in files:
-            graph.record(network, folder / f"{len(files)}.onnx", *arguments)
-            files[key] = folder / f"{len(files)}.onnx"
-        shutil.copyfile(files[key], file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_graph, "record", record)
-        yield
-
-
-@pytest.fixture
-def quick_init(monkeypatch) -> None:
-    """Random weights of large networks repeat the same few numbers, which takes a fraction of the time."""
-
-    def repeat(fill: Callable, x: Tensor, *arguments: float, **options: object) -> Tensor:
-        if x.is_meta:
-            return x
-        period = min(4096, x.numel())
-        values = fill(x.new_empty(period), *arguments, **options)
-        with torch.no_grad():
-            return x.copy_(values.repeat(-(-x.numel() // period))[: x.numel()].view(x.shape))
-
-    for name in ("uniform_", "normal_"):
-        fill = getattr(Tensor, name)
-        monkeypatch.setattr(Tensor, name, lambda *given, fill=fill, **options: repeat(fill, *given, **options))
-
-
 # What makes a framework's heads large, and has nothing to do with what a backbone gives them.
 LIMITS = dict(fc_out_channels=32, feedforward_channels=64, stacked_convs=1, num_queries=20, num_proposals=20)
 
 
 def iter_small_configs(package: str, files: Sequence[Path]) -> Iterator[tuple[Path, Config]]:
     """The configs of a family, with heads that compute in a fraction of the time."""
+    from dev.sweep.families import iter_configs  # here, since nothing else of the tests takes what is not installed
+
     for file, cfg in iter_configs(package, files):
         for part in iter_dicts({key: value for key, value in cfg.model.items() if key != "backbone"}):
             part.update({name: min(part[name], limit) for name, limit in LIMITS.items() if name in part})

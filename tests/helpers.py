@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.models import RepMLPBlock
-from mmrepmlp.verbs.benchmark.measure import BenchmarkReport
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport
 
 EXPORTS = hasattr(torch.export.Dim, "DYNAMIC")  # as of torch 2.6; without it, an export says so
 needs_export = pytest.mark.skipif(not EXPORTS, reason="export needs torch 2.6")

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for a whole run of the tests; ``conftest.py`` hands the hooks to pytest."""
 
-import itertools
+import gc
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
-from mmengine.config import Config
 
-from mmrepmlp.verbs import runner
-from mmrepmlp.verbs.benchmark import hardware
 from tests.fixtures import ROOT
-from tests.spare import spare_exporter, spare_garbage, spare_mmengine
 
 # What tools keep in a checkout for the next time.
 KEPT = {".git", "__pycache__", ".pytest_cache", ".ruff_cache"}
-WAIT = runner.wait_for_own_name
-NUMBERS = itertools.count()
 FILES, LEFT = pytest.StashKey[set[Path]](), pytest.StashKey[set[Path]]()
 
 
@@ -45,16 +39,10 @@ def pytest_configure(config):
         set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
 
 
-def take_own_name(cfg: Config) -> None:
-    """Give a run a name that no other run of this process has: runs of one second need not wait for the next."""
-    cfg.experiment_name = f"{cfg.get('experiment_name') or Path(cfg.filename or 'run').stem}_{next(NUMBERS)}"
-
-
 def pytest_collection_finish(session):
-    spare_mmengine()
-    spare_exporter()
-    runner.wait_for_own_name = take_own_name
-    spare_garbage(hardware)
+    """Leave what is imported by now out of the search for garbage, which Python and MMEngine's datasets make often."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 50)
 
 
 def pytest_sessionstart(session):

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links, paths and commands in the documentation."""
 
-import argparse
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from mmrepmlp.cli import VERBS, make_parser
+from tests.end_to_end.test_tools import parser_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.M)
-TOOL = re.compile(r"(?<![\w/.])tools/[\w/]+\.(?:py|sh)")
+TOOL = re.compile(r"(?<![\w/.])(?:tools|dev)/[\w/]+\.(?:py|sh)")
+COMMAND = re.compile(rf"(?<![\w/.:<-])(?:mmrepmlp (?:{'|'.join(VERBS)})\b|tools/[\w/]+\.(?:py|sh))")
 FENCE = re.compile(r"^```(?:bash|text)\n(.*?)^```", re.M | re.S)
-# The options of these scripts are those of a tool.
+# The options of these scripts are those of a verb.
 STARTED = {
-    "dist_train.sh": "train.py",
-    "slurm_train.sh": "train.py",
-    "dist_test.sh": "test.py",
-    "slurm_test.sh": "test.py",
+    "dist_train.sh": "train",
+    "slurm_train.sh": "train",
+    "dist_test.sh": "test",
+    "slurm_test.sh": "test",
 }
 
 
@@ -60,53 +62,35 @@ def test_the_index_lists_every_page():
     assert all(f"({page.name})" in index for page in ROOT.glob("docs/*.md") if page.name != "README.md")
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The words of each command in a page that runs a tool, from the tool's path on."""
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """Each command in a page, a verb or the name of a script, with the words after it."""
     found = []
     for block in FENCE.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
-            match = TOOL.search(line)
-            if match:
-                found.append(shlex.split(line[match.start() :].replace("[", " ").replace("]", " "), comments=True))
+            if match := COMMAND.search(line):
+                words = line[match.end() :].replace("[", " ").replace("]", " ")
+                name = match[0].removeprefix("mmrepmlp ").removeprefix("tools/")
+                found.append((name, shlex.split(words, comments=True)))
     return found
 
 
-def options(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
-    """The options of a parser, or of the subcommand that the words name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return options(next(action.choices[word] for word in words if word in action.choices), words)
-    return set(parser._option_string_actions)
-
-
-@pytest.fixture
-def parser_of(monkeypatch):
-    """The parser of a tool, which is built and then not run."""
-
-    def build(tool: str) -> argparse.ArgumentParser:
-        spec = importlib.util.spec_from_file_location("tool", ROOT / tool)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        built = []
-
-        def stop(parser: argparse.ArgumentParser, operation: object) -> None:
-            built.append(parser)
-            raise InterruptedError
-
-        monkeypatch.setattr(module, "run_tool", stop)
-        with pytest.raises(InterruptedError):
-            module.main()
-        return built[0]
-
-    return build
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_every_option_in_a_command_is_one_of_the_tool(page, parser_of):
-    for tool, *words in commands(page):
-        path = Path(tool)
-        if path.suffix == ".sh" and path.name not in STARTED:
+def test_every_option_in_a_command_is_one_of_it(page):
+    verbs = make_parser()._subparsers._group_actions[0].choices
+    for name, words in commands(page):
+        name = STARTED.get(name, name.removesuffix(".py") if name.removesuffix(".py") in verbs else name)
+        if name.endswith(".sh"):
             continue
-        known = options(parser_of(str(path.with_name(STARTED.get(path.name, path.name)))), words)
+        parser = verbs[name] if name in verbs else parser_of(name)
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert given <= known, (tool, given - known)
+        assert given <= set(parser._option_string_actions), (name, given)
+
+
+def test_every_verb_and_option_is_in_a_page():
+    text = "\n".join(page.read_text() for page in ROOT.glob("docs/*.md"))
+    shown = {name for page in PAGES for name, _ in commands(page)}
+    assert set(VERBS) <= shown
+    for name, parser in make_parser()._subparsers._group_actions[0].choices.items():
+        options = {option for option in parser._option_string_actions if option.startswith("--")}
+        missing = {option for option in options if f"{option}" not in text}
+        assert missing <= {"--help", "--local-rank", "--local_rank"}, (name, missing)

@@ -1,21 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a model from a config of mmpretrain, mmsegmentation or mmdetection."""
+"""``mmrepmlp train``, where users of OpenMMLab look for it."""
 
-from mmrepmlp.cli import run_tool, tool_parser
+import sys
 
-
-def main() -> None:
-    parser = tool_parser(__doc__, "config", "--work-dir", "--cfg-options", "--launcher", "--local-rank", "--progress")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="checkpoint to resume from; without a value, the latest in the work dir",
-    )
-    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
-    run_tool(parser, "train")
-
+from mmrepmlp.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["train", *sys.argv[1:]])

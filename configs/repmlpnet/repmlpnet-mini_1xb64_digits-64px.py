@@ -24,6 +24,10 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=0, by_epoch=True, begin=2, end=epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=epochs, val_interval=1)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=epochs, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=epochs, max_keep_ckpts=1),
+    visualization=dict(rescale_factor=5),  # 64 pixels are too few to write a class on
+)
 auto_scale_lr = dict(base_batch_size=64)
 randomness = dict(seed=0)

@@ -2,7 +2,7 @@
 """The config families of the installed frameworks, and the documented way to swap the backbone of a config."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmrepmlp.verbs.fit import FitError, check_fit
+from mmrepmlp.verbs.explain import ExplainedError, explained
 
 PACKAGES = ("mmpretrain", "mmseg", "mmdet")
 # Tiles of an image of 64 pixels; the smallest set-sharing that the channels allow to differ from stage to stage.
@@ -53,27 +53,30 @@ def iter_configs(package: str, files: Sequence[Path]) -> Iterator[tuple[Path, Co
     yield from others
 
 
-def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int) -> dict[str, object]:
-    """Put a small RepMLPNet into a config, and follow the advice of the check of channels until all parts fit.
+def swap_backbone(cfg: Config, maps: Sequence[Tensor], side: int, run: Callable[[Config], object]) -> dict[str, object]:
+    """Put a small RepMLPNet into a config, and follow the advice that its errors get until it runs.
 
     Args:
         cfg: The config. Changed in place.
         maps: What the config's own backbone computes of an image.
         side: Side of that image in pixels.
+        run: What builds the config's model and calls it.
 
     Returns:
         The settings that the advice changed, by dotted names.
 
     Raises:
-        FitError: A part does not fit, and no setting is known that would make it.
+        ExplainedError: A part does not fit, and no setting is known that would make it.
+        Exception: Of the framework, where something else is wrong.
     """
     cfg.model.backbone = dict(type="mmrepmlp.RepMLPNet", arch=ARCH, img_size=64, out_indices=choose_stages(maps, side))
     changed: dict[str, object] = {}
     while True:
         try:
-            check_fit(cfg)
+            with explained(cfg):
+                run(cfg)
             return changed
-        except FitError as error:
+        except ExplainedError as error:
             if not error.options or error.options.items() <= changed.items():
                 raise
             cfg.merge_from_dict(copy.deepcopy(error.options))

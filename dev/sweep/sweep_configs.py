@@ -37,7 +37,7 @@ One config of each family of the installed frameworks, written by `python -m dev
 
 - **Control**: with its own backbone the config builds, predicts and gives a loss on random images. Of up to three
   configs of a family, the first that does counts. Then a small RepMLPNet takes its place, and the channels of neck and
-  heads are set as the check before a training advises.
+  heads are set as the explained errors advise.
 - **Train**: a loss, and gradients in the backbone.
 - **Convert**: the conversion proves exact, and what is built from the written files predicts the same.
 - **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's maps.

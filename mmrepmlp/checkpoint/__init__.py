@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from .adapt import adapt_state_dict, build_form
+from .classifier import HEAD, to_classifier_names
 from .names import architecture_of, backbone_part, form_of, to_native_names, to_official_names
 from .reading import CheckpointError, load_from_local
 from .schemes import LOADERS, load_from_url
@@ -8,6 +9,7 @@ from .validate import check_state_dict, check_values, raise_faults
 from .writing import atomic_folder, atomic_write, check_overwrite, file_hash, save_checkpoint, save_hashed
 
 __all__ = [
+    "HEAD",
     "LOADERS",
     "CheckpointError",
     "abbreviate",
@@ -28,6 +30,7 @@ __all__ = [
     "raise_faults",
     "save_checkpoint",
     "save_hashed",
+    "to_classifier_names",
     "to_native_names",
     "to_official_names",
     "unwrap",

@@ -1,116 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapt a state dict of any origin to a RepMLPNet, or explain why that is impossible."""
+"""Adapt a state dict of any origin to one of our backbones, or explain why that is impossible."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint.folding import fold_state_dict, required_tensors
-from mmrepmlp.checkpoint.names import architecture_of, backbone_part, form_of, to_native_names
+from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, architecture_of, backbone_part, form_of, rename
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
-from mmrepmlp.checkpoint.validate import check_values
+from mmrepmlp.checkpoint.validate import check_state_dict, check_values
+from mmrepmlp.reparam import fuse_state_dict, required_tensors
 
+State = Mapping[str, Tensor]
 PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
+GLOBAL_PERCEPTRON = ".fc1_fc2."
+BLOCKS = {"light": ".light_repmlp.", "bottleneck": ".btnk_repmlp."}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the adapter has to know about the state dicts of a network.
+
+    Attributes:
+        network: Its name.
+        expected: Which names are expected, for a message.
+        landmark: Beginning of names that every whole state dict of it has.
+        known: Parts of names by which a state dict of it, or a part of one, is known.
+        synonyms: The authors' names of modules, and ours.
+        heads: Beginnings of names that belong to a classifier's head: the authors' and mmpretrain's.
+        resize: Fits tensors to the sizes of a model, given the model, its state and the state dict; also returns what
+            cannot be fitted, or None.
+        compare: Raises a ValueError if two state dicts, the model's first, belong to different architectures.
+        training_form: Arguments of the constructor that a state dict in training form asks for.
+    """
+
+    network: str
+    expected: str
+    landmark: str
+    known: tuple[str, ...]
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    heads: tuple[str, ...] = ("head.", "linear.")
+    resize: Callable[[nn.Module, State, State], tuple[State, str | None]] = lambda model, expected, state: (state, None)
+    compare: Callable[[State, State], None] = lambda expected, state: None
+    training_form: Callable[[State], dict[str, object]] = lambda state: {}
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether tensors of these names may be the network's."""
+        return any(part in f".{name}" for name in names for part in self.known)
 
 
 def adapt_state_dict(
-    model: nn.Module, state_dict: dict, prefix: str = "", expected: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    state_dict: dict,
+    prefix: str = "",
+    expected: State | None = None,
+    errors: list[str] | None = None,
 ) -> None:
-    """Adapt the part of a state dict that belongs to a RepMLPNet to the model.
+    """Adapt the part of a state dict that belongs to a backbone to the model.
 
-    Tensors are renamed; ``fc3`` is resampled if the tile sizes differ, and the stem adapted to other image channels or
-    patches, which is logged; a training form is folded if the model is in deploy form.
+    Tensors are renamed, and fitted to the model's sizes as far as its network allows, which is logged; what the model
+    does not build is left out; a training form is fused if the model is in deploy form.
 
     Args:
-        model: The RepMLPNet that is about to load.
+        model: The backbone that is about to load.
         state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
         prefix: Prefix of the model's names in the state dict, e.g. ``"backbone."``.
-        expected: The part of the model's state dict that belongs to the RepMLPNet. Default: all of it.
+        expected: The part of the model's state dict to adapt to. Default: all of it.
+        errors: Gets a message about what cannot be loaded where the rest can.
 
     Raises:
         ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
             the model's, or holds invalid values.
     """
-    own = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
-    if not own:
+    origin: Origin = model.origin
+    inside = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    if not inside:
         return
-    state, others = split(own)
-    if not (prefix and architecture_of(state)):  # there may be wrappers around it
-        state, others = split(backbone_part(unwrap(own)))
+    state = rename(inside, origin.synonyms)
+    if not (prefix and any(name.startswith(origin.landmark) for name in state)):  # there may be wrappers around it
+        state = backbone_part(unwrap(inside), origin.network, origin.landmark, origin.heads)
+        state = rename(state, origin.synonyms)
+    others = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    state = {n: value for n, value in state.items() if n not in others and not n.startswith(model.unbuilt)}
     expected = model.state_dict() if expected is None else expected
-    if not architecture_of(state) and not state.keys() <= expected.keys():
+    if not origin.knows(state) and not state.keys() <= expected.keys():
         raise ValueError(
-            f"The state dict holds no RepMLPNet: its names are {abbreviate(own)}. Expected the names of mmpretrain's "
-            "RepMLPNet, with or without 'backbone.', or the authors' names."
+            f"The state dict holds no {origin.network}: its names are {abbreviate(inside)}. Expected "
+            f"{origin.expected}, with or without 'backbone.'."
         )
-    state = drop_unbuilt(state, len(model.stages), len(model.depths))
-    state, changes = resample_tiles(state, [(block.h, block.w) for block in first_blocks(model)])
-    if changes:
-        print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
-    state, changes = adapt_stem(state, expected[STEM].shape)
-    if changes:
-        print_log(f"The stem is adapted: {', '.join(changes)}.", "current")
-    form = form_of(state)
-    if form != form_of(expected) and not state.keys() <= expected.keys():  # a part of the model's own has no form
-        if form_of(expected) != "deploy":
+    state, message = origin.resize(model, expected, state)
+    form, wanted = form_of(state), form_of(expected)
+    if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form
+        if wanted != "deploy":
             raise ValueError(
-                f"The state dict is in {form} form, the model in {form_of(expected)} form, and a conversion cannot be "
-                "reversed. Build the model with deploy=True, which loads every form."
+                f"The state dict is in {form} form, the model in {wanted} form, and a conversion cannot be reversed. "
+                "Build the model with deploy=True, which loads every form."
             )
-        state = fold(model, state, form)
-    check_architecture(expected, state)
+        if message:
+            raise ValueError(f"{message} Build the model with those of the checkpoint.")
+        state = fuse(model, state, form)
+    elif message and errors is not None:
+        errors.append(f"{message} The model keeps its own.")
+    origin.compare(expected, state)
     check_values(expected, state)
-    for name in list(own):
+    for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in {**others, **state}.items()})
 
 
-def split(state: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Separate the tensors of a state dict, with our names, from anything else in it."""
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return to_native_names(tensors), {name: value for name, value in state.items() if name not in tensors}
-
-
-def drop_unbuilt(state: dict[str, Tensor], built: int, stages: int) -> dict[str, Tensor]:
-    """Leave out what belongs to stages that the model, with its ``out_indices``, does not have."""
-    if built == stages:
-        return state
-    unbuilt = [prefix for i in range(built, stages) for prefix in (f"stages.{i}.", f"downsample_layers.{i - 1}.")]
-    return {name: value for name, value in state.items() if not name.startswith((*unbuilt, "final_norm."))}
-
-
-def first_blocks(model: nn.Module) -> list[nn.Module]:
-    """The first RepMLPBlock of each stage."""
-    return [stage[0].repmlp_block for stage in model.stages]
-
-
-def fold(model: nn.Module, state: dict[str, Tensor], form: str) -> dict[str, Tensor]:
+def fuse(model: nn.Module, state: State, form: str) -> dict[str, Tensor]:
     """Convert a state dict in a model's training form or injected form to its deploy form, at least in float32.
 
     Raises:
         ValueError: The state dict does not fit the model.
     """
-    source = build_form(model, form, architecture_of(state).get("reparam_conv_kernels", ()))
-    check_architecture(required_tensors(source, state), state)
-    return fold_state_dict(source, state)
+    source = build_form(model, form, **model.origin.training_form(state))
+    required = required_tensors(source, state)
+    model.origin.compare(required, state)
+    check_state_dict(required, state)
+    return fuse_state_dict(source, state)
 
 
-def build_form(model: nn.Module, form: str, reparam_conv_kernels: Sequence[int]) -> nn.Module:
-    """Build a RepMLPNet like a given one in training form or injected form, on the meta device."""
+def build_form(model: nn.Module, form: str, /, **settings: object) -> nn.Module:
+    """Build a network like a given one in training form or injected form, on the meta device."""
     with torch.device("meta"):
-        source = model.build_training_form(reparam_conv_kernels=reparam_conv_kernels)
+        source = model.build_training_form(**settings)
         if form == "injected":
             for unit in (unit for stage in source.stages for unit in stage):
                 unit.repmlp_block.switch_to_deploy()
     return source
 
 
-def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+def resize_repmlpnet(model: nn.Module, expected: State, state: State) -> tuple[State, None]:
+    """Resample ``fc3`` to other tile sizes, and adapt the stem to other image channels or patches."""
+    blocks = [stage[0].repmlp_block for stage in model.stages]
+    state, changes = resample_tiles(state, [(block.h, block.w) for block in blocks])
+    if changes:
+        print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
+    state, changes = adapt_stem(state, expected[STEM].shape)
+    if changes:
+        print_log(f"The stem is adapted: {', '.join(changes)}.", "current")
+    return state, None
+
+
+def check_architecture(expected: State, state: State) -> None:
     """Compare the architectures of two state dicts, in the stages that both have.
 
     Raises:
@@ -126,3 +164,65 @@ def check_architecture(expected: dict[str, Tensor], state: dict[str, Tensor]) ->
         return
     advice = "Build the model with the arch of the checkpoint, or load another checkpoint."
     raise ValueError(f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. {advice}")
+
+
+def resize_repmlp_resnet(model: nn.Module, expected: State, state: State) -> tuple[State, str | None]:
+    """Replace global perceptrons of another size, which belong to another number of partitions, by the model's own, as
+    the paper does (section 4.4)."""
+    for name, value in expected.items():
+        if name.endswith(f"{GLOBAL_PERCEPTRON}fc1.weight") and name in state and state[name].shape != value.shape:
+            given, wanted = (" to ".join(map(str, reversed(weight.shape))) for weight in (state[name], value))
+            kept = {name: value for name, value in expected.items() if GLOBAL_PERCEPTRON in name and name in state}
+            return {**state, **kept}, (
+                f"The global perceptrons of the state dict belong to another image size or reduction than the model's "
+                f"with img_size={model.img_size}: {name} maps {given} features (the model: {wanted})."
+            )
+    return state, None
+
+
+def check_blocks(expected: State, state: State) -> None:
+    """Compare the kinds of RepMLP blocks in two state dicts of RepMLP-ResNets.
+
+    Raises:
+        ValueError: They differ.
+    """
+    wanted, given = (
+        next((block for block, part in BLOCKS.items() if any(part in name for name in names)), None)
+        for names in (expected, state)
+    )
+    if given and wanted and given != wanted:
+        raise ValueError(
+            f"The state dict belongs to a RepMLP-ResNet with block={given!r}, the model has block={wanted!r}: build "
+            "the model with the block of the checkpoint, or load another checkpoint."
+        )
+
+
+REPMLPNET = Origin(
+    network="RepMLPNet",
+    expected="the names of mmpretrain's RepMLPNet, or the authors' names",
+    landmark=FIRST_BLOCK,
+    known=(".repmlp_block.", ".patch_embed.projection."),
+    synonyms=SYNONYMS,
+    resize=resize_repmlpnet,
+    compare=check_architecture,
+    training_form=lambda state: dict(
+        reparam_conv_kernels=architecture_of(state).get("reparam_conv_kernels", ()), gradient_reparam=False
+    ),
+)
+REPMLP_RESNET = Origin(
+    network="RepMLP-ResNet",
+    expected="the authors' names, stage0.conv.weight and so on",
+    landmark="stage0.conv.",
+    known=(".stage0.", GLOBAL_PERCEPTRON),
+    resize=resize_repmlp_resnet,
+    compare=check_blocks,
+)
+REPOPT_VGG = Origin(
+    network="RepOpt-VGG",
+    expected="the authors' names, stage0.conv.weight and so on",
+    landmark="stage0.conv.",
+    known=(".stage0.", ".stage1."),
+    training_form=lambda state: dict(
+        form="hyper_search" if any(".scale_conv." in name for name in state) else "target"
+    ),
+)

@@ -18,7 +18,7 @@ SYNONYMS = {
     "gp.fc1": "gp.conv1.conv",
     "gp.fc2": "gp.conv2.conv",
 }
-FIRST_BLOCK = re.compile(r"^((?:.+\.)?)stages\.0\.0\.repmlp_block\.")
+FIRST_BLOCK = "stages.0.0.repmlp_block."
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
 
@@ -43,34 +43,50 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
     return renamed
 
 
-def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def backbone_part(
+    state: Mapping[str, Tensor],
+    network: str = "RepMLPNet",
+    landmark: str = FIRST_BLOCK,
+    heads: tuple[str, ...] = ("head.",),
+) -> dict[str, Tensor]:
     """Select the backbone's tensors from a whole model's state dict, under the backbone's own names.
 
+    Args:
+        state: The state dict.
+        network: Name of the network. Default: "RepMLPNet".
+        landmark: Beginning of names that each whole network has. Default: that of a RepMLPNet's first block.
+        heads: Beginnings of names that belong to a classifier's head. Default: ``("head.", )``.
+
     Raises:
-        ValueError: There are several RepMLPNets, and none of them is the model or its ``backbone``.
+        ValueError: There are several such networks, and none of them is the model or its ``backbone``.
     """
-    prefixes = sorted({match[1] for match in map(FIRST_BLOCK.match, state) if match})
+    pattern = re.compile(rf"^((?:.+\.)?){re.escape(landmark)}")
+    prefixes = sorted({match[1] for match in map(pattern.match, state) if match})
+    if not prefixes and any(name.startswith("backbone.") for name in state):
+        prefixes = ["backbone."]
     prefix = next((usual for usual in ("", "backbone.") if usual in prefixes), prefixes[0] if prefixes else "")
     if prefix and prefix != "backbone." and len(prefixes) > 1:
         raise ValueError(
-            f"The state dict holds several RepMLPNets, under {', '.join(map(repr, prefixes))}. Name the one to load: "
+            f"The state dict holds several {network}s, under {', '.join(map(repr, prefixes))}. Name the one to load: "
             f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix='{prefix}')."
         )
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return own if prefix else {name: value for name, value in own.items() if not name.startswith("head.")}
+    return own if prefix else {name: value for name, value in own.items() if not name.startswith(heads)}
 
 
 def form_of(names: Iterable[str]) -> str:
     """Infer a network's form from the names of its tensors.
 
     Returns:
-        ``"training"``; ``"injected"``, where only the blocks are converted, the result of the authors' and
-        mmpretrain's conversion; or ``"deploy"``.
+        ``"training"``; ``"injected"``, where only the blocks of a RepMLPNet are converted, the result of the authors'
+        and mmpretrain's conversion; or ``"deploy"``.
     """
     names = list(names)
     if any(".fc3_bn." in name for name in names):
         return "training"
-    return "injected" if any(name.endswith(".norm1.running_mean") for name in names) else "deploy"
+    if not any(name.endswith(".running_mean") for name in names):
+        return "deploy"
+    return "injected" if any(name.endswith(".fc3.bias") for name in names) else "training"
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:

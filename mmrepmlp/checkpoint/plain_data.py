@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpickle what is plainly data beside tensors: numbers, text, dates, paths, containers and numpy arrays of these.
+"""Unpickle what checkpoints hold beside tensors: numbers, text, dates, paths, containers and numpy arrays of these.
 
 torch's safe unpickler creates, fills and calls what is on a list, with whatever arguments a file gives. Numpy and
 MMEngine trust theirs: crafted ones make them take bytes for pointers, or replace methods. The stand-ins here accept
@@ -10,23 +10,17 @@ import argparse
 import codecs
 import contextlib
 import datetime
-import decimal
-import fractions
 import math
+import os
 import pathlib
 import pickle
-import types
-import uuid
-from collections.abc import Iterator
-from typing import NamedTuple
-from unittest import mock
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
-from mmengine.utils import digit_version
 from torch import Tensor
 
 SCALAR = np.float64(0).__reduce__()[0]
@@ -40,26 +34,13 @@ class PlainType:
     """Stand-in of numpy's data type, which is built anew from its name: numpy would trust the flags in its pickle."""
 
     def __init__(self, name: str, *_: bool) -> None:
-        self.dtype = flat_dtype(name)
+        self.dtype = np.dtype(str(name))
+        if self.dtype.kind in "VmM":  # their pickle has more to trust: offsets of fields, units of time
+            raise refusal(f"numpy's data type {name}")
 
     def __setstate__(self, state: tuple) -> None:
-        _, order, *_, details = state
-        if self.dtype.kind in "mM":
-            unit, count, *_ = details[1]
-            self.dtype = flat_dtype(f"{self.dtype.kind}8[{'' if count == 1 else count}{unit.decode()}]")
-        self.dtype = flat_dtype(self.dtype.newbyteorder(order).str)
-
-
-def flat_dtype(name: str) -> np.dtype:
-    """Build numpy's data type of a name.
-
-    Raises:
-        pickle.UnpicklingError: It is structured: offsets of fields would have to be trusted.
-    """
-    dtype = np.dtype(str(name))
-    if dtype.kind == "V":
-        raise refusal(f"numpy's structured data type {name}")
-    return dtype
+        _, order, *_ = state
+        self.dtype = np.dtype(self.dtype.newbyteorder(order).str)
 
 
 class PlainArray:
@@ -90,22 +71,16 @@ class PlainHistory(HistoryBuffer):
         self.__dict__ = {name: state[name] for name in ("max_length", "_log_history", "_count_history")}
 
 
-class PlainClass(NamedTuple):
-    """Stand-in of a class that is data itself, such as what a defaultdict makes; makes empty objects only."""
+class PlainOneCycle:
+    """Stand-in of MMEngine's class whose functions its schedulers store; it makes no objects."""
 
-    kind: type
-
-    def __call__(self) -> object:
-        return self.kind()
+    def __new__(cls, *_: object) -> None:
+        raise refusal("an object of OneCycleParamScheduler")
 
 
-TAKES_NAMES = digit_version(torch.__version__) >= digit_version("2.6")  # in torch's list of what is safe
-HISTORY_STATISTICS = ("min", "max", "current", "mean")
-# Functions that MMEngine stores, by the stand-in of the class that they belong to.
-ONE_CYCLE = f"{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__qualname__}"
 FUNCTIONS = (
-    (PlainHistory, HistoryBuffer, HISTORY_STATISTICS),
-    (ONE_CYCLE, OneCycleParamScheduler, ("_annealing_cos", "_annealing_linear")),
+    (PlainHistory, HistoryBuffer, ("min", "max", "current", "mean")),
+    (PlainOneCycle, OneCycleParamScheduler, ("_annealing_cos", "_annealing_linear")),
 )
 
 
@@ -118,63 +93,55 @@ def plain_function(owner: object, name: str) -> object:
     for stand_in, kind, names in FUNCTIONS:
         if owner is stand_in and name in names:
             return getattr(kind, name)
-    raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is refused: it may run code.")
+    raise refusal(f"getattr({owner!r}, {name!r})")
 
 
-def plain_range(*bounds: int) -> range:
-    """Stand-in of ``range``; long ones would fill the memory in a set."""
-    numbers = range(*bounds)
-    if len(numbers) > 1_000_000:
-        raise refusal(f"Python's {numbers}")
-    return numbers
-
-
-def plain_fraction(*parts: int | str) -> fractions.Fraction:
-    """Stand-in of a fraction; the decimals that it takes besides its own text would fill the memory."""
-    numbers = parts[0].split("/") if isinstance(parts[0], str) else parts
-    return fractions.Fraction(*map(int, numbers))
-
-
-def path_type(name: str) -> type:
-    """The class of pathlib with a name; of another system's, the one that only handles names."""
-    own = type(pathlib.Path())
-    kind = getattr(pathlib, name)
-    return kind if kind is own or name.startswith("Pure") else getattr(pathlib, f"Pure{name}")
-
-
-PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+PATHS = {
+    "PosixPath": pathlib.Path if os.name == "posix" else pathlib.PurePosixPath,
+    "WindowsPath": pathlib.PureWindowsPath,
+    "PurePosixPath": pathlib.PurePosixPath,
+    "PureWindowsPath": pathlib.PureWindowsPath,
+}
 PLAIN = {
-    **{f"datetime.{t.__name__}": t for t in (datetime.datetime, datetime.date, datetime.time)},
-    **{f"datetime.{t.__name__}": t for t in (datetime.timedelta, datetime.timezone)},
+    **{f"datetime.{kind}": getattr(datetime, kind) for kind in ("datetime", "date", "time", "timedelta", "timezone")},
     # Python 3.13 moved them.
-    **{f"{module}.{name}": path_type(name) for name in PATHS for module in ("pathlib", "pathlib._local")},
-    **{f"builtins.{t.__name__}": PlainClass(t) for t in (list, dict, tuple, str, bytes, int, float, bool)},
-    "builtins.frozenset": frozenset,
-    "builtins.slice": slice,
-    "builtins.range": plain_range,
-    "builtins.Ellipsis": ...,
+    **{f"{module}.{name}": kind for name, kind in PATHS.items() for module in ("pathlib", "pathlib._local")},
+    # What defaultdicts make, for example.
+    **{f"builtins.{kind.__name__}": kind for kind in (list, dict, tuple, set, frozenset, str, int, float, bool)},
+    "builtins.bytes": lambda: b"",  # others are encoded text; of a number it would fill the memory
     "builtins.getattr": plain_function,
-    # Newer torch has these two by itself.
-    "builtins.set": set,
     "_codecs.encode": codecs.encode,
     # torch fills in ordinary dicts and lists only.
     "collections.defaultdict": lambda *factory: {},
     "collections.deque": lambda items=(), length=None: list(items),
-    "decimal.Decimal": decimal.Decimal,
-    "fractions.Fraction": plain_fraction,
-    "uuid.UUID": uuid.UUID,
-    "uuid.SafeUUID": uuid.SafeUUID,
     "argparse.Namespace": argparse.Namespace,
-    "types.SimpleNamespace": types.SimpleNamespace,
     "mmengine.config.config.ConfigDict": ConfigDict,
     "mmengine.logging.history_buffer.HistoryBuffer": PlainHistory,
-    ONE_CYCLE: ONE_CYCLE,
+    "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": PlainOneCycle,
     "numpy.dtype": PlainType,
     "numpy.ndarray": PlainArray,
     # numpy 2 moved its private modules; files refer to either name.
     **{f"numpy.{core}.multiarray._reconstruct": lambda *_: PlainArray() for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": plain_scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": lambda *parts: plain_scalar(*parts) for core in ("core", "_core")},
 }
+
+
+def name_of(target: object) -> str:
+    """The name under which torch's safe unpickler finds an entry of its list."""
+    return target[1] if isinstance(target, tuple) else f"{target.__module__}.{target.__qualname__}"
+
+
+def listed(name: str, target: Callable) -> Callable:
+    """An entry for torch's list that is found under a name; torch < 2.6 takes only what has that name itself."""
+    if name_of(target) == name:
+        return target
+    entry = target if target.__module__ == __name__ else lambda *arguments: target(*arguments)
+    entry.__module__, _, entry.__name__ = name.rpartition(".")
+    entry.__qualname__ = entry.__name__
+    return entry
+
+
+TRUSTED = [listed(name, target) for name, target in PLAIN.items()]
 
 
 @contextlib.contextmanager
@@ -182,23 +149,13 @@ def trust_plain_data() -> Iterator[None]:
     """Let torch's safe unpickler read plain data, besides what it reads otherwise."""
     before = torch.serialization.get_safe_globals()
     others = [entry for entry in before if name_of(entry) not in PLAIN]
-    if not TAKES_NAMES:
-        trusted = {**{name_of(entry): entry for entry in others}, **PLAIN}
-        with mock.patch("torch._weights_only_unpickler._get_user_allowed_globals", lambda: trusted):
-            yield
-        return
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([*others, *((stand_in, name) for name, stand_in in PLAIN.items())])
+    torch.serialization.add_safe_globals([*others, *TRUSTED])
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-
-
-def name_of(entry: object) -> str:
-    """The name under which torch's safe unpickler finds an entry of its list."""
-    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
 
 
 def to_plain(value: object, seen: dict[int, tuple[object, object]] | None = None) -> object:
@@ -212,8 +169,6 @@ def to_plain(value: object, seen: dict[int, tuple[object, object]] | None = None
         return value
     if isinstance(value, PlainType):
         return value.dtype
-    if isinstance(value, PlainClass):
-        return value.kind
     if id(value) in seen:
         return seen[id(value)][1]
     plain = value.array if isinstance(value, PlainArray) else value

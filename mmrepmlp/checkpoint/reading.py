@@ -18,6 +18,8 @@ from mmrepmlp.errors import MMRepMLPError
 
 from .plain_data import to_plain, trust_plain_data
 
+ADVICE = "convert it with mmrepmlp reparameterize --allow-unsafe"
+
 
 class CheckpointError(MMRepMLPError):
     """A checkpoint file cannot be read, or is not safe to read."""
@@ -53,8 +55,7 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
             content = torch.load(path, map_location=map_location, weights_only=False)
         elif tarfile.is_tarfile(path):  # torch < 2.6 would execute code in it, weights_only or not
             raise CheckpointError(
-                f"{path} has torch's first format, tar, which cannot be read safely. If you trust its author, "
-                "convert it with tools/reparameterize.py --allow-unsafe."
+                f"{path} has torch's first format, tar, which cannot be read safely. If you trust its author, {ADVICE}."
             )
         else:
             with trust_plain_data():
@@ -111,19 +112,13 @@ def read_safetensors(path: Path, map_location: Any) -> dict:
 def explain_failure(path: Path, error: Exception) -> str:
     """Explain why a file could not be loaded, naming the objects besides tensors if they are the reason."""
     text = str(error)
-    # torch reports an object of a disallowed type as GLOBAL; "refused" is the word of our own history_statistic.
-    held = (
-        re.search(r"GLOBAL (\S+)", text)
-        or re.search(r"\w+\(.*\)(?= is refused)", text)
-        or re.search(r"but got <class '(.+?)'>", text)
-        or re.search(r"(?:numpy|Python)'s .+(?= is not read)", text)
-    )
+    # torch names what is not on its list as GLOBAL or class; the last are refusals of plain_data.py.
+    held = re.search(r"GLOBAL (\S+)|but got <class '(.+?)'>|error: (.+) is not read", text)
     if held:
         return (
-            f"{path} holds more than tensors: {held[held.lastindex or 0]}. Loading it may run code, so it is refused. "
-            "Ask its author for the plain state dict. If you trust the author, convert the file with "
-            "tools/reparameterize.py or the tools in tools/model_converters/: their --allow-unsafe runs that code with "
-            "all your permissions, and what they write loads everywhere."
+            f"{path} holds more than tensors: {held[held.lastindex]}. Loading it may run code, so it is refused. Ask "
+            f"its author for the plain state dict, or, if you trust the author, {ADVICE}: that runs the code with all "
+            "your permissions, and what it writes loads everywhere."
         )
     # torch's message surrounds the reason with advice.
     reason = re.search(r"WeightsUnpickler error:\s+(.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
@@ -131,7 +126,6 @@ def explain_failure(path: Path, error: Exception) -> str:
     if "Unsupported operand" in reason and zipfile.is_zipfile(path):
         return (
             f"{path} was saved with a pickle_protocol other than 2, which torch does not read safely ({reason}). Ask "
-            "its author for a file that torch.save wrote by default, or, if you trust the author, convert it with "
-            "tools/reparameterize.py --allow-unsafe."
+            f"its author for a file that torch.save wrote by default, or, if you trust the author, {ADVICE}."
         )
     return f"{path} ({path.stat().st_size} bytes) is damaged or not a checkpoint: {reason}. Copy or download it again."

@@ -2,7 +2,7 @@
 """The scales that a hyper-search of RepOptVGG found."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
@@ -13,14 +13,14 @@ SCALE = re.compile(r"(?:^|\.)(stage\d(?:\.\d+)?)\.scale_(conv|1x1|identity)\.wei
 
 
 def read_scales(
-    path: str, expected: Mapping[str, Mapping[str, tuple[int, ...]]], ignored: Collection[str] = ()
+    path: str, expected: Mapping[str, Mapping[str, tuple[int, ...]]], ignored: tuple[str, ...] = ()
 ) -> dict[str, dict[str, Tensor]]:
     """Read scales of blocks from the checkpoint of a hyper-search, or from a file of them alone.
 
     Args:
         path: Path or address of the file; scales are called e.g. ``stage1.0.scale_conv.weight``.
         expected: Shapes of the scales of each block of the network that they are for, by names of blocks and parts.
-        ignored: Stages whose scales are left out. Default: none.
+        ignored: Beginnings of names whose scales are left out, e.g. ``"stage4."``. Default: none.
 
     Returns:
         Scales by names of blocks and parts.
@@ -32,7 +32,7 @@ def read_scales(
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in unwrap(CheckpointLoader.load_checkpoint(path, "cpu")).items():
         match = SCALE.search(name)
-        if match and match[1].partition(".")[0] not in ignored:
+        if match and not f"{match[1]}.".startswith(ignored):
             found.setdefault(match[1], {})[match[2]] = value
     if not found:
         raise ValueError(f"scales={path} has no scales: expected names such as stage1.0.scale_conv.weight.")

@@ -8,8 +8,6 @@ executing code that they may contain.
 import difflib
 import logging
 import os
-import tempfile
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from .reading import CheckpointError, load_from_local
-from .unwrap import unwrap
+from .unwrap import find_state_dict, tensors_of
 
 
 def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
@@ -34,49 +32,35 @@ def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> di
     """
     content = load_from_local(filename, map_location)
     try:
-        state = unwrap(content)
+        state = find_state_dict(content)
     except ValueError as error:  # perhaps its reader knows what it is
         print_log(f"{filename}: {error}", "current", logging.WARNING)
         if not isinstance(content.get("state_dict", {}), Mapping):
             del content["state_dict"]  # MMEngine would take it for one
         return content
-    given = content.get("state_dict", content)
-    prefix = requested_prefix()
-    if prefix and isinstance(given, Mapping) and any(str(name).startswith(prefix) for name in given):
-        return content
-    if isinstance(given, Mapping) and given.keys() == state.keys():
-        given.update(state)  # the same object, since it may have attributes
-    else:
+    # In place, since it may have attributes. Prefixes stay: MMEngine may have been asked for one.
+    state.update(tensors_of(state))
+    for name in [name for name in state if not isinstance(name, str)]:
+        del state[name]
+    if state is not content:
         content["state_dict"] = state
     return content
 
 
-def requested_prefix() -> str | None:
-    """The ``prefix`` of the ``init_cfg`` that MMEngine is loading for: it may be one that :func:`unwrap` removes."""
-    code = mmengine_checkpoint._load_checkpoint_with_prefix.__code__
-    callers = (frame for frame, _ in traceback.walk_stack(None))
-    return next((caller.f_locals["prefix"] for caller in callers if caller.f_code is code), None)
-
-
-def load_from_url(filename: str, map_location: Any = "cpu", model_dir: str | None = None) -> dict:
-    """Download a checkpoint, unless it is cached, and read it without executing code that it may contain.
+def load_from_url(filename: str, map_location: Any = "cpu") -> dict:
+    """Download a checkpoint into torch's folder, unless it is there, and read it without executing code.
 
     Args:
         filename: URL, http or https.
         map_location: Device of the tensors. Default: ``"cpu"``.
-        model_dir: Folder for downloads. Default: torch's, ``~/.cache/torch/hub/checkpoints``.
-
-    Returns:
-        The content of the file.
 
     Raises:
         CheckpointError: The file cannot be downloaded or read.
     """
-    folder = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"))
-    path = folder / Path(urlparse(filename).path).name
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(filename).path).name)
     another_process_downloads = is_distributed() and int(os.environ.get("LOCAL_RANK", 0)) > 0
     if not path.exists() and not another_process_downloads:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(filename, str(path))
         except (OSError, ValueError) as error:
@@ -121,47 +105,29 @@ def load_from_mmcls(filename: str, map_location: Any = "cpu") -> dict:
         CheckpointError: There is none of this name, or it cannot be downloaded or read.
     """
     content = load_from_url(find(filename, mmengine_checkpoint.get_mmcls_models()), map_location)
-    return mmengine_checkpoint._process_mmcls_checkpoint(content)
+    state = content.get("state_dict", content).items()
+    prefix = "backbone."
+    return {"state_dict": {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}}
 
 
-def load_from_ceph(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint from a Ceph cluster, by MMEngine's backend ``petrel``.
+def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
+    """Load a checkpoint from a storage, by the file backend that is registered in MMEngine for its scheme.
 
     Raises:
         ImportError: The backend's package is not installed.
-        CheckpointError: The file cannot be read.
-    """
-    content = get_file_backend(filename, backend_args=dict(backend="petrel")).get(filename)
-    return load_copy(filename, map_location, lambda path: Path(path).write_bytes(content))
-
-
-def load_from_pavi(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint from Pavi, by its own client.
-
-    Raises:
-        ImportError: The client is not installed.
-        CheckpointError: The file cannot be read.
+        CheckpointError: There is no such backend, or the file cannot be read; the message names the original.
     """
     try:
-        from pavi import modelcloud
-    except ImportError:
-        raise ImportError(f"{filename} takes the package pavi, which is not installed.") from None
-    return load_copy(filename, map_location, modelcloud.get(filename.removeprefix("pavi://")).download)
-
-
-def load_copy(filename: str, map_location: Any, download: Callable[[str], Any]) -> dict:
-    """Load a checkpoint from a temporary file, to whose path it is downloaded.
-
-    Raises:
-        CheckpointError: It cannot be read; the message names the original.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "checkpoint"))
-        download(path)
+        backend = get_file_backend(filename)
+    except KeyError:
+        raise CheckpointError(
+            f"No file backend of MMEngine is registered for {filename}. Download it and give its path instead."
+        ) from None
+    with backend.get_local_path(filename) as path:
         try:
             return load_from_disk(path, map_location)
         except CheckpointError as error:
-            raise CheckpointError(str(error).replace(path, filename)) from error
+            raise CheckpointError(str(error).replace(str(path), filename)) from error
 
 
 def find(filename: str, table: Mapping[str, str]) -> str:
@@ -188,7 +154,7 @@ LOADERS: dict[str, Callable[[str, Any], dict]] = {
     "open-mmlab://": load_from_openmmlab,
     "openmmlab://": load_from_openmmlab,
     "mmcls://": load_from_mmcls,
-    r"(\S+\:)?s3://": load_from_ceph,
-    r"(\S+\:)?petrel://": load_from_ceph,
-    "pavi://": load_from_pavi,
+    r"(\S+\:)?s3://": load_from_storage,
+    r"(\S+\:)?petrel://": load_from_storage,
+    "pavi://": load_from_storage,
 }

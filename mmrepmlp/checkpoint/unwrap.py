@@ -31,23 +31,22 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
         ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
             weights.
     """
-    found = find_state_dict(checkpoint, ema)
-    state = {name: to_tensor(value) for name, value in found.items() if isinstance(name, str)}
+    state = tensors_of(find_state_dict(checkpoint, ema))
     # With meta it is OpenMMLab's, who store a model under its own names, and a model may have a part named "model".
     return strip_prefixes(state, WRAPPERS_ONLY if meta_of(checkpoint) else PREFIXES)
 
 
-def find_state_dict(checkpoint: object, ema: bool) -> Mapping:
+def find_state_dict(checkpoint: object, ema: bool = False) -> Mapping:
     """Find the state dict inside a checkpoint as :func:`unwrap` does, as it is."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"The checkpoint is a {type(checkpoint).__name__}: expected a dict of tensors by name.")
     if ema and "ema_state_dict" in checkpoint:
         # MMEngine's EMAHook swaps the two: the averaged weights are the ones under state_dict.
-        return find_state_dict(checkpoint["state_dict"], False)
+        return find_state_dict(checkpoint["state_dict"])
     found = {key: value for key, value in checkpoint.items() if holds_state(key, value)}
     for key in AVERAGES if ema else WRAPPERS:
         if key in found:
-            return find_state_dict(found[key], False)
+            return find_state_dict(found[key])
     if ema:
         raise ValueError(
             f"The checkpoint holds no averaged weights: its entries are {abbreviate(checkpoint)}; expected one of "
@@ -61,7 +60,7 @@ def find_state_dict(checkpoint: object, ema: bool) -> Mapping:
             "those to load in a file of their own."
         )
     if found:
-        return find_state_dict(*found.values(), False)
+        return find_state_dict(*found.values())
     if checkpoint and not any(is_array(value) for value in checkpoint.values()):
         raise ValueError(f"The checkpoint holds no weights: its entries are {abbreviate(checkpoint)}.")
     return checkpoint
@@ -72,11 +71,15 @@ def is_array(value: object) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
 
 
-def to_tensor(value: object) -> object:
-    """Make a dense tensor of an array or a sparse tensor; anything else stays as it is."""
-    if isinstance(value, np.ndarray) and is_array(value):
-        return torch.tensor(value)
-    return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
+def tensors_of(state: Mapping) -> dict[str, object]:
+    """The entries of a state dict with their names, arrays and sparse tensors as dense tensors."""
+
+    def to_tensor(value: object) -> object:
+        if isinstance(value, np.ndarray) and is_array(value):
+            return torch.tensor(value)
+        return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
+
+    return {name: to_tensor(value) for name, value in state.items() if isinstance(name, str)}
 
 
 def holds_state(key: object, value: object) -> bool:

@@ -5,8 +5,8 @@ import fcntl
 import glob
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,14 +45,13 @@ def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None 
         named_after: The path that the temporary file is named after, one that the next process knows where ``path``
             depends on what is written, e.g. ends in a hash. Default: ``path``.
     """
-    path = Path(path)
-    with temporary_file(Path(named_after or path)) as temporary:
+    with temporary_path(Path(named_after or path)) as temporary:
         yield temporary
-        commit(temporary, path)
+        commit(temporary, Path(path))
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
     """Write a folder atomically: yields a temporary folder beside it, which takes its place on success.
 
     A folder that exists is replaced, whatever is in it; on an exception it stays unchanged. Temporary folders left by
@@ -60,50 +59,56 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path: The folder to write.
+        durable: Whether to flush each file to disk, which takes milliseconds. Default: True.
     """
     path = Path(path)
+    with temporary_path(path, is_folder=True) as temporary:
+        yield temporary
+        for file in temporary.rglob("*") if durable else ():
+            flush(file)
+        if path.exists():
+            with temporary_path(path, is_folder=True) as replaced:
+                path.rename(replaced / path.name)
+                try:
+                    temporary.rename(path)
+                except OSError:
+                    (replaced / path.name).rename(path)
+                    raise
+        else:
+            temporary.rename(path)
+        flush(path.parent)
+
+
+@contextmanager
+def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A file or folder beside ``path``, locked while it is written, and removed at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if is_folder:
+        temporary.mkdir()
+    else:
+        temporary.touch()
     handle = os.open(temporary, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
-        for file in temporary.rglob("*"):
-            flush(file)
-        temporary.chmod(0o777 & ~current_umask())
-        if path.exists():
-            replaced = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"), path.name)
-            path.rename(replaced)
-            temporary.rename(path)
-            shutil.rmtree(replaced.parent)
-        else:
-            temporary.rename(path)
-        flush(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         os.close(handle)
 
 
-@contextmanager
-def temporary_file(path: Path) -> Iterator[Path]:
-    """A file in the folder of ``path``, locked while it is written, and removed at the end unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def commit(temporary: Path, path: Path) -> None:
     """Flush a file to disk and rename it to ``path``."""
     flush(temporary)
-    temporary.chmod(0o666 & ~current_umask())
     temporary.replace(path)
     flush(path.parent)
 
@@ -125,16 +130,9 @@ def remove_leftovers(path: Path) -> None:
             handle = os.open(leftover, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                remove(leftover)
             finally:
                 os.close(handle)
-
-
-def current_umask() -> int:
-    """The process's file mode mask; the only way to read it is to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save_checkpoint(checkpoint: Mapping, path: str | os.PathLike) -> None:
@@ -158,7 +156,7 @@ def save_hashed(
         Path of the file, e.g. ``deploy-0123abcd.pth`` for ``deploy.pth``.
     """
     path = Path(path)
-    with temporary_file(path) as temporary:
+    with temporary_path(path) as temporary:
         write_checkpoint(checkpoint, temporary, path.suffix == ".safetensors")
         hashed = path.with_stem(f"{path.stem}-{file_hash(temporary)}")
         check(temporary, hashed)

@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
-from .folder import atomic_folder
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite
 
 HELD_OUT = 360
 SPLIT_SEED = 0
@@ -50,7 +50,8 @@ def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
     counts = {}
-    with atomic_folder(out_dir, overwrite) as folder:
+    check_overwrite(out_dir, overwrite=overwrite)
+    with atomic_folder(out_dir, durable=False) as folder:
         for split, (images, labels) in split_digits().items():
             for index, (image, label) in enumerate(zip(images, labels)):
                 mmcv.imwrite(image, str(folder / split / str(label) / f"{index:04d}.png"))

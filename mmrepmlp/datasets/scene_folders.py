@@ -8,8 +8,9 @@ import cv2
 import mmcv
 import numpy as np
 
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite
+
 from .compose import compose_all
-from .folder import atomic_folder
 from .scenes import compose_scene
 
 COUNTS = dict(train=8000, val=400)
@@ -30,7 +31,8 @@ def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, coun
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
     counts = counts or COUNTS
-    with atomic_folder(out_dir, overwrite) as folder:
+    check_overwrite(out_dir, overwrite=overwrite)
+    with atomic_folder(out_dir, durable=False) as folder:
         for split, number in counts.items():
             for name, scene in compose_all(compose_scene, split, number):
                 mmcv.imwrite(scene.image, str(folder / "img_dir" / split / f"{name}.jpg"))
@@ -44,7 +46,8 @@ def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts:
     Arguments, result and errors are those of :func:`write_segmentation_scenes`.
     """
     counts = counts or COUNTS
-    with atomic_folder(out_dir, overwrite) as folder:
+    check_overwrite(out_dir, overwrite=overwrite)
+    with atomic_folder(out_dir, durable=False) as folder:
         (folder / "annotations").mkdir()
         for split, number in counts.items():
             images, annotations = [], []

@@ -6,8 +6,9 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite
+
 from .compose import compose_all, warp_scan
-from .folder import atomic_folder
 
 COUNTS = dict(train=10000, val=1000)
 SIDE = 64  # of a sheet, in pixels; it has two by two fields
@@ -55,7 +56,8 @@ def write_sheets(out_dir: str | Path, overwrite: bool = False, counts: dict | No
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
     """
     counts = counts or COUNTS
-    with atomic_folder(out_dir, overwrite) as folder:
+    check_overwrite(out_dir, overwrite=overwrite)
+    with atomic_folder(out_dir, durable=False) as folder:
         for split, number in counts.items():
             for name, (sheet, label) in compose_all(compose_sheet, split, number):
                 mmcv.imwrite(sheet, str(folder / split / str(label) / f"{name}.png"))

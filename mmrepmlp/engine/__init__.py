@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from .distributed import CPUDistributedDataParallel, ShardedStrategy, shard_units
+from .distributed import CPUDistributedDataParallel
 from .hooks import (
     Bfloat16Hook,
     BroadcastBuffersHook,
@@ -22,7 +22,5 @@ __all__ = [
     "EpochSeedHook",
     "FakeQuantizeHook",
     "LayerDecayOptimWrapperConstructor",
-    "ShardedStrategy",
     "SwitchToDeployHook",
-    "shard_units",
 ]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mmrepmlp.models.layers import GroupedLinear
+from mmrepmlp.models.common import GroupedLinear
 
 # The networks in a model of any framework, such as backbone, neck, rpn_head, roi_head.bbox_head.0.
 NETWORK = re.compile(r"(.*\.)?(backbone|neck|\w*head)(\.\d+)?")

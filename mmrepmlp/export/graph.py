@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record a network as an ONNX graph, and compare what a runtime computes with it."""
+"""Record a network as an ONNX graph, and prove that a graph computes the same."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -15,8 +14,10 @@ from .network import ExportError, NamedOutputs
 from .opsets import convert_opset, recorded_opset
 from .pooling import make_pooling_exportable
 
+OPSET = 20  # the first with GELU as an operator
 DYNAMIC_AXES = ("batch", "height", "width")
 FIXED = " Make less of it symbolic (--dynamic, without values for a fixed size)."
+SCALES = ((1.0, 1.0), (0.6, 1.7), (1.3, 0.7))  # of the height and width that a graph was made with, to try others
 
 
 def check_axes(dynamic: Sequence[str]) -> None:
@@ -30,27 +31,32 @@ def check_axes(dynamic: Sequence[str]) -> None:
         raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
 
 
-def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str], opset: int) -> None:
+@torch.no_grad()
+def record(
+    network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str] = (), opset: int = OPSET
+) -> None:
     """Record a network as an ONNX graph.
 
     Args:
         network: What to record, in eval mode.
         file: The file to write.
         shape: Number, height and width of the images.
-        dynamic: The symbolic axes, from :data:`DYNAMIC_AXES`.
-        opset: Version of ONNX's operators.
+        dynamic: The symbolic axes, from :data:`DYNAMIC_AXES`. Default: none.
+        opset: Version of ONNX's operators. Default: 20.
 
     Raises:
-        ExportError: The exporter cannot, or the network does not take images of all shapes that the graph has to serve.
+        ExportError: The network does not take such images, or the exporter cannot record it.
     """
     images = network.make_images(*shape)
-    with torch.no_grad():
-        outputs = network.run(images)
-    check_shapes(network, shape, dynamic)  # first, since to record may take minutes
-    names = [f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"]
+    outputs = network.run(images)
+    for served in shapes_to_serve(shape, dynamic):  # a network that does not take them is recorded in vain, for minutes
+        try:
+            network.run(network.make_images(*served))
+        except ExportError as error:
+            raise ExportError(f"{error}{FIXED}") from error
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
-        with torch.no_grad(), make_pooling_exportable(network), make_quantizers_exportable(network):
+        with make_pooling_exportable(network), make_quantizers_exportable(network):
             program = torch.onnx.export(
                 network,
                 (images,),
@@ -58,7 +64,7 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynam
                 opset_version=recorded_opset(opset),
                 dynamic_shapes=(axes,) if axes else None,
                 input_names=["images"],
-                output_names=names,
+                output_names=[f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"],
                 verbose=False,
             )
         for node in program.model.graph:
@@ -73,56 +79,56 @@ def record(network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynam
 
 
 @torch.no_grad()
-def check_shapes(network: NamedOutputs, shape: tuple[int, int, int], dynamic: Sequence[str]) -> None:
-    """Run a network on images of all shapes that its graph has to serve.
-
-    Raises:
-        ExportError: It does not take them.
-    """
-    for other in other_shapes(shape, dynamic):
-        images = network.make_images(*other)
-        try:
-            network(images)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".strip().rstrip(".:")
-            raise ExportError(
-                f"The model does not take images of shape {tuple(images.shape)}, which a graph with symbolic "
-                f"{', '.join(dynamic)} has to serve ({reason}). Nothing was written.{FIXED}"
-            ) from error
-
-
-@torch.no_grad()
-def compare(
+def prove_equal(
     network: NamedOutputs,
     exported: Callable[[Tensor], Sequence[Tensor]],
     shape: tuple[int, int, int],
     dynamic: Sequence[str],
+    tolerance: float,
 ) -> dict[tuple[int, ...], float]:
-    """How far a graph's outputs are from the network's on fresh images, at several shapes where it is dynamic.
+    """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve.
+
+    Args:
+        network: The network.
+        exported: The graph.
+        shape: Number, height and width of the images that it was recorded with.
+        dynamic: Its symbolic axes.
+        tolerance: Largest allowed :meth:`~NamedOutputs.error`.
 
     Returns:
-        For each shape of images the network's :meth:`~NamedOutputs.error`.
+        The error for each shape of images.
+
+    Raises:
+        ExportError: One is larger, or the model or the graph does not take images of such a shape.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)
-    for fresh in other_shapes(shape, dynamic):
-        images = network.make_images(*fresh, generator=generator)
-        errors[tuple(images.shape)] = network.error(images, exported(images))
+    for other in shapes_to_serve(shape, dynamic):
+        images = network.make_images(*other, generator=generator)
+        try:
+            error = network.error(images, exported(images))
+        except Exception as reason:
+            raise ExportError(
+                f"The model or its graph does not take images of shape {tuple(images.shape)}, which a graph with "
+                f"symbolic {', '.join(dynamic) or 'nothing'} has to serve ({type(reason).__name__}: {reason}). Nothing "
+                f"was written.{FIXED}"
+            ) from reason
+        if not error <= tolerance:  # nan is no proof
+            raise ExportError(
+                f"The graph does not compute what the model does: {error:.1e} relative on images of shape "
+                f"{tuple(images.shape)}, allowed {tolerance:.0e}. Nothing was written.{network.remedy}"
+            )
+        errors[tuple(images.shape)] = error
     return errors
 
 
-def worst_shape(errors: dict[tuple[int, ...], float]) -> tuple[int, ...]:
-    """The shape of the largest error; nan counts as the largest."""
-    return max(errors, key=lambda shape: errors[shape] if errors[shape] == errors[shape] else float("inf"))
-
-
-def other_shapes(shape: tuple[int, int, int], dynamic: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Shapes that a graph has to serve: the one it was made with, and others along its dynamic axes."""
-    choices = {"batch": (1, 3), "height": (1.0, 0.6, 1.3), "width": (1.0, 1.7, 0.7)}
-    n, h, w = shape
-    batches = choices["batch"] if "batch" in dynamic else (n,)
-    heights = [int(h * factor) for factor in choices["height"]] if "height" in dynamic else [h]
-    widths = [int(w * factor) for factor in choices["width"]] if "width" in dynamic else [w]
-    sides = list(itertools.zip_longest(heights, widths, fillvalue=h if len(heights) == 1 else w))
-    for batch, (height, width) in zip(itertools.cycle(batches), sides * len(batches)):
-        yield batch, height, width
+def shapes_to_serve(shape: tuple[int, int, int], dynamic: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Number, height and width of images that a graph has to serve: those it was made with, and others along its
+    symbolic axes."""
+    number, height, width = shape
+    sides = [
+        (int(height * tall) if "height" in dynamic else height, int(width * wide) if "width" in dynamic else width)
+        for tall, wide in SCALES
+    ]
+    batches = (1, 3) if "batch" in dynamic else (number,)
+    return [(batch, *side) for side in dict.fromkeys(sides) for batch in batches]

@@ -2,14 +2,14 @@
 """Models as functions of images alone, as exporters take them."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import image_channels, named_parts
+from mmrepmlp.models import image_channels
 from mmrepmlp.reparam import distance, named_tensors
 
 
@@ -22,7 +22,7 @@ class NamedOutputs(nn.Module):
 
     Args:
         model: A model of any framework, run up to its raw outputs, or a bare backbone.
-        part: Name of a backbone or neck in the model, to run up to its maps. Default: None, the whole model.
+        part: Name of a backbone or neck in the model, to run up to its feature maps. Default: None, the whole model.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 2, "width": 3}
@@ -61,18 +61,18 @@ class NamedOutputs(nn.Module):
         try:
             return self(images)
         except Exception as error:
-            reason = type(error).__name__, str(error)
+            reason = ": ".join(filter(None, (type(error).__name__, str(error))))
             what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
             raise ExportError(
-                f"{what} images of shape {tuple(images.shape)} ({': '.join(filter(None, reason))}): no graph of it can "
-                f"be made.{self.remedy}"
+                f"{what} images of shape {tuple(images.shape)} ({reason}): no graph of it can be made.{self.remedy}"
             ) from error
 
     @property
     def remedy(self) -> str:
         """What else can be exported, as a sentence with a space in front; empty if nothing can."""
         names = [] if self.part else exportable_parts(self.model)
-        return f" Export its maps, with {' or '.join(f'part={name!r}' for name in names)} (--part)." if names else ""
+        parts = " or ".join(f"part={name!r}" for name in names)
+        return f" Export its feature maps, with {parts} (--part)." if names else ""
 
 
 def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -86,27 +86,34 @@ def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> 
 
 
 def exportable_parts(model: nn.Module) -> list[str]:
-    """Names of the backbones and necks in a model."""
-    parts = {name: part for name, part in named_parts(model).items() if part is not model}
-    backbones = [name for name in parts if name.split(".")[-1] == "backbone"]
-    necks = [f"{name.removesuffix('backbone')}neck" for name in backbones]
-    return [name for pair in zip(necks, backbones) for name in pair if name in parts]
+    """Names of the outermost backbones in a model, each behind the neck beside it, if there is one."""
+    names, parts = {name for name, _ in model.named_modules()}, []
+    for name in (name for name, _ in model.named_modules() if name.rpartition(".")[2] == "backbone"):
+        if not any(name.startswith(f"{part}.") for part in parts):
+            neck = f"{name.removesuffix('backbone')}neck"
+            parts += [neck, name] if neck in names else [name]
+    return parts
 
 
-def call_in_batches(
-    call: Callable[[Tensor], Sequence[Tensor]], images: Tensor, batch: int | None
-) -> tuple[Tensor, ...]:
-    """Call a graph of fixed batch size as often as it takes.
+class BatchedGraph(nn.Module):
+    """A graph as a module. One of fixed batch size is called as often as it takes.
 
-    Args:
-        call: The graph.
-        images: Any number of images.
-        batch: The number that it takes; the last call is padded with the last image. None if it takes any.
+    Subclasses set ``batch``, the number of images that the graph takes, None for any, and say :meth:`run`.
     """
-    if batch is None:
-        return tuple(call(images))
-    parts = []
-    for part in images.split(batch):
-        missing = batch - len(part)
-        parts.append(call(torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part))
-    return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))
+
+    batch: int | None = None
+
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the graph once."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images, in the layout and type of the graph's input, to its outputs; the last batch is padded with the
+        last image."""
+        if self.batch is None:
+            return self.run(images)
+        parts = []
+        for part in images.split(self.batch):
+            missing = self.batch - len(part)
+            parts.append(self.run(torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part))
+        return tuple(torch.cat(outputs)[: len(images)] for outputs in zip(*parts))

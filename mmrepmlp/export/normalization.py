@@ -80,7 +80,6 @@ def measure_normalization(preprocess: Callable[[Tensor], Tensor], channels: int)
     if expected.shape != (2, channels, SIDE, SIDE) or not torch.allclose(found.apply(trial), expected, 1e-4, 1e-4):
         raise ExportError(
             "The config's data preprocessor does more to an image than to scale and shift each channel: the graph "
-            "cannot take images as they are. Export one that takes preprocessed images with "
-            "tools/deployment/export_onnx.py."
+            "cannot take images as they are. Export one that takes preprocessed images with mmrepmlp deploy --raw."
         )
     return found

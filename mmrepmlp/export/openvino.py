@@ -5,14 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if find_spec("openvino") is None:
     raise ImportError("OpenVINO is not installed: pip install 'mmrepmlp[openvino]'")
 
 import openvino
 
-from .network import call_in_batches
+from .network import BatchedGraph
 
 # OpenVINO's name of the precision that a graph is computed in, as far as it is not int8 already. Left to itself,
 # OpenVINO takes bfloat16 where the processor has it.
@@ -21,7 +21,7 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 
-class OpenVinoNetwork(nn.Module):
+class OpenVinoNetwork(BatchedGraph):
     """A graph as a module, run by OpenVINO on the CPU.
 
     Args:
@@ -42,25 +42,11 @@ class OpenVinoNetwork(nn.Module):
         threads: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(graph, openvino.CompiledModel):
-            self.compiled = graph
-            return
-        settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-        }
-        if not isinstance(graph, openvino.Model) and not Path(graph).is_file():
-            raise FileNotFoundError(f"{graph} does not exist. Make it with tools/deployment/deploy.py.")
-        graph = graph if isinstance(graph, openvino.Model) else str(graph)
-        try:
-            self.compiled = openvino.Core().compile_model(graph, "CPU", settings)
-        except RuntimeError as error:
-            raise ValueError(f"{graph} is not a graph that OpenVINO can run: {str(error).strip()}") from error
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images, in the layout and type of the graph's input, to its outputs."""
-        size = self.compiled.input(0).partial_shape[0]
-        return call_in_batches(self.run, images, size.get_length() if size.is_static else None)
+        if not isinstance(graph, openvino.CompiledModel):
+            graph = compile_graph(graph, precision, threads or torch.get_num_threads())
+        self.compiled = graph
+        number = graph.input(0).partial_shape[0]
+        self.batch = number.get_length() if number.is_static else None
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the graph once."""
@@ -70,6 +56,23 @@ class OpenVinoNetwork(nn.Module):
             expected = self.compiled.input(0).partial_shape
             raise ValueError(f"The graph takes images of shape {expected}, not {list(images.shape)}.") from error
         return tuple(torch.from_numpy(outputs[output].copy()) for output in self.compiled.outputs)
+
+
+def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: int) -> openvino.CompiledModel:
+    """Compile a graph for the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: OpenVINO cannot run it.
+    """
+    if not isinstance(graph, openvino.Model) and not Path(graph).is_file():
+        raise FileNotFoundError(f"{graph} does not exist. Make it with mmrepmlp deploy.")
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads}
+    try:
+        graph = graph if isinstance(graph, openvino.Model) else str(graph)
+        return openvino.Core().compile_model(graph, "CPU", settings)
+    except RuntimeError as error:
+        raise ValueError(f"{graph} is not a graph that OpenVINO can run: {str(error).strip()}") from error
 
 
 def is_fast_here(precision: str) -> bool:

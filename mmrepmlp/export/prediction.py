@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.reparam import distance
 
-from .network import ExportError, NamedOutputs, exportable_parts, largest_difference
-from .normalization import Normalization, measure_normalization, preprocessing_of
+from .network import ExportError, NamedOutputs, exportable_parts
+from .normalization import measure_normalization, preprocessing_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(1),
@@ -28,7 +28,7 @@ class Task:
     """What a graph predicts.
 
     Attributes:
-        name: ``classification``, ``segmentation`` or ``features``, the maps of a part of any other model.
+        name: ``classification``, ``segmentation`` or ``features``, the feature maps of a part of any other model.
         output: ``scores`` of each class, ``classes`` or ``logits`` of each pixel, or ``maps``.
         settings: How the output is made: the activation of scores, the threshold of a single logit, the part.
     """
@@ -43,8 +43,8 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
 
     Args:
         model: A model of mmpretrain, mmsegmentation or mmdetection, or any other with a backbone.
-        part: The part whose maps are wanted. Default: None, the whole of a classifier or segmentor, the neck of others,
-            or the backbone if there is none.
+        part: The part whose feature maps are wanted. Default: None, the whole of a classifier or segmentor, the neck of
+            others, or the backbone if there is none.
         logits: Whether a segmentor ends in logits instead of classes. Default: False.
 
     Raises:
@@ -64,7 +64,7 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
         if activation:
             return Task("classification", "scores", {"activation": activation})
     if not parts:
-        raise ExportError(f"{type(model).__name__} is no classifier or segmentor, and has no backbone to export.")
+        raise ExportError(f"{type(model).__name__} is not a classifier or segmentor, and has no backbone to export.")
     return Task("features", "maps", {"part": part or parts[0]})
 
 
@@ -84,7 +84,7 @@ def activation_of(model: nn.Module) -> str | None:
     """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
     does."""
     # Of the size that the backbone was built for: others may take no other.
-    images = preprocessing_of(model)(PredictionNetwork.random(2, *image_size(model), image_channels(model)))
+    images = preprocessing_of(model)(random_images(2, *image_size(model), image_channels(model)))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])
@@ -95,7 +95,14 @@ def activation_of(model: nn.Module) -> str | None:
     return next((name for name, apply in ACTIVATIONS.items() if distance(apply(raw), scores)[1] < AGREEMENT), None)
 
 
-class PredictionNetwork(nn.Module):
+def random_images(
+    batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random images (N, H, W, C), uint8."""
+    return torch.randint(0, 256, (batch, height, width, channels), generator=generator).to(torch.uint8)
+
+
+class PredictionNetwork(NamedOutputs):
     """A model as a function of images, uint8, that ends in predictions.
 
     Args:
@@ -109,35 +116,30 @@ class PredictionNetwork(nn.Module):
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 1, "width": 2}
 
     def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.task, self.channels = task, image_channels(model)
-        self.normalization: Normalization = measure_normalization(preprocessing_of(model), self.channels)
-        self.network = NamedOutputs(model, task.settings.get("part"))
-
-    @staticmethod
-    def random(batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random images (N, H, W, C), uint8."""
-        return torch.randint(0, 256, (batch, height, width, channels), generator=generator).to(torch.uint8)
+        super().__init__(model, task.settings.get("part"))
+        self.task = task
+        self.normalization = measure_normalization(preprocessing_of(model), self.channels)
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Random images as :meth:`forward` takes them."""
-        return self.random(batch, height, width, self.channels, generator)
+        return random_images(batch, height, width, self.channels, generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, H, W, C), uint8, to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
-        maps."""
+        feature maps."""
         inputs = self.normalization.apply(images)
-        if self.task.name == "classification":
-            return (ACTIVATIONS[self.task.settings["activation"]](*self.network(inputs)),)
         if self.task.name == "segmentation":
             logits = self.decode(inputs)
             return (logits if self.task.output == "logits" else self.classify(logits),)
-        return self.network(inputs)
+        outputs = super().forward(inputs)
+        if self.task.name == "classification":
+            return (ACTIVATIONS[self.task.settings["activation"]](*outputs),)
+        return outputs
 
     def decode(self, inputs: Tensor) -> Tensor:
         """A segmentor's logits at the size of its input, by the framework's own resizing."""
         size = inputs.shape[2:]
-        return self.network.model.encode_decode(inputs, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
+        return self.model.encode_decode(inputs, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
 
     def classify(self, logits: Tensor) -> Tensor:
         """The class of each pixel, as mmsegmentation predicts it."""
@@ -149,23 +151,9 @@ class PredictionNetwork(nn.Module):
     def error(self, images: Tensor, outputs: Sequence[Tensor]) -> float:
         """How far the outputs of a graph are from the network's own, relative: of classes, by their logits."""
         if self.task.output != "classes":
-            return largest_difference(outputs, self(images))
+            return super().error(images, outputs)
         (classes,) = outputs
         return class_error(self.decode(self.normalization.apply(images)), classes, self.task.settings.get("threshold"))
-
-    def run(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Call the network, as the exporter will.
-
-        Raises:
-            ExportError: It cannot be called on these images.
-        """
-        self.network.run(self.normalization.apply(images))
-        return self(images)
-
-    @property
-    def remedy(self) -> str:
-        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
-        return self.network.remedy
 
     @torch.no_grad()
     def check(self, size: tuple[int, int]) -> None:
@@ -174,28 +162,27 @@ class PredictionNetwork(nn.Module):
         Raises:
             ExportError: They differ.
         """
-        model, images = self.network.model, self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
-        inputs = preprocessing_of(model)(images)
-        raw = self.network.run(inputs)
-        if self.task.name == "features":
-            expected = raw
-        elif self.task.name == "classification":
-            expected = (torch.stack([sample.pred_score for sample in model.predict(inputs)]),)
+        images = self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
+        actual = self.run(images)
+        inputs = preprocessing_of(self.model)(images)
+        if self.task.output == "maps":
+            expected = super().forward(inputs)
+        elif self.task.output == "scores":
+            expected = (torch.stack([sample.pred_score for sample in self.model.predict(inputs)]),)
         elif self.task.output == "logits":
             meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
-            expected = (model.inference(inputs, [meta] * len(inputs)),)
+            expected = (self.model.inference(inputs, [meta] * len(inputs)),)
         else:
-            expected = (torch.cat([sample.pred_sem_seg.data for sample in model.predict(inputs)]),)
-        rounds = any(getattr(module, "fake_quantization", False) for module in model.modules())
-        allowed = ROUNDING if rounds else AGREEMENT
-        for actual, reference in zip(self(images), expected, strict=True):
-            gap = distance(actual.to(reference.dtype), reference)[1]
-            if reference.is_floating_point() and self.task.output != "classes" and not gap < allowed:
-                raise ExportError(f"Predictions of the graph would differ from the framework's by {gap:.1e} relative.")
-            if self.task.output == "classes" and not all(
-                self.error(images, (x,)) < allowed for x in (actual, reference)
-            ):
-                raise ExportError("The classes of pixels would differ from those that the framework predicts.")
+            expected = (torch.cat([sample.pred_sem_seg.data for sample in self.model.predict(inputs)]),)
+        if self.task.output == "classes":  # of equal logits either is right
+            gaps = [self.error(images, (classes,)) for classes in (*actual, *expected)]
+        else:
+            gaps = [distance(a, e)[1] for a, e in zip(actual, expected, strict=True)]
+        rounds = any(getattr(module, "fake_quantization", False) for module in self.model.modules())
+        if not all(gap < (ROUNDING if rounds else AGREEMENT) for gap in gaps):
+            raise ExportError(
+                f"The {self.task.output} of the graph would differ from the framework's by {max(gaps):.1e} relative."
+            )
 
 
 def class_error(logits: Tensor, classes: Tensor, threshold: float | None = None) -> float:

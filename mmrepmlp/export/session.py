@@ -4,20 +4,12 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NotImplemented,
-    RuntimeException,
-)
-from torch import Tensor, nn
+from torch import Tensor
 
-from .network import call_in_batches
+from .network import BatchedGraph
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(BatchedGraph):
     """An ONNX graph as a module, run by ONNX Runtime on the CPU.
 
     A graph of fixed batch size is run several times; the last batch is padded with the last image.
@@ -41,21 +33,15 @@ class OnnxNetwork(nn.Module):
         in_memory = isinstance(graph, onnx.ModelProto)
         name = "The model" if in_memory else str(graph)
         if not in_memory and not Path(graph).is_file():
-            raise FileNotFoundError(f"{graph} does not exist. Export a graph with tools/deployment/export_onnx.py.")
+            raise FileNotFoundError(f"{graph} does not exist. Export a graph with mmrepmlp deploy --raw.")
         content = graph.SerializeToString() if in_memory else name
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except (InvalidProtobuf, InvalidGraph, InvalidArgument, Fail, NotImplemented, RuntimeException) as error:
+        except Exception as error:  # its own classes have no public names
             raise ValueError(f"{name} is not a graph that ONNX Runtime can run: {str(error).strip()}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name
-        first, *others = self.session.get_outputs()
-        self.outputs, self.channels = 1 + len(others), first.shape[1] if len(first.shape) > 1 else 1
         self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map (N, C, H, W) to the graph's outputs."""
-        return call_in_batches(self.run, images, self.batch)
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the graph once."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-from .backbones import RepMLPNet, RepMLPResNet, RepOptVGG
 from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
 from .images import image_channels, image_size
-from .layers import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
-from .parts import named_parts
+from .repmlp_resnet import RepMLPResNet, RepMLPv1Block
+from .repmlpnet import RepMLPBlock, RepMLPNet, RepMLPNetUnit
+from .repopt_vgg import RepOptVGG
 
 __all__ = [
     "ACBConv2d",
@@ -17,5 +17,4 @@ __all__ = [
     "RepVGGConv2d",
     "image_channels",
     "image_size",
-    "named_parts",
 ]

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantize
 from torch.func import functional_call
@@ -13,10 +12,8 @@ from torch.func import functional_call
 from mmrepmlp.checkpoint import adapt_state_dict
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.models.layers import SetSharingLinear
-from mmrepmlp.models.layers.tracing import is_tracing
+from mmrepmlp.models.common import GroupedLinear, is_tracing
 from mmrepmlp.registry import MODELS
-from mmrepmlp.reparam import set_weight_and_bias
 
 from .grid import input_quantizer, round_weight
 
@@ -27,13 +24,13 @@ class QuantizedRepMLPNet(RepMLPNet):
 
     Until :meth:`enable_fake_quantization` it is the RepMLPNet of the same arguments, and loads what that loads. From
     then on a pass computes what the deploy form will in int8, whatever form the network is in: for each product the
-    kernels, branches and batch norms are merged into one weight, which is rounded to 255 levels for each output
+    kernels, branches and batch norms are fused into one weight, which is rounded to 255 levels for each output
     channel or output pixel, and the product's input is rounded to 256 levels between the moving averages of its
-    extremes. Gradients pass through rounding and merging to the training form's parameters; running statistics of
+    extremes. Gradients pass through rounding and fusing to the training form's parameters; running statistics of
     batch norms stay as they are. Conversion to deploy form leaves weights on that grid.
 
     Args:
-        arch: As of :class:`mmrepmlp.models.RepMLPNet`.
+        arch: As in :class:`mmrepmlp.models.RepMLPNet`.
         insert_bn: Whether to build the deploy form with a batch norm behind each ``fc3``, for recovering accuracy by
             fine-tuning; see :class:`mmrepmlp.engine.CollectStatisticsHook`. Default: False.
         deploy: Whether to build the deploy form, without those norms. Default: False.
@@ -51,7 +48,6 @@ class QuantizedRepMLPNet(RepMLPNet):
             for stage in self.stages:
                 for unit in stage:
                     unit.repmlp_block.insert_bn(settings.get("norm_cfg", dict(type="BN", requires_grad=True)))
-        self.settings = {**settings, "arch": arch}
         self.skeleton = None
         self.quantizers = nn.ModuleDict({key_of(name): input_quantizer() for name in quantizable_layers(self)})
         self.register_buffer("fake_quantization_enabled", torch.tensor(False))
@@ -82,21 +78,29 @@ class QuantizedRepMLPNet(RepMLPNet):
         if self.skeleton is None:
             with torch.device("meta"):
                 # Past nn.Module's registration: its parameters are none of this network's.
-                self.__dict__["skeleton"] = RepMLPNet(**self.settings, deploy=True)
+                self.__dict__["skeleton"] = self.build_training_form(deploy=True)
         return self.skeleton.train(self.training)
 
     def rounded_layers(self) -> dict[str, Tensor]:
         """The parameters of the deploy form, by name, as rounded functions of this network's."""
-        dtype, tensors = next(self.parameters()).dtype, {}
-        shapes = dict(self.deploy_skeleton().named_parameters())
-        quantizable = quantizable_layers(self).keys()
-        for name, (weight, bias) in self.get_equivalent_layers().items():
-            if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
-                weight, bias = weight.detach(), bias.detach()
-            weight = weight.view(shapes[f"{name}.weight"].shape).to(dtype)
-            tensors[f"{name}.weight"] = round_weight(weight) if name in quantizable else weight
-            tensors[f"{name}.bias"] = bias.to(dtype)
+        inside, dtype = dict(self.named_parameters()), next(self.parameters()).dtype
+        tensors = {name: inside.get(name) for name, _ in self.deploy_skeleton().named_parameters()}
+        for name, layer in self.equivalents().items():
+            tensors |= {f"{name}.weight": layer.weight.to(dtype), f"{name}.bias": layer.bias.to(dtype)}
+        if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
+            tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        for name in (f"{name}.weight" for name in quantizable_layers(self.deploy_skeleton())):
+            tensors[name] = round_weight(tensors[name])
         return tensors
+
+    def build_training_form(self, **changes: object) -> RepMLPNet:
+        """Build the RepMLPNet that this network, before rounding, is or would be the deploy form of.
+
+        Args:
+            **changes: Arguments of RepMLPNet to change.
+        """
+        settings = {name: value for name, value in self.arguments.items() if name != "insert_bn"}
+        return RepMLPNet(**{**settings, "deploy": False, **changes})
 
     @contextmanager
     def rounded_inputs(self, network: nn.Module) -> Iterator[None]:
@@ -123,7 +127,7 @@ class QuantizedRepMLPNet(RepMLPNet):
         super().switch_to_deploy()
         if self.fake_quantization:
             for layer in quantizable_layers(self).values():
-                set_weight_and_bias(layer, round_weight(layer.weight), layer.bias)
+                layer.weight.data = round_weight(layer.weight.data)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         additional = self.take_additional(state_dict, prefix)
@@ -132,26 +136,26 @@ class QuantizedRepMLPNet(RepMLPNet):
         state_dict.update(additional)
         if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
             self.put_on_grid(state_dict, prefix)
-        BaseModule._load_from_state_dict(self, state_dict, prefix, *args)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)  # past what RepMLPNet does to state dicts
         self.fake_quantization = bool(self.fake_quantization_enabled)
 
     def take_additional(self, state_dict: dict, prefix: str) -> dict[str, Tensor]:
         """Take the tensors that a RepMLPNet does not have out of a state dict; what it lacks is this network's."""
-        # Of a training form's norms behind fc3, which has no bias there, nothing is left once they are folded.
+        # Of a training form's norms behind fc3, which has no bias there, nothing is left once they are fused.
         has_inserted = any(name.startswith(prefix) and name.endswith(".fc3.bias") for name in state_dict)
-        own = {prefix + name: value for name, value in self.state_dict().items() if self.is_additional(name)}
-        given = [name for name in own if name in state_dict and (has_inserted or ".fc3_bn." not in name)]
-        return {**own, **{name: state_dict.pop(name) for name in given}}
+        present = {prefix + name: value for name, value in self.state_dict().items() if self.is_additional(name)}
+        loaded = [name for name in present if name in state_dict and (has_inserted or ".fc3_bn." not in name)]
+        return {**present, **{name: state_dict.pop(name) for name in loaded}}
 
     def put_on_grid(self, state_dict: dict, prefix: str) -> None:
-        """Round the weights in a state dict: they may have been folded on the way in. What is on the grid stays."""
+        """Round the weights in a state dict: they may have been fused on the way in. What is on the grid stays."""
         for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
             if name in state_dict:
                 state_dict[name] = round_weight(state_dict[name])
 
     def is_additional(self, name: str) -> bool:
         """Whether a tensor of the state dict is one that a RepMLPNet of the same form does not have."""
-        inserted = not self.deploy and self.stages[0][0].norms_are_folded
+        inserted = self.fused and not self.stages[0][0].repmlp_block.fused
         return name.startswith(("quantizers.", "fake_quantization_enabled")) or (inserted and ".fc3_bn." in name)
 
 
@@ -160,7 +164,7 @@ def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, SetSharingLinear)) and ".repconv" not in name
+        if isinstance(module, (nn.Conv2d, GroupedLinear)) and ".repconv" not in name
     }
 
 

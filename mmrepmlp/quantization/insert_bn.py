@@ -18,7 +18,7 @@ def insert_bn(
 ) -> nn.Module:
     """Put a batch norm behind ``fc3`` of every block in deploy form, as the identity, in place.
 
-    The statistics are those of the data, and weight and bias undo them. ``switch_to_deploy`` folds the norms again.
+    The statistics are those of the data, and weight and bias undo them. ``switch_to_deploy`` fuses the norms again.
 
     Args:
         model: A network in deploy form, or a whole model with one inside.

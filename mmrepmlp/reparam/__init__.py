@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 from .addition import Addend, IdentityTap, LinearAddition, MiddleTap, TileTaps
-from .algebra import conv_to_fc, fold_after, fold_before, scale_and_shift
-from .switch import Reparameterizable, convertible_modules, set_weight_and_bias, switch_to_deploy
-from .verify import TOLERANCE, Difference, compare_outputs, distance, named_tensors
+from .compare import TOLERANCE, Difference, compare_outputs, distance, named_tensors
+from .fuse import Affine, affine, conv_to_fc, fuse_after, fuse_before, identity_kernel, sum_kernels
+from .module import (
+    Reparameterizable,
+    convertible_modules,
+    fuse_state_dict,
+    required_tensors,
+    switch_to_deploy,
+)
 
 __all__ = [
     "TOLERANCE",
     "Addend",
+    "Affine",
     "Difference",
     "IdentityTap",
     "LinearAddition",
     "MiddleTap",
     "Reparameterizable",
     "TileTaps",
+    "affine",
     "compare_outputs",
     "conv_to_fc",
     "convertible_modules",
     "distance",
-    "fold_after",
-    "fold_before",
+    "fuse_after",
+    "fuse_before",
+    "fuse_state_dict",
+    "identity_kernel",
     "named_tensors",
-    "scale_and_shift",
-    "set_weight_and_bias",
+    "required_tensors",
+    "sum_kernels",
     "switch_to_deploy",
 ]

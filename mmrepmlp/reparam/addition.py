@@ -134,12 +134,12 @@ class LinearAddition:
     scale: Tensor
     addends: Sequence[Addend]
 
-    def merge(self, weight: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+    def fuse(self, weight: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         """The weight M of parts W and kernels ("rule of initialization")."""
-        merged = weight * self.scale.to(weight)
+        fused = weight * self.scale.to(weight)
         for addend, kernel in zip(self.addends, kernels):
-            addend.add_to(merged, kernel)
-        return merged
+            addend.add_to(fused, kernel)
+        return fused
 
     def split_gradient(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The gradients of W and of the kernels from that of M."""
@@ -147,7 +147,7 @@ class LinearAddition:
 
     def transform(self, gradient: Tensor) -> Tensor:
         """What to hand to SGD for M, so that it moves M as it would by moving all parts ("rule of iteration")."""
-        return self.merge(*self.split_gradient(gradient))
+        return self.fuse(*self.split_gradient(gradient))
 
 
 def middle_of(kernel: Tensor) -> Tensor:

@@ -42,7 +42,6 @@ def setup_distributed(cfg: Config) -> None:
         ValueError: There are more processes than GPUs on this machine.
     """
     if cfg.launcher == "none":
-        disable_fsdp(cfg)
         return
     export_ranks(cfg.launcher)
     if torch.cuda.is_available():
@@ -137,17 +136,6 @@ def first_slurm_host() -> str:
             f"the address of process 0 is unknown: MASTER_ADDR is not set, and slurm gives no host for "
             f"SLURM_NODELIST={nodes}. Set MASTER_ADDR to its host name or address."
         ) from error
-
-
-def disable_fsdp(cfg: Config) -> None:
-    """Remove FSDP from a config, for a single process or a run that needs the full weights.
-
-    Args:
-        cfg: The config of a run; changed in place.
-    """
-    if (cfg.get("strategy") or {}).get("type") in ("FSDPStrategy", "mmrepmlp.ShardedStrategy"):
-        cfg.strategy = None
-        print_log("FSDP is disabled: single processes and evaluations hold the whole model.", "current")
 
 
 def choose_cpu_wrapper(cfg: Config) -> None:

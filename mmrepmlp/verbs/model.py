@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build models of configs with weights, and derive the config of the deploy form."""
+"""Build models of configs with weights, derive the config of the deploy form, and run models on images alone."""
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults
+from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults, to_classifier_names
+from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.verbs.config import add_import, as_list, resolve_type
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
@@ -24,10 +27,13 @@ PRETRAINED = ("Pretrained", PretrainedInit)
 def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     """Build a config's model with the weights of a state dict, in eval mode.
 
+    The authors' classifiers have other names, with which they are loaded as well.
+
     Raises:
         ValueError: The state dict does not fit the model.
     """
     model = build_untrained(cfg)
+    state = to_classifier_names(state, model.state_dict())
     check_values(model.state_dict(), state)
     try:
         result = model.load_state_dict(state, strict=False)
@@ -120,3 +126,63 @@ def takes_argument(kind: type, name: str) -> bool:
             if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
                 return False
     return False
+
+
+def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
+    """Random images of the size and the channels of a model, float64, the same in every call.
+
+    Args:
+        model: A model of any framework, or a bare backbone.
+        number: How many.
+        scale: Factor on the size. Default: 1.
+
+    Returns:
+        Shape (number, channels, height, width).
+    """
+    shape = (number, image_channels(model), *(int(scale * side) for side in image_size(model)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def ways_to_call(model: nn.Module) -> dict[str, Callable[[Tensor], object]]:
+    """How a model may be called on images alone, that which runs most of it first.
+
+    ``"output"`` are the raw outputs of its heads, or what a bare network gives; ``"features"`` the feature maps of its
+    backbone and neck.
+    """
+    takes_mode = "mode" in inspect.signature(model.forward).parameters
+    ways = {"output": (lambda images: model(images, mode="tensor")) if takes_mode else model}
+    return ways | ({"features": model.extract_feat} if hasattr(model, "extract_feat") else {})
+
+
+def call_model(model: nn.Module, images: Tensor) -> tuple[str, object] | None:
+    """Run a model on images alone, in the first of the :func:`ways_to_call` it that works.
+
+    Random numbers that the model draws from torch are the same in every call.
+
+    Args:
+        model: A model of any framework, or a bare backbone.
+        images: Shape (N, C, H, W), normalized.
+
+    Returns:
+        The name of the way, and the outputs; None where none works.
+    """
+    devices = [images.device] if images.is_cuda else []
+    for name, call in ways_to_call(model).items():
+        with torch.random.fork_rng(devices), suppress(Exception):  # of whatever a model needs besides images
+            torch.manual_seed(0)
+            return name, call(images)
+    return None
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module) -> int:
+    """Multiply-accumulate operations of convolutions and matrix products on one image, as far as a model can be called
+    on images alone."""
+    images, model = random_images(model, 1).float(), copy.deepcopy(model)  # which a forward pass may change
+    counts = [0]
+    for call in ways_to_call(model).values():
+        with FlopCounterMode(display=False) as counter, suppress(Exception):
+            call(images)
+            return counter.get_total_flops() // 2
+        counts.append(counter.get_total_flops() // 2)
+    return max(counts)

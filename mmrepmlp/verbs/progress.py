@@ -4,11 +4,13 @@
 import io
 import logging
 import os.path as osp
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from numbers import Real
+from typing import TextIO
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -20,45 +22,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SILENCE = 60  # seconds without a line after which one is printed where there is no terminal to draw a bar on
 
+# How MMEngine's records below warnings begin: time - name - level, in color on a terminal.
+INFORMATION = re.compile(r"\S+ \S+ - \S+ - (\x1b\[\d*m)*(INFO|DEBUG)\b")
 # Warnings of the frameworks about their own code, in every run.
 INTERNAL = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is not set in metric class")
 
 
-def with_progress(kind: type[Runner]) -> type[Runner]:
-    """A runner's class that shows progress on the terminal and writes its log to the log file alone."""
-    return type(kind.__name__, (ProgressMixin, kind), {})
+def add_progress(runner: Runner) -> None:
+    """Show the progress of a runner on the terminal, and write its log to the log file alone, but for warnings.
+
+    It is shown inside of :func:`show_progress`.
+    """
+    for handler in terminal_handlers(runner.logger):
+        handler.setStream(sys.stdout)
+        handler.setLevel(max(handler.level, logging.WARNING))
+        handler.addFilter(concerns_user)
+    if is_main_process():
+        runner.register_hook(ProgressHook(), priority="LOWEST")
 
 
-class ProgressMixin:
-    """What a runner with progress does differently."""
-
-    def build_logger(self, *args, **kwargs) -> MMLogger:
-        """Build the logger, which prints warnings and errors only; its file gets everything."""
-        logger = super().build_logger(*args, **kwargs)
-        for handler in terminal_handlers(logger):
-            handler.setLevel(max(handler.level, logging.WARNING))
-            handler.addFilter(concerns_user)
-        return logger
-
-    def train(self) -> object:
-        """Train with progress."""
-        return self.run_with_progress(super().train)
-
-    def test(self) -> dict[str, float]:
-        """Test with progress."""
-        return self.run_with_progress(super().test)
-
-    def run_with_progress(self, run: Callable[[], object]) -> object:
-        """Run with a ProgressHook."""
-        if not is_main_process():
-            return run()
-        hook = ProgressHook()
-        self.register_hook(hook, priority="LOWEST")
-        try:
-            with hook.own_terminal(self.logger):
-                return run()
-        finally:
-            self._hooks.remove(hook)
+@contextmanager
+def show_progress(runner: Runner) -> Iterator[None]:
+    """Give the terminal to the :class:`ProgressHook` of a runner, if it has one."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, ProgressHook)), None)
+    with hook.own_terminal(runner.logger) if hook else nullcontext():
+        yield
 
 
 class ProgressHook(Hook):
@@ -179,6 +167,22 @@ def terminal_handlers(logger: MMLogger) -> list[logging.StreamHandler]:
 def concerns_user(record: logging.LogRecord) -> bool:
     """Whether a user can do something about a warning; the log file has the others."""
     return not any(notice in record.getMessage() for notice in INTERNAL)
+
+
+class WithoutInformation(io.TextIOBase):
+    """What stands for the terminal while a runner is built: all but the records of MMEngine's log below warnings.
+
+    Args:
+        stream: The terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.isatty, self.fileno, self.flush = stream.isatty, stream.fileno, stream.flush  # which colors depend on
+
+    def write(self, text: str) -> int:
+        """Pass on a record, or part of a line."""
+        return len(text) if INFORMATION.match(text) else self.stream.write(text)
 
 
 class LogWriter(io.TextIOBase):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -9,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .distributed import setup_distributed
-from .progress import with_progress
+from .progress import WithoutInformation, add_progress
 
 # Hooks added to those of a config, with the reason.
 CHECKS = {
@@ -22,7 +24,8 @@ def build_runner(cfg: Config, progress: bool = False) -> Runner:
 
     Args:
         cfg: The config.
-        progress: Whether the terminal gets a progress bar and the metrics instead of the log. Default: False.
+        progress: Whether the terminal gets a progress bar and the metrics instead of the log; the bar while
+            :func:`~mmrepmlp.verbs.progress.show_progress` has it. Default: False.
 
     Raises:
         ValueError: The config's ``runner_type`` is unknown.
@@ -34,7 +37,10 @@ def build_runner(cfg: Config, progress: bool = False) -> Runner:
             f"runner_type={cfg.runner_type!r} is unknown. Correct it, or add its module to custom_imports."
         )
     wait_for_own_name(cfg)
-    runner = (with_progress(kind) if progress else kind).from_cfg(cfg)
+    with redirect_stdout(WithoutInformation(sys.stdout) if progress else sys.stdout):
+        runner = kind.from_cfg(cfg)
+    if progress:
+        add_progress(runner)
     if cfg.get("check_weights", True):
         add_hooks(runner, CHECKS)
     return runner

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrepmlp.checkpoint import atomic_write, load_from_local, unwrap
 from mmrepmlp.models import RepMLPBlock
-from mmrepmlp.reparam import scale_and_shift
+from mmrepmlp.reparam import affine
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model
 
@@ -23,6 +23,7 @@ def visualize_fc3(
     out: str | Path,
     channel_set: int = 0,
     pixel: tuple[int, int] | None = None,
+    cfg_options: dict | None = None,
 ) -> list[float]:
     """Draw rows of the fully connected layers as maps, before and after Locality Injection, as in the paper.
 
@@ -35,6 +36,7 @@ def visualize_fc3(
         out: Picture to write, PNG.
         channel_set: Index of the set of channels; clipped to the last one of a stage. Default: 0.
         pixel: Row and column of the output pixel in the first stage's tile. Default: the center.
+        cfg_options: Settings of the config to override, by dotted names. Default: None.
 
     Returns:
         :func:`fc3_share` of each stage, over all of its blocks.
@@ -42,7 +44,7 @@ def visualize_fc3(
     Raises:
         ValueError: The model is in deploy form or has no RepMLPNet backbone, or the pixel is not in the tile.
     """
-    model = build_model(read_config(config), unwrap(load_from_local(checkpoint)))
+    model = build_model(read_config(config, cfg_options), unwrap(load_from_local(checkpoint)))
     units = getattr(model.backbone, "stages", ())
     stages = [[unit.repmlp_block for unit in stage] for stage in units if hasattr(stage[0], "repmlp_block")]
     if not stages or stages[0][0].deploy:
@@ -132,6 +134,6 @@ def fc3_share(*blocks: RepMLPBlock) -> float:
 def alone_and_merged(block: RepMLPBlock) -> tuple[Tensor, Tensor]:
     """Weights (S, h, w, h, w) from input to output pixels, without and with the local branches, float64."""
     shape = (block.num_sharesets, block.h, block.w, block.h, block.w)
-    scale, _ = scale_and_shift(block.fc3_bn)
+    scale, _ = affine(block.fc3_bn)
     alone = block.fc3.weight.double().view(shape) * scale.view(-1, 1, 1, 1, 1)
-    return alone, block.get_equivalent_fc3()[0].view(shape)
+    return alone, block.equivalents()["fc3"].weight.view(shape)

@@ -2,13 +2,9 @@
 import argparse
 import collections
 import datetime
-import decimal
-import fractions
 import io
 import pathlib
 import pickle
-import types
-import uuid
 import zipfile
 
 import numpy as np
@@ -23,6 +19,7 @@ from mmengine.optim.scheduler import OneCycleLR, OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local
+from mmrepmlp.checkpoint.plain_data import PLAIN, TRUSTED
 
 RECONSTRUCT, SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 
@@ -34,8 +31,6 @@ VALUES = [
     np.bool_(True),
     np.complex64(1j),
     np.bytes_(b"ab"),
-    np.datetime64("2024-02-29T12"),
-    np.timedelta64(3, "D"),
     np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     np.array([], dtype="U1"),
     NOW,
@@ -51,18 +46,10 @@ VALUES = [
     collections.OrderedDict(b=1, a=2),
     collections.Counter("aab"),
     ConfigDict(a=dict(b=[1, 2])),
-    range(1, 9, 2),
-    slice(1, None),
-    ...,
-    decimal.Decimal("1.50"),
-    fractions.Fraction(1, 3),
-    uuid.UUID(int=7),
     argparse.Namespace(lr=0.1),
-    types.SimpleNamespace(lr=0.1),
     torch.Size([1, 2]),
     torch.float16,
     torch.device("cpu"),
-    np.dtype("M8[25us]"),
     np.dtype(">f2"),
     {np.dtype("u1"), "a"},
     float,
@@ -100,7 +87,7 @@ def test_plain_data_come_back_as_they_were(tmp_path, value, zipped):
     assert CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))["meta"]
 
 
-@given(hnp.arrays(st.sampled_from(["U3", "S2", "M8[s]", "m8[D]", "f2", "c16", "?", ">i8", "u1"]), hnp.array_shapes()))
+@given(hnp.arrays(st.sampled_from(["U3", "S2", "f2", "c16", "?", ">i8", "u1"]), hnp.array_shapes()))
 def test_arrays_of_any_kind_come_back(tmp_path_factory, value):
     loaded = load_back(value, tmp_path_factory.mktemp("arrays") / "x.pth")
     value = pickle.loads(pickle.dumps(value, 2))  # makes the order of bytes the machine's
@@ -149,7 +136,7 @@ ADDRESS = {"__array_interface__": {"data": (8, False), "shape": (1,), "typestr":
 
 def like_a_data_type(dtype):
     """An object with the attributes of a data type."""
-    return types.SimpleNamespace(kind="f", str=dtype, dtype=dtype, hasobject=False)
+    return argparse.Namespace(kind="f", str=dtype, dtype=dtype, hasobject=False)
 
 
 def with_attribute(value, attributes):
@@ -169,18 +156,18 @@ def with_attribute(value, attributes):
         Crafted(np.ndarray, ((10**6,),)),
         Crafted(SCALAR, (like_a_data_type(OBJECT), b"\x08" * 8)),
         Crafted(HistoryBuffer, ([1.0], [1])),
-        types.SimpleNamespace(**ADDRESS),
+        argparse.Namespace(**ADDRESS),
         ConfigDict(ADDRESS),
         with_attribute(collections.OrderedDict(), ADDRESS),
         with_attribute(HistoryBuffer(), {"_log_history": argparse.Namespace(**ADDRESS)}),
-        Crafted(set, (Crafted(range, (10**12,)),)),
         Crafted(bytes, (10**12,)),
-        Crafted(list, (range(10),)),
-        Crafted(fractions.Fraction, ("1e999999999",)),
         Crafted(getattr, (OneCycleParamScheduler, "__init__")),
         Crafted(OneCycleParamScheduler, ()),
         np.zeros(2, STRUCTURED),
         np.zeros(2, STRUCTURED)[0],
+        np.zeros(2, "M8[s]"),
+        range(3),
+        slice(1, None),
         np.ma.array([1], mask=[True]),
         CheckpointError("an object of a class"),
         print,
@@ -192,9 +179,7 @@ def test_what_is_not_plainly_data_is_refused(tmp_path, value):
 
 
 def test_refusals_name_what_they_refuse(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"holds more than tensors: numpy's structured data type V4.*--allow-unsafe"
-    ):
+    with pytest.raises(CheckpointError, match=r"holds more than tensors: numpy's data type V4.*--allow-unsafe"):
         load_back(np.zeros(2, STRUCTURED), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth holds more than tensors: .*print.*--allow-unsafe"):
         load_back(print, tmp_path / "x.pth")
@@ -232,16 +217,11 @@ def test_an_array_that_was_read_is_like_any_other(tmp_path):
     assert loaded["type"] is np.dtype("i8")
 
 
-@pytest.mark.parametrize(
-    "value, named",
-    [
-        (types.SimpleNamespace(**ADDRESS), "numpy's attribute __array_interface__"),
-        (Crafted(range, (10**12,)), r"Python's range\(0, 1000000000000\)"),
-    ],
-)
-def test_refusals_without_a_type_name_the_reason(tmp_path, value, named):
-    with pytest.raises(CheckpointError, match=f"holds more than tensors: {named}\\. Loading"):
-        load_back(value, tmp_path / "x.pth")
+def test_refusals_without_a_type_name_the_reason(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors: numpy's attribute __array_interface__\. Loading"
+    ):
+        load_back(argparse.Namespace(**ADDRESS), tmp_path / "x.pth")
 
 
 def test_paths_of_another_system_and_python(tmp_path):
@@ -253,3 +233,9 @@ def test_paths_of_another_system_and_python(tmp_path):
         file.writestr("archive/version", "3")
     (tmp_path / "x.pth").write_bytes(buffer.getvalue())
     assert load_from_local(tmp_path / "x.pth")["p"] == pathlib.PureWindowsPath("c:a")
+
+
+def test_any_torch_finds_the_stand_ins_by_their_own_names():
+    """Before torch 2.6 by module and name, since then by module and qualified name."""
+    for attribute in ("__name__", "__qualname__"):
+        assert [f"{entry.__module__}.{getattr(entry, attribute)}" for entry in TRUSTED] == list(PLAIN)

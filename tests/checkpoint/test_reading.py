@@ -48,7 +48,7 @@ def test_objects_of_a_package_that_is_not_there(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("archive/data.pkl", content)
         file.writestr("archive/version", "3")
-    with pytest.raises(CheckpointError, match=r"yacs\.config.*refused.*--allow-unsafe runs that code"):
+    with pytest.raises(CheckpointError, match=r"yacs\.config.*refused.*--allow-unsafe: that runs the code"):
         load_from_local(archive)
     with pytest.raises(CheckpointError, match="package that is not installed: .*yacs"):
         load_from_local(archive, allow_unsafe=True)
@@ -58,7 +58,7 @@ def test_the_stand_in_for_getattr_gives_out_history_statistics_alone(tmp_path):
     torch.save({"method": np.ndarray.tofile}, tmp_path / "checkpoint.pth")
     with pytest.raises(
         CheckpointError,
-        match=r"getattr\(<class '.*Array'>, 'tofile'\)\. Loading it may run code, so it is refused",
+        match=r"getattr\(<class 'numpy\.ndarray'>, 'tofile'\)\. Loading it may run code, so it is refused",
     ):
         load_from_local(tmp_path / "checkpoint.pth")
 

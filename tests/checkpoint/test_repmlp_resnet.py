@@ -8,8 +8,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmrepmlp.models import RepMLPResNet
 from tests.helpers import randomize, relative_error
-from tests.models.official_v1 import OfficialRepMLPResNet, convert
-from tests.models.test_repmlp_resnet import BLOCKS, TINY, images, tiny
+from tests.models.repmlp_resnet.official import OfficialRepMLPResNet, convert
+from tests.models.repmlp_resnet.test_network import BLOCKS, TINY, images, tiny
 
 
 @pytest.fixture(scope="module", params=BLOCKS)

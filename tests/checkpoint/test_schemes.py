@@ -31,7 +31,6 @@ NAMES = {
     "s3://bucket/weights.pth": checkpoint.load_from_ceph,
     "cluster:s3://bucket/weights.pth": checkpoint.load_from_ceph,
     "petrel://bucket/weights.pth": checkpoint.load_from_ceph,
-    "pavi://models/weights": checkpoint.load_from_pavi,
 }
 GOOD = {"state_dict": {"backbone.weight": torch.arange(3.0), "head.bias": torch.ones(1)}}
 
@@ -54,19 +53,14 @@ class Elsewhere:
         self.asked.append(path)
         return self.source.read_bytes()
 
-    def get_model(self, name):
-        self.asked.append(name)
-        return SimpleNamespace(name="weights.pth", download=partial(shutil.copy, self.source))
-
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """Stand-ins for the network and the clients of the storages, and empty caches."""
     there = Elsewhere(tmp_path)
-    client = SimpleNamespace(Client=lambda **_: SimpleNamespace(Get=there.get_bytes))
+    client = SimpleNamespace(Client=lambda **_: SimpleNamespace(Get=there.get_bytes, contains=lambda _: True))
     monkeypatch.setattr(torch.hub, "download_url_to_file", there.download)
     monkeypatch.setitem(sys.modules, "petrel_client", SimpleNamespace(client=client))
-    monkeypatch.setitem(sys.modules, "pavi", SimpleNamespace(modelcloud=SimpleNamespace(get=there.get_model)))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("MMENGINE_HOME", str(tmp_path / "mmengine"))
     (tmp_path / "mmengine").mkdir()
@@ -80,6 +74,7 @@ def test_no_scheme_is_left_to_mmengine():
     assert CheckpointLoader._schemes.keys() == LOADERS.keys()
     tried = {pattern for name in NAMES for pattern in LOADERS if CheckpointLoader._schemes[pattern] is loader_of(name)}
     assert tried == LOADERS.keys() - {""}  # which is of paths
+    assert loader_of("pavi://models/weights") is loader_of("s3://bucket/weights.pth")
 
 
 def loader_of(name: str) -> object:
@@ -108,7 +103,7 @@ def test_no_scheme_runs_code_in_a_checkpoint(name, zipped, elsewhere, tmp_path):
     torch.save(content, elsewhere.source, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"posix\.system.*refused") as raised:
         CheckpointLoader.load_checkpoint(name)
-    if name.startswith(("s3://", "cluster:", "petrel://", "pavi://")):
+    if name.startswith(("s3://", "cluster:", "petrel://")):
         assert str(raised.value).startswith(name)  # not the temporary copy
     assert not proof.exists()
     load_from_local(elsewhere.source, allow_unsafe=True)
@@ -138,12 +133,11 @@ def test_names_that_are_not_in_the_tables(elsewhere):
     assert not elsewhere.asked
 
 
-def test_clients_that_are_not_installed(monkeypatch):
+def test_storages_that_cannot_be_reached(monkeypatch):
     monkeypatch.setitem(sys.modules, "petrel_client", None)
-    monkeypatch.setitem(sys.modules, "pavi", None)
     with pytest.raises(ImportError, match="petrel_client"):
         CheckpointLoader.load_checkpoint("s3://bucket/weights.pth")
-    with pytest.raises(ImportError, match="takes the package pavi, which is not installed"):
+    with pytest.raises(CheckpointError, match="No file backend of MMEngine is registered for pavi://models/weights"):
         CheckpointLoader.load_checkpoint("pavi://models/weights")
 
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,6 +9,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.engine import CheckWeightsHook
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.model import build_model
 from tests.conftest import TINY
@@ -75,7 +78,9 @@ def test_weights_are_found_by_their_content(name, state, tmp_path):
     if name == "inside of a larger model":
         return
     whole = MODELS.build(CLASSIFIER)
-    load_checkpoint(whole, str(tmp_path / "x.pth"), strict=True)
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+    CheckWeightsHook().after_load_checkpoint(SimpleNamespace(model=whole), loaded)  # as in each run
+    whole.load_state_dict(loaded.get("state_dict", loaded))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, state[key])
     build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), unwrap(load_from_local(tmp_path / "x.pth")))
@@ -90,7 +95,8 @@ def test_several_networks_in_one_state_dict(state, tmp_path):
         with pytest.raises(ValueError, match=f"several RepMLPNets, under .*{prefixes[0]}.*prefix="):
             backbone.load_state_dict(both)
         save_checkpoint({"state_dict": prefixed(both, "module.")}, tmp_path / "x.pth")
-        backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefixes[0])
+        backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"))
+        backbone.init_cfg["prefix"] = f"module.{prefixes[0]}"
         backbone.init_weights()
         for key, value in backbone.state_dict().items():
             assert torch.equal(value, own[key])
@@ -168,8 +174,9 @@ def test_odd_contents_end_in_a_sentence(content, tmp_path):
 def test_a_prefix_that_is_asked_for_is_found(state, outer, tmp_path):
     """As MMEngine finds it, whatever is stripped where no prefix is given."""
     torch.save({"state_dict": prefixed(state, outer)}, tmp_path / "x.pth")
-    for prefix in (f"{outer}backbone.", f"{outer}backbone", "backbone."):
-        init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix=prefix)
+    for prefix in (f"{outer}backbone.", f"{outer}backbone", None):
+        init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"))
+        init_cfg |= {} if prefix is None else dict(prefix=prefix)
         backbone = RepMLPNet(TINY, img_size=64, init_cfg=init_cfg)
         backbone.init_weights()
         for key, value in backbone.state_dict().items():

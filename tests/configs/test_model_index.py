@@ -11,8 +11,7 @@ from mmengine.registry import MODELS, DefaultScope, root
 from mmengine.registry import Registry as MMEngineRegistry
 from modelindex.load_model_index import load
 
-from mmrepmlp.verbs.forward import count_macs
-from mmrepmlp.verbs.model import deploy_config
+from mmrepmlp.verbs.model import count_macs, deploy_config
 from mmrepmlp.verbs.model import iter_dicts as dicts_in
 
 ROOT = Path(__file__).parents[2]

@@ -113,7 +113,7 @@ def test_what_it_starts_from_is_the_pretrained_network_but_for_the_global_percep
     )
 
 
-def test_the_pspnet_trains_predicts_and_converts(quick_init):
+def test_the_pspnet_trains_predicts_and_converts():
     cfg, side = Config.fromfile(PSPNET), 233  # maps of 30 x 30 pixels, 9 partitions
     register_mmseg(init_default_scope=False)
     cfg.model.backbone.update(SLIM, img_size=side, norm_cfg=dict(type="BN"))

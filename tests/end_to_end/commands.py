@@ -22,6 +22,5 @@ def run_script(*command: object) -> subprocess.CompletedProcess:
 
 
 def run_tool(tool: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Run a tool, named by its path in tools/, which may end in a subcommand, in a process of its own."""
-    file, *subcommand = tool.split()
-    return run_script(f"tools/{file}", *subcommand, *arguments)
+    """Run a tool, named by its path in tools/, in a process of its own."""
+    return run_script(f"tools/{tool}", *arguments)

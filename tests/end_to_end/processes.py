@@ -34,7 +34,8 @@ def start(target: Callable, *arguments: object, **options: object) -> multiproce
 
 
 def run_script(command: Sequence[str], folder: str, environment: Mapping[str, str], streams: Sequence[str]) -> None:
-    """Become what ``python script arguments`` starts in a folder, with stdout and stderr in two files."""
+    """Become what ``python script arguments`` starts in a folder, or ``python -m package``, with stdout and stderr in
+    two files."""
     for number, stream in enumerate(streams, 1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
     os.chdir(folder)
@@ -42,8 +43,12 @@ def run_script(command: Sequence[str], folder: str, environment: Mapping[str, st
     os.environ.update(environment)
     if environment.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
-    sys.argv, sys.path[0] = list(command), str(Path(command[0]).parent)
-    runpy.run_path(command[0], run_name="__main__")
+    if command[0] == "-m":
+        sys.argv, sys.path[0] = list(command[1:]), folder
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = list(command), str(Path(command[0]).parent)
+        runpy.run_path(command[0], run_name="__main__")
 
 
 def run(command: Sequence[str], folder: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand for ``python``: have a server of ``processes.py`` run a script, and anything else run by Python itself."""
+"""Stand for ``python``: have a server of ``processes.py`` run a script or the command, and Python itself the rest."""
 
 import os
 import sys
@@ -18,6 +18,6 @@ def ask(address: str, command: Sequence[str]) -> int:
 if __name__ == "__main__":
     address, *arguments = sys.argv[1:]
     script = arguments[arguments[:1] == ["-u"] :]
-    if script[0].startswith("-"):
+    if script[0].startswith("-") and script[:2] != ["-m", "mmrepmlp"]:
         os.execv(sys.executable, [sys.executable, *arguments])
     sys.exit(ask(address, script))

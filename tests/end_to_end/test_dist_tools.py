@@ -26,7 +26,6 @@ from mmrepmlp.datasets import write_segmentation_scenes
 from tests.end_to_end.processes import serving
 from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT, dump_config
 
-FSDP = str(ROOT / "configs/repmlpnet/repmlpnet-l256_fsdp_8xb32_in1k.py")
 SMALL_LOADER = dict(batch_size=2, num_workers=0, persistent_workers=False)
 THREE_MAPS = dict(in_channels=[24, 48, 96], in_index=[0, 1, 2], channels=8)
 SHORT = {"train_dataloader.dataset.indices": 256, "train_cfg.val_interval": 1}
@@ -241,30 +240,6 @@ def test_a_killed_process_ends_the_job_and_training_resumes(short, at_once, tmp_
     assert f"resumed epoch: {reached}, iter: {reached * 2}" in output
     checkpoint = load_from_local(work_dir / f"epoch_{reached + 1}.pth")
     assert checkpoint["meta"]["epoch"] == reached + 1 and checkpoint["meta"]["iter"] == (reached + 1) * 2
-
-
-@pytest.mark.slow
-def test_sharded_training_is_the_same_training(trained_by_two, short, at_once, tmp_path):
-    fsdp = Config.fromfile(FSDP)
-    sharded = dict(runner_type=fsdp.runner_type, strategy=fsdp.strategy)
-    sharded["optim_wrapper.paramwise_cfg.flat_decay_mult"] = fsdp.optim_wrapper.paramwise_cfg.flat_decay_mult
-    config = write_config(tmp_path / "config.py", short, **sharded)
-    # In two parts, so that the second resumes from the whole state that the first gathered.
-    train = ("tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "run")
-    succeed(*train, "--cfg-options", "train_cfg.max_epochs=1", **at_once)
-    succeed(*train, "--resume", **at_once)
-    actual, expected = (load_from_local(folder / "epoch_2.pth") for folder in (tmp_path / "run", trained_by_two))
-    assert list(actual["state_dict"]) == list(expected["state_dict"])
-    groups = zip(actual["optimizer"]["param_groups"], expected["optimizer"]["param_groups"], strict=True)
-    for a, b in groups:
-        assert a["weight_decay"] == b["weight_decay"]
-        states = (c["optimizer"]["state"][g["params"][0]] for c, g in ((actual, a), (expected, b)))
-        torch.testing.assert_close(*states, rtol=1e-2, atol=1e-5)
-    # Predictions, not weights: some gradients are nothing but rounding, which the optimizer turns into steps.
-    assert_same(tmp_path / "config.pkl", trained_by_two.parent / "config.pkl", 360, tolerance=1e-3)
-    # One process has nothing to shard, and takes the same config.
-    metrics = evaluate(config, tmp_path / "run/epoch_2.pth", str(tmp_path / "test"), deploy=True)
-    assert metrics["accuracy/top1"] == last_metrics(tmp_path / "run")["accuracy/top1"]
 
 
 def refuse(*command: str, **environment: str) -> str:

@@ -8,12 +8,12 @@ import torch
 
 from mmrepmlp.apis import deploy_checkpoint, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import load_from_local
-from mmrepmlp.verbs.deploy.export_checkpoint import export_checkpoint
 from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
 from mmrepmlp.verbs.deploy.images import dataset_images
+from mmrepmlp.verbs.deploy.raw import export_checkpoint
 from tests.fixtures import ROOT, dump_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
+pytestmark = pytest.mark.slow
 AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
 RECOVER = ROOT / "configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py"
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_it_carries_configs_tools_and_index(wheel):
     assert not [name for name in names if name.startswith("tests") or name.endswith(".pyc")]
 
 
+def test_it_has_the_command(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        (scripts,) = (name for name in files.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert files.read(scripts).decode() == "[console_scripts]\nmmrepmlp = mmrepmlp.cli:main\n"
+
+
 def test_no_line_of_openmmlab_is_installed_over_the_other(wheel):
     (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
     required = [
@@ -80,20 +87,51 @@ def test_no_line_of_openmmlab_is_installed_over_the_other(wheel):
     assert not any(name.startswith(LINES) for extra in ("export", "dev") for name in names(extra))
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, build_once) -> Path:
+    """An environment of its own with the wheel, whose other packages are those of this one."""
+
+    def write(venv: Path) -> None:
+        run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=ROOT)
+        run(sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "-q", "--no-deps", wheel, cwd=ROOT)
+        dependencies = sysconfig.get_path("purelib")
+        (packages_of(venv) / "dependencies.pth").write_text(dependencies)
+
+    return build_once("venv", write)
+
+
+def packages_of(venv: Path) -> Path:
+    (packages,) = venv.glob("lib/python*/site-packages")
+    return packages
+
+
 @pytest.mark.slow
-def test_somebody_elses_project_inherits_its_configs(wheel, tmp_path):
-    """In an environment of its own, whose other packages are those of this one."""
-    venv, project = tmp_path / "venv", tmp_path / "project"
-    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
-    python = venv / "bin/python"
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
-    project.mkdir()
+def test_somebody_elses_project_inherits_its_configs(installed, tmp_path):
     base = "mmrepmlp::repmlpnet/repmlpnet-t224_8xb32_in1k.py"
-    (project / "project.py").write_text(f"_base_ = [{base!r}]\nmodel = dict(head=dict(num_classes=7))\n")
-    (project / "run.py").write_text(PROJECT)
-    installed = run(python, "-W", "ignore", "run.py", cwd=project).splitlines()[-1]
-    assert installed == str(packages / "mmrepmlp/__init__.py")
-    usage = run(python, "-W", "ignore", packages / "mmrepmlp/.mim/tools/train.py", "--help", cwd=project)
-    assert "--work-dir" in usage
+    (tmp_path / "project.py").write_text(f"_base_ = [{base!r}]\nmodel = dict(head=dict(num_classes=7))\n")
+    (tmp_path / "run.py").write_text(PROJECT)
+    python = installed / "bin/python"
+    assert run(python, "-W", "ignore", "run.py", cwd=tmp_path).splitlines()[-1] == str(
+        packages_of(installed) / "mmrepmlp/__init__.py"
+    )
+    train = packages_of(installed) / "mmrepmlp/.mim/tools/train.py"
+    assert "--work-dir" in run(python, "-W", "ignore", train, "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_every_verb_works_without_a_clone(installed, digits, options, tmp_path):
+    """By the installed command, and from training to a prediction."""
+    command, config = installed / "bin/mmrepmlp", "mmrepmlp::repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
+    for verb in ("train", "test", "infer", "reparameterize", "deploy", "benchmark"):
+        began = time.monotonic()
+        assert run(command, verb, "--help", cwd=tmp_path).startswith(f"usage: mmrepmlp {verb} ")
+        assert time.monotonic() - began < 2  # imports no framework, on a machine that is busy
+    few = {"train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64, "test_dataloader.dataset.indices": 20}
+    settings = ["--cfg-options", *(f"{name}={value}" for name, value in {**options, **few}.items())]
+    run(command, "train", config, "--work-dir", "run", *settings, cwd=tmp_path)
+    own = "run/repmlpnet-mini_1xb64_digits-64px.py"  # the config that the training wrote
+    run(command, "reparameterize", own, "run/epoch_1.pth", "deploy.pth", "--verify-on", "test", cwd=tmp_path)
+    assert "accuracy/top1" in run(command, "test", "deploy.py", "--progress", cwd=tmp_path)
+    image = next(digits.glob("val/3/*"))
+    predicted = run(command, "infer", own, "run/epoch_1.pth", image, "--out", "o", cwd=tmp_path)
+    assert predicted.endswith("o/predictions.jsonl: predictions for 1 image\n")

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models and data sets whose annotations are checked."""
+"""Small models and batches whose annotations are checked."""
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 
 import mmdet.models  # noqa: F401
 import mmseg.models  # noqa: F401
-from mmdet.datasets import CocoDataset
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -40,16 +37,15 @@ def detector(num_classes: int) -> nn.Module:
     return build("mmdet", type="SingleStageDetector", backbone=dict(type=nn.Identity), bbox_head=head)
 
 
-def run(dataset, model: nn.Module, loader: dict | None = None, **settings) -> CheckAnnotationsHook:
-    """Run the hook's check before training."""
-    hook = CheckAnnotationsHook(**settings)
-    loader, cfg = DataLoader(dataset, **(loader or {})), Config(dict(model=dict(head=dict(num_classes=2))))
-    logger = logging.getLogger("hook")
-    hook.before_train(SimpleNamespace(cfg=cfg, model=model, train_dataloader=loader, logger=logger))
+def started(model: nn.Module, dataset: object = ()) -> CheckAnnotationsHook:
+    """The hook of a training that begins."""
+    hook = CheckAnnotationsHook()
+    hook.before_train(
+        SimpleNamespace(model=model, train_dataloader=DataLoader(dataset), logger=logging.getLogger("hook"))
+    )
     return hook
 
 
-def coco_dataset(folder: Path, classes: tuple) -> CocoDataset:
-    """The data set of the file that the fixture ``detection`` writes, with other names of its classes."""
-    files = dict(ann_file="coco.json", data_root=str(folder), data_prefix=dict(img=""))
-    return CocoDataset(**files, metainfo=dict(classes=classes), pipeline=[])
+def check(model: nn.Module, *samples: object) -> None:
+    """Let the hook see a batch."""
+    started(model).before_train_iter(None, 0, dict(inputs=[], data_samples=list(samples)))

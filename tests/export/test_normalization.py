@@ -51,5 +51,5 @@ def test_without_mean_and_with_one_channel():
 )
 def test_a_preprocessor_that_does_more_is_refused(more):
     preprocess = preprocessing_of(holder(ClsDataPreprocessor([1.0] * 3, [2.0] * 3)))
-    with pytest.raises(ExportError, match=r"does more to an image .*export_onnx\.py"):
+    with pytest.raises(ExportError, match=r"does more to an image .*deploy --raw"):
         measure_normalization(lambda x: more(preprocess(x)), 3)

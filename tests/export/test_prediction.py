@@ -90,7 +90,7 @@ def test_parts_are_maps_and_unknown_ones_named():
     PredictionNetwork(model, task).eval().check((64, 64))
     with pytest.raises(ValueError, match="part='neck': expected None, or a part of the model: backbone"):
         task_of(model, "neck")
-    with pytest.raises(ExportError, match="RepMLPNet is no classifier or segmentor, and has no backbone"):
+    with pytest.raises(ExportError, match="RepMLPNet is not a classifier or segmentor, and has no backbone"):
         task_of(RepMLPNet(TINY, img_size=64))
 
 
@@ -98,11 +98,11 @@ def test_another_way_to_predict_is_noticed():
     model = build(segmentor(num_classes=7))
     network = PredictionNetwork(model, task_of(model)).eval()
     network.classify = lambda logits: logits.argmin(1).to(torch.uint8)
-    with pytest.raises(ExportError, match="classes of pixels would differ"):
+    with pytest.raises(ExportError, match="classes of the graph would differ from the framework's"):
         network.check((64, 64))
     model = build(classifier(type="LinearClsHead"))
     network = PredictionNetwork(model, Task("classification", "scores", {"activation": "sigmoid"})).eval()
-    with pytest.raises(ExportError, match="would differ from the framework's by"):
+    with pytest.raises(ExportError, match="scores of the graph would differ from the framework's by"):
         network.check((64, 64))
 
 

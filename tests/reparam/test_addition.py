@@ -65,6 +65,6 @@ def test_the_transform_is_what_autograd_makes_of_the_sum():
     addition = LinearAddition(scale, [MiddleTap(torch.randn(5, dtype=torch.float64), 5), IdentityTap(5)])
     gradient = torch.randn(5, 5, 3, 3, dtype=torch.float64)
     parts = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in [(5, 5, 3, 3), (5, 5), (5,)]]
-    gradients = torch.autograd.grad(addition.merge(parts[0], parts[1:]), parts, gradient)
-    moved = addition.merge(gradients[0], gradients[1:])
+    gradients = torch.autograd.grad(addition.fuse(parts[0], parts[1:]), parts, gradient)
+    moved = addition.fuse(gradients[0], gradients[1:])
     torch.testing.assert_close(addition.transform(gradient), moved, rtol=1e-12, atol=1e-12)

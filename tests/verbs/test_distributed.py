@@ -4,7 +4,7 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mmrepmlp.verbs.distributed import check_gpu, choose_cpu_wrapper, disable_fsdp, export_ranks, init_gloo
+from mmrepmlp.verbs.distributed import check_gpu, choose_cpu_wrapper, export_ranks, init_gloo
 
 CPU = "mmrepmlp.CPUDistributedDataParallel"
 
@@ -72,17 +72,10 @@ def test_settings_of_a_wrapper_are_kept(given, chosen):
             dict(type="DDPStrategy", model_wrapper=dict(static_graph=True)),
             dict(type="DDPStrategy", model_wrapper=dict(type=CPU, static_graph=True)),
         ),
-        (dict(type="mmrepmlp.ShardedStrategy"), dict(type="mmrepmlp.ShardedStrategy")),
+        (dict(type="DeepSpeedStrategy"), dict(type="DeepSpeedStrategy")),
     ],
 )
 def test_strategies_of_the_flexible_runner_are_kept(strategy, chosen):
     cfg = Config(dict(runner_type="FlexibleRunner", strategy=strategy))
     choose_cpu_wrapper(cfg)
     assert cfg.strategy == chosen and "model_wrapper_cfg" not in cfg
-
-
-def test_one_process_shards_nothing():
-    cfg = Config(dict(strategy=dict(type="mmrepmlp.ShardedStrategy")))
-    disable_fsdp(cfg)
-    assert cfg.strategy is None
-    disable_fsdp(Config())

@@ -3,17 +3,14 @@
 
 import pytest
 
-from mmrepmlp.verbs import runner
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.runner import build_runner
 from tests.fixtures import CONFIG
-from tests.session import WAIT
 
 
 @pytest.mark.parametrize("naming", [{}, {"experiment_name": "mine"}, {"visualizer": None}], ids=str)
 @pytest.mark.parametrize("from_file", [True, False])
-def test_runs_that_begin_in_one_second_share_nothing(options, tmp_path, naming, from_file, monkeypatch):
-    monkeypatch.setattr(runner, "wait_for_own_name", WAIT)
+def test_runs_that_begin_in_one_second_share_nothing(options, tmp_path, naming, from_file):
     cfg = load_config(CONFIG, {**options, **naming}, str(tmp_path))
     if not from_file:
         cfg = type(cfg)(cfg.to_dict())

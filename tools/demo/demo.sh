@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The whole workflow on real images: prepare data, train, test, re-parameterize, test again, compare. Every command is
-# printed and can be run by hand. Deletes the task's work dir and data first.
+# The whole workflow on real images: prepare data, train, test, re-parameterize, test again. Every command is printed and
+# can be run by hand. Deletes the task's work dir and data first.
 #
 #   tools/demo/demo.sh cls    classify digits
 #   tools/demo/demo.sh seg    segment scenes of digits, from the weights of the classifier
@@ -24,18 +24,14 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 if [ "$task" != cls ] && [ ! -e $pretrained/last_checkpoint ]; then
   [ -d data/digits ] || run python tools/dataset_converters/digits.py
-  run python tools/train.py $classifier --progress
+  run mmrepmlp train $classifier --progress
 fi
 rm -rf "$work"
 run python tools/dataset_converters/digits.py --task "$task" --out "$data" --overwrite
-run python tools/train.py "$config" --work-dir "$work" --progress
+run mmrepmlp train "$config" --work-dir "$work" --progress
 trained=$(cat "$work/last_checkpoint")
 trained=${trained#"$PWD/"}
-run python tools/test.py "$config" "$trained" --work-dir "$work/test" --out "$work/training_form.pkl" --progress
-run python tools/reparameterize.py "$config" "$trained" "$work/deploy.pth"
-deployed=$(echo "$work"/deploy-*.pth)
-run python tools/test.py "$work/deploy.py" --work-dir "$work/test" --out "$work/deploy_form.pkl" --progress
-run python tools/analysis_tools/draw_predictions.py "$config" "$trained" "$deployed" "$work/predictions.png"
-run python tools/analysis_tools/compare_forms.py --configs "$config" "$work/deploy.py" \
-  --checkpoints "$trained" "$deployed" --predictions "$work/training_form.pkl" "$work/deploy_form.pkl"
-echo "picture: $work/predictions.png"
+run mmrepmlp test "$config" "$trained" --work-dir "$work/test" --progress
+run mmrepmlp reparameterize "$config" "$trained" "$work/deploy.pth" --verify-on test
+run mmrepmlp test "$work/deploy.py" --work-dir "$work/test" --show-dir "$work/predictions" --progress
+echo "pictures: $work/predictions"

@@ -15,16 +15,16 @@ run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf $work
 run python tools/dataset_converters/digits.py --overwrite
-run python tools/train.py $config --work-dir $work/float --progress
-run python tools/deployment/deploy.py $config $work/float/epoch_14.pth $work/float32
-run python tools/deployment/deploy.py $config $work/float/epoch_14.pth $work/bfloat16 --precision bfloat16
-run python tools/deployment/deploy.py $config $work/float/epoch_14.pth $work/after_training --precision int8
+run mmrepmlp train $config --work-dir $work/float --progress
+run mmrepmlp deploy $config $work/float/epoch_14.pth $work/float32
+run mmrepmlp deploy $config $work/float/epoch_14.pth $work/bfloat16 --precision bfloat16
+run mmrepmlp deploy $config $work/float/epoch_14.pth $work/after_training --precision int8
 
-run python tools/reparameterize.py $config $work/float/epoch_14.pth $work/float/deploy.pth
-run python tools/train.py $recover --work-dir $work/recovered_training --progress --cfg-options load_from="$(echo $work/float/deploy-*.pth)"
-run python tools/deployment/deploy.py $recover $work/recovered_training/epoch_4.pth $work/recovered --precision int8
+run mmrepmlp reparameterize $config $work/float/epoch_14.pth $work/float/deploy.pth
+run mmrepmlp train $recover --work-dir $work/recovered_training --progress --cfg-options load_from="$(echo $work/float/deploy-*.pth)"
+run mmrepmlp deploy $recover $work/recovered_training/epoch_4.pth $work/recovered --precision int8
 
-run python tools/train.py $aware --work-dir $work/aware_training --progress
-run python tools/deployment/deploy.py $aware $work/aware_training/epoch_14.pth $work/quantization_aware --precision int8
+run mmrepmlp train $aware --work-dir $work/aware_training --progress
+run mmrepmlp deploy $aware $work/aware_training/epoch_14.pth $work/quantization_aware --precision int8
 
-run python tools/analysis_tools/compare_deployments.py $config $work/{float32,bfloat16,after_training,recovered,quantization_aware}
+run mmrepmlp benchmark $config $work/{float32,bfloat16,after_training,recovered,quantization_aware}

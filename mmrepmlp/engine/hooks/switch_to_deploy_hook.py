@@ -5,9 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.registry import HOOKS
 from mmrepmlp.reparam import switch_to_deploy
 
@@ -36,11 +34,7 @@ class SwitchToDeployHook(Hook):
         set_model(runner, deployed_copy(get_model(runner)))
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Replace the runner's model by a converted copy.
-
-        Raises:
-            MMRepMLPError: The weights are sharded over the processes.
-        """
+        """Replace the runner's model by a converted copy."""
         if self.val:
             self.training_form = get_model(runner)
             set_model(runner, deployed_copy(self.training_form))
@@ -58,16 +52,7 @@ def deployed_copy(model: nn.Module) -> nn.Module:
 
 
 def get_model(runner: Runner) -> nn.Module:
-    """The runner's model without a distributed wrapper.
-
-    Raises:
-        MMRepMLPError: The wrapper is FSDP's, and no process has the full weights.
-    """
-    if isinstance(runner.model, FullyShardedDataParallel):
-        raise MMRepMLPError(
-            "FSDP shards the weights over the processes, and a conversion needs all of them. Remove SwitchToDeployHook "
-            "from custom_hooks, and evaluate checkpoints with tools/test.py --deploy."
-        )
+    """The runner's model without a distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

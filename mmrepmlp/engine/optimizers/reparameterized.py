@@ -82,7 +82,7 @@ def leave_step(optimizer: GradientReparameterization, args: tuple, settings: dic
 
 
 class ReparameterizedSGD(GradientReparameterization, SGD):
-    """SGD on sums of linear operators, from their merged weights alone (RepOptimizer, ICLR 2023, section 3).
+    """SGD on sums of linear operators, from their sums alone (RepOptimizer, ICLR 2023, section 3).
 
     Momentum and weight decay are linear as well, so that changing the gradient is all. Arguments are those of
     :class:`GradientReparameterization` and torch's SGD.
@@ -105,7 +105,7 @@ class ReparameterizedSGD(GradientReparameterization, SGD):
 
 
 class ReparameterizedAdamW(GradientReparameterization, AdamW):
-    """AdamW on sums of linear operators, from their merged weights alone.
+    """AdamW on sums of linear operators, from their sums alone.
 
     Its step is no linear function of the gradient, so each part has moments of its own: those of the kernels, which
     are small, belong to parameters in groups of their own that hold nothing but the last step. Arguments are those of
@@ -153,7 +153,7 @@ class ReparameterizedAdamW(GradientReparameterization, AdamW):
             if gradient is None:
                 continue
             decayed, kernels = before.mul_(1 - group["lr"] * group["weight_decay"]), self.kernels(index)
-            parameter.copy_(decayed + weight.addition.merge(parameter - decayed, kernels))
+            parameter.copy_(decayed + weight.addition.fuse(parameter - decayed, kernels))
             for kernel in kernels:
                 kernel.zero_()
                 kernel.grad = None

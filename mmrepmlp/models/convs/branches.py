@@ -1,53 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the training forms of re-parameterizable convolutions are made of.
 
-A branch maps (N, in_channels, H, W) to (N, out_channels, H', W'), and knows the kernel and the bias of the one
-convolution that does the same, float64 and differentiable.
+A branch maps (N, in_channels, H, W) to (N, out_channels, H', W'), and says in ``to_affine`` the kernel and the bias of
+the one convolution that does the same.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrepmlp.models.layers import build_batch_norm
-from mmrepmlp.reparam import fold_after, scale_and_shift
+from mmrepmlp.models.common import ConvNorm, build_batch_norm
+from mmrepmlp.reparam import Affine, affine, fuse_after, identity_kernel
 
 from .geometry import Geometry, pad
 
-Equivalent = tuple[Tensor, Tensor]
 
-
-class ConvBranch(nn.Module):
-    """A convolution or an average, and a batch norm.
+class CroppedConv2d(nn.Conv2d):
+    """A convolution without bias whose padding may be negative.
 
     Args:
-        conv: Convolution of a cropped map.
-        channels: Number of its output channels.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
         geometry: Where it looks.
-        norm_cfg: Config of the batch norm.
+        groups: Number of groups.
     """
 
-    def __init__(self, conv: nn.Module, channels: int, geometry: Geometry, norm_cfg: dict) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int, out_channels: int, geometry: Geometry, groups: int) -> None:
+        where = (geometry.kernel_size, geometry.stride, geometry.zeros, geometry.dilation)
+        super().__init__(in_channels, out_channels, *where, groups=groups, bias=False)
         self.geometry = geometry
-        self.conv = conv
-        self.bn = build_batch_norm(norm_cfg, channels)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalize."""
-        return self.bn(self.conv(self.geometry.crop(x)))
-
-    def get_equivalent_kernel_bias(self) -> Equivalent:
-        """Kernel (O, I / groups, h, w) and bias (O,)."""
-        kernel, bias = kernel_of(self.conv), getattr(self.conv, "bias", None)
-        if isinstance(self.bn, nn.Identity):  # mmcv.cnn.fuse_conv_bn was here
-            return kernel.double(), bias.double()
-        scale, shift = scale_and_shift(self.bn)
-        return fold_after(kernel.to(scale.device), bias, scale, shift)
+        """Convolve."""
+        return super().forward(self.geometry.crop(x))
 
 
 class IdentityBranch(nn.Module):
@@ -65,17 +50,14 @@ class IdentityBranch(nn.Module):
         self.geometry, self.groups = geometry, groups
         self.bn = build_batch_norm(norm_cfg, channels)
 
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.bn
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalize."""
         return self.bn(pad(x, self.geometry.padding))
 
-    def get_equivalent_kernel_bias(self) -> Equivalent:
+    def to_affine(self) -> Affine:
         """Kernel (C, C / groups, 1, 1) and bias (C,)."""
-        return fold_after(identity_kernel(self.bn.running_var, self.groups), None, *scale_and_shift(self.bn))
+        norm = affine(self.bn)
+        return fuse_after(Affine(identity_kernel(norm.weight, self.groups), torch.zeros_like(norm.bias)), norm)
 
 
 class ChainBranch(nn.Module):
@@ -94,32 +76,30 @@ class ChainBranch(nn.Module):
         self,
         conv: nn.Module,
         inner_channels: int,
-        branch: ConvBranch,
+        branch: ConvNorm,
         geometry: Geometry,
         norm_cfg: dict,
         groups: int,
     ) -> None:
         super().__init__()
-        self.geometry, self.groups = geometry, groups
+        self.groups = groups
         self.first = nn.Sequential()
         self.first.add_module("conv", conv)
         self.first.add_module("bn", PaddingBatchNorm(inner_channels, geometry.zeros, norm_cfg))
         self.second = branch
 
-    @property
-    def last_norm(self) -> nn.Module:
-        return self.second.bn
-
     def forward(self, x: Tensor) -> Tensor:
         """Run both."""
-        return self.second(self.first(self.geometry.crop(x)))
+        return self.second(self.first(x))
 
-    def get_equivalent_kernel_bias(self) -> Equivalent:
+    def to_affine(self) -> Affine:
         """Kernel (O, I / groups, h, w) and bias (O,)."""
-        first = fold_after(kernel_of(self.first.conv), None, *scale_and_shift(self.first.bn.bn))
-        kernel, bias = self.second.get_equivalent_kernel_bias()
-        composed, shift = compose(*first, kernel, self.groups)
-        return composed, shift + bias
+        first, second = fuse_after(affine(self.first.conv), affine(self.first.bn.bn)), affine(self.second)
+        matrices = first.weight.flatten(1).unflatten(0, (self.groups, -1))
+        kernels = second.weight.unflatten(0, (self.groups, -1))
+        kernel = torch.einsum("gomhw,gmi->goihw", kernels, matrices).flatten(0, 1)
+        shift = torch.einsum("gomhw,gm->go", kernels, first.bias.unflatten(0, (self.groups, -1))).flatten()
+        return Affine(kernel, shift + second.bias)
 
 
 class Average(nn.Module):
@@ -133,10 +113,10 @@ class Average(nn.Module):
 
     def __init__(self, channels: int, geometry: Geometry, groups: int) -> None:
         super().__init__()
-        self.channels, self.geometry, self.groups = channels, geometry, groups
+        self.out_channels, self.geometry, self.groups = channels, geometry, groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average a cropped map."""
+        """Average."""
         where = self.geometry
         x = pad(x, where.zeros)  # pooling pads by half a window at most
         if where.dilation == (1, 1):
@@ -145,12 +125,12 @@ class Average(nn.Module):
         kernel = x.new_full((x.size(1), 1, height, width), 1 / (height * width))
         return F.conv2d(x, kernel, None, where.stride, 0, where.dilation, x.size(1))
 
-    @property
-    def kernel(self) -> Tensor:
-        """Shape (C, C / groups, h, w), float64."""
+    def to_affine(self) -> Affine:
+        """Kernel (C, C / groups, h, w), and no bias."""
         height, width = self.geometry.kernel_size
-        like = torch.ones(self.channels, dtype=torch.float64, device="cpu")
-        return identity_kernel(like, self.groups).expand(-1, -1, height, width) / (height * width)
+        ones = torch.ones(self.out_channels, dtype=torch.float64, device="cpu")
+        kernel = identity_kernel(ones, self.groups).expand(-1, -1, height, width) / (height * width)
+        return Affine(kernel, torch.zeros_like(ones))
 
 
 class IdentityBasedConv(nn.Module):
@@ -168,12 +148,12 @@ class IdentityBasedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        return F.conv2d(x, self.kernel, groups=self.groups)
+        return F.conv2d(x, self.weight + identity_kernel(self.weight, self.groups), groups=self.groups)
 
-    @property
-    def kernel(self) -> Tensor:
-        """Shape (C, C / groups, 1, 1)."""
-        return self.weight + identity_kernel(self.weight, self.groups)
+    def to_affine(self) -> Affine:
+        """Kernel (C, C / groups, 1, 1), and no bias."""
+        weight = self.weight.double()
+        return Affine(weight + identity_kernel(weight, self.groups), torch.zeros_like(weight[:, 0, 0, 0]))
 
 
 class PaddingBatchNorm(nn.Module):
@@ -197,24 +177,5 @@ class PaddingBatchNorm(nn.Module):
         x = self.bn(x)
         if self.padding == (0, 0):
             return x
-        border = scale_and_shift(self.bn)[1].detach().to(x.dtype).view(1, -1, 1, 1)
+        border = affine(self.bn).bias.detach().to(x.dtype).view(1, -1, 1, 1)
         return pad(x - border, self.padding) + border
-
-
-def identity_kernel(like: Tensor, groups: int) -> Tensor:
-    """The kernel (C, C / groups, 1, 1) of a convolution that changes nothing; ``like`` has C channels first."""
-    channels = like.size(0)
-    return torch.eye(channels // groups, dtype=like.dtype, device=like.device).repeat(groups, 1)[..., None, None]
-
-
-def kernel_of(conv: nn.Module) -> Tensor:
-    """What a convolution multiplies by."""
-    return conv.weight if isinstance(conv, nn.Conv2d) else conv.kernel
-
-
-def compose(kernel: Tensor, bias: Tensor, second: Tensor, groups: int) -> Equivalent:
-    """Kernel and bias of a pointwise convolution and another one behind it, of as many groups."""
-    first, grouped = kernel.flatten(1).unflatten(0, (groups, -1)), second.unflatten(0, (groups, -1))
-    composed = torch.einsum("gomhw,gmi->goihw", grouped, first).flatten(0, 1)
-    shift = torch.einsum("gomhw,gm->go", grouped, bias.unflatten(0, (groups, -1))).flatten()
-    return composed, shift

@@ -2,7 +2,7 @@
 from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,6 @@ class Geometry:
     def crop(self, x: Tensor) -> Tensor:
         """Remove what negative padding takes away from a map (N, C, H, W)."""
         return pad(x, (min(self.padding[0], 0), min(self.padding[1], 0)))
-
-    def build_conv(self, in_channels: int, out_channels: int, groups: int) -> nn.Conv2d:
-        """A convolution of a cropped map, without bias."""
-        where = (self.kernel_size, self.stride, self.zeros, self.dilation)
-        return nn.Conv2d(in_channels, out_channels, *where, groups=groups, bias=False)
-
-    def enlarge(self, kernel: Tensor) -> Tensor:
-        """Put a smaller kernel (O, I, h, w) into the middle of one of these sides."""
-        height, width = ((whole - part) // 2 for whole, part in zip(self.kernel_size, kernel.shape[2:]))
-        return pad(kernel, (height, width))
 
 
 def pad(x: Tensor, padding: tuple[int, int]) -> Tensor:

@@ -5,16 +5,15 @@ from torch import nn
 
 from mmrepmlp.registry import MODELS
 
-from .branches import Average, ChainBranch, ConvBranch, IdentityBasedConv, IdentityBranch
+from ..common import ConvNorm
+from .branches import Average, ChainBranch, CroppedConv2d, IdentityBasedConv, IdentityBranch
 from .conv import ReparameterizableConv2d
 from .geometry import Geometry
 
 
-def build_conv_branch(
-    in_channels: int, out_channels: int, geometry: Geometry, groups: int, norm_cfg: dict
-) -> nn.Module:
+def conv_branch(in_channels: int, out_channels: int, geometry: Geometry, groups: int, norm_cfg: dict) -> ConvNorm:
     """A convolution and its batch norm."""
-    return ConvBranch(geometry.build_conv(in_channels, out_channels, groups), out_channels, geometry, norm_cfg)
+    return ConvNorm(CroppedConv2d(in_channels, out_channels, geometry, groups), norm_cfg)
 
 
 @MODELS.register_module()
@@ -42,8 +41,7 @@ class ACBConv2d(ReparameterizableConv2d):
             sizes |= {"vertical": (height, 1), "horizontal": (1, width)}
         channels = (self.in_channels, self.out_channels)
         return {
-            name: build_conv_branch(*channels, geometry.middle(*size), self.groups, norm_cfg)
-            for name, size in sizes.items()
+            name: conv_branch(*channels, geometry.middle(*size), self.groups, norm_cfg) for name, size in sizes.items()
         }
 
 
@@ -65,8 +63,8 @@ class RepVGGConv2d(ReparameterizableConv2d):
         """The two convolutions and the batch norm."""
         channels, middle = (self.in_channels, self.out_channels), geometry.middle(1, 1)
         branches = {
-            "dense": build_conv_branch(*channels, geometry, self.groups, norm_cfg),
-            "pointwise": build_conv_branch(*channels, middle, self.groups, norm_cfg),
+            "dense": conv_branch(*channels, geometry, self.groups, norm_cfg),
+            "pointwise": conv_branch(*channels, middle, self.groups, norm_cfg),
         }
         if self.in_channels == self.out_channels and self.stride == (1, 1):
             branches["identity"] = IdentityBranch(self.in_channels, middle, self.groups, norm_cfg)
@@ -116,14 +114,14 @@ class DBBConv2d(ReparameterizableConv2d):
             raise ValueError(f"inner_channels={inner} is not divisible by groups={groups}.")
         channels, inside = (self.in_channels, self.out_channels), geometry.without_padding()
         window = Average(self.out_channels, geometry if self.depthwise else inside, groups)
-        average = ConvBranch(window, self.out_channels, window.geometry, norm_cfg)
-        kxk = build_conv_branch(inner, self.out_channels, inside, groups, norm_cfg)
+        average = ConvNorm(window, norm_cfg)
+        kxk = conv_branch(inner, self.out_channels, inside, groups, norm_cfg)
         if inner == self.in_channels:
             identity = IdentityBasedConv(inner, groups)
         else:
             identity = nn.Conv2d(self.in_channels, inner, 1, groups=groups, bias=False)
         branches = {
-            "origin": build_conv_branch(*channels, geometry, groups, norm_cfg),
+            "origin": conv_branch(*channels, geometry, groups, norm_cfg),
             "pointwise_kxk": ChainBranch(identity, inner, kxk, geometry, norm_cfg, groups),
         }
         if self.depthwise:
@@ -131,6 +129,6 @@ class DBBConv2d(ReparameterizableConv2d):
         pointwise = nn.Conv2d(*channels, 1, groups=groups, bias=False)
         return {
             **branches,
-            "pointwise": build_conv_branch(*channels, geometry.middle(1, 1), groups, norm_cfg),
+            "pointwise": conv_branch(*channels, geometry.middle(1, 1), groups, norm_cfg),
             "average": ChainBranch(pointwise, self.out_channels, average, geometry, norm_cfg, groups),
         }

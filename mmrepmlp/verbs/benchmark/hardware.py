@@ -30,7 +30,7 @@ class Hardware:
         device: ``cpu``, or a GPU, e.g. ``cuda`` or ``cuda:1``. Default: cpu.
         threads: Number of threads; None for torch's choice. Default: None.
         tf32: Whether products in float32 may round their operands to TF32, on a GPU. Default: False.
-        channels_last: Whether maps lie in memory with the channels of a pixel side by side. Default: False.
+        channels_last: Whether feature maps lie in memory with the channels of a pixel side by side. Default: False.
         autocast: Precision of torch's autocast, ``bfloat16`` or ``float16``. Default: None, without autocast.
     """
 
@@ -63,7 +63,7 @@ class Hardware:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
 
     def place(self, x: Placed) -> Placed:
-        """Move a module or a batch of maps to the device, in the memory format."""
+        """Move a module or a batch of images to the device, in the memory format."""
         return x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
 
     def calling(self, network: nn.Module, x: Tensor) -> Callable[[], object]:

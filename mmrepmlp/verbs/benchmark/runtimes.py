@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtimes that a network can be run in, by name."""
+"""What is measured of a network, by name: its two forms, training steps, and the deploy form in other runtimes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,56 +7,86 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPBlock
+
+from .hardware import Hardware
 
 CALIBRATION_BATCHES = 3  # of random images: int8 is measured for its speed
-
-
-@dataclass
-class Workload:
-    """What each runtime runs.
-
-    Attributes:
-        network: A network in deploy form, which maps images to tensors.
-        images: Images, shape (N, C, H, W), float32.
-        folder: An empty folder for files of the runtimes.
-    """
-
-    network: nn.Module
-    images: Tensor
-    folder: Path
-
-    @cached_property
-    def onnx_file(self) -> Path:
-        """The network as an ONNX graph for images of this shape, recorded on first use."""
-        from mmrepmlp.export.graph import record
-        from mmrepmlp.export.network import NamedOutputs
-        from mmrepmlp.export.onnx import OPSET
-
-        if self.images.device.type != "cpu":
-            raise MMRepMLPError("computes on the CPU; measure it with --device cpu.")
-        number, _, height, width = self.images.shape
-        path = self.folder / "network.onnx"
-        record(NamedOutputs(self.network).eval(), path, (number, height, width), (), OPSET)
-        return path
-
+TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
 
 Call = Callable[[], object]
 
 
+@dataclass
+class Workload:
+    """What is run.
+
+    Attributes:
+        training: A network in training form, which maps images to tensors.
+        network: The same network in deploy form.
+        images: Images, shape (N, C, H, W).
+        folder: An empty folder for files of the runtimes.
+        hardware: Where and how PyTorch computes; other runtimes compute on the CPU.
+    """
+
+    training: nn.Module
+    network: nn.Module
+    images: Tensor
+    folder: Path
+    hardware: Hardware
+
+    @cached_property
+    def onnx_file(self) -> Path:
+        """The network as an ONNX graph for images of this shape, exported on first use."""
+        from mmrepmlp.export.graph import record
+        from mmrepmlp.export.network import NamedOutputs
+
+        if self.hardware.is_gpu:
+            raise MMRepMLPError("computes on the CPU; measure it with --device cpu.")
+        number, _, height, width = self.images.shape
+        path = self.folder / "network.onnx"
+        record(NamedOutputs(self.network).eval(), path, (number, height, width))
+        return path
+
+
+def in_training_form(workload: Workload) -> Call:
+    """Eager PyTorch, before the conversion."""
+    return workload.hardware.calling(workload.training, workload.images)
+
+
 def in_eager(workload: Workload) -> Call:
     """Eager PyTorch."""
-    return lambda: workload.network(workload.images)
+    return workload.hardware.calling(workload.network, workload.images)
 
 
 def in_eager_bfloat16(workload: Workload) -> Call:
-    """Eager PyTorch, as ``tools/test.py --dtype bfloat16`` runs it."""
+    """Eager PyTorch, as ``mmrepmlp test --dtype bfloat16`` runs it."""
     from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
 
     network = compute_in_bfloat16(workload.network)
     return lambda: network(workload.images)
+
+
+def in_training_step(workload: Workload) -> Call:
+    """A training step: forward, backward, AdamW with a group for each parameter, as in the recipes."""
+    model = workload.training
+    forward = workload.hardware.calling(model, workload.images)
+    cfg = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-6), paramwise_cfg=dict(bypass_duplicate=False))
+    if any(block.addition for block in model.modules() if isinstance(block, RepMLPBlock)):
+        cfg["constructor"] = "mmrepmlp.RepOptimizerConstructor"
+    optimizer = build_optim_wrapper(model, cfg).optimizer
+
+    def run() -> None:
+        model.train()
+        optimizer.zero_grad()
+        forward()[0].float().square().mean().backward()
+        optimizer.step()
+
+    return run
 
 
 def in_compiled(workload: Workload, freezing: bool) -> Call:
@@ -119,8 +149,10 @@ RUNTIMES: dict[str, Callable[[Workload], Call]] = {
     "openvino bfloat16": partial(in_openvino, precision="bfloat16"),
     "openvino int8": partial(in_openvino, precision="int8"),
 }
+FORMS = {TRAINING: in_training_form, DEPLOY: in_eager}
+TASKS = {**RUNTIMES, **FORMS, STEP: in_training_step}
 
 
-def is_reduced(runtime: str) -> bool:
+def is_reduced(task: str) -> bool:
     """Whether a runtime computes in less than float32."""
-    return runtime.endswith(("bfloat16", "int8"))
+    return task.endswith(("bfloat16", "int8"))

@@ -14,31 +14,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
-from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes
+from mmrepmlp.export import OnnxReport
+from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes, prove_equal
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.reparam import switch_to_deploy
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import class_metainfo, load_config
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
 
-from .folder import (
-    FORMAT,
-    GRAPHS,
-    WEIGHTS,
-    Deployment,
-    check_installed,
-    check_precision,
-    sha256,
-    versions,
-    write_program,
-)
+from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_runtime, sha256, versions, write_program
+from .graph import make_graph
 from .images import dataset_images
-from .make_graph import make_graph
-from .pipeline import describe_pipeline, output_size
-from .proof import Proof, check_drop, prove_close, prove_exact
+from .pipeline import describe_pipeline, graph_size
+from .proof import FLOAT_TOLERANCE, Proof, check_drop, prove_close
+from .raw import export_checkpoint
 
 TEST_IMAGES, RANDOM_IMAGES = 64, 8  # to compare predictions on
 MAX_DROP = 0.5  # points
@@ -93,15 +85,18 @@ def deploy_checkpoint(
     max_drop: float | None = None,
     verify_on: str | None = None,
     ema: bool = False,
+    raw: bool = False,
+    opset: int | None = None,
     work_dir: str | None = None,
     cfg_options: dict | None = None,
     overwrite: bool = False,
-) -> DeploymentReport:
+    allow_unsafe: bool = False,
+) -> DeploymentReport | OnnxReport:
     """Deploy a checkpoint as a folder with a graph, what it takes and gives, and a program that runs it.
 
     The graph takes images as OpenCV reads them, uint8, after the resizing of the config's test pipeline, and has the
-    normalization inside. A classifier ends in scores, a segmentor in classes of pixels, any other model in the maps of
-    its neck or backbone; the rest of its weights are put beside the graph, for :func:`evaluate_deployment`.
+    normalization inside. A classifier ends in scores, a segmentor in classes of pixels, any other model in the feature
+    maps of its neck or backbone; the rest of its weights are put beside the graph, for :func:`evaluate_deployment`.
 
     The folder is written atomically, and only if the graph agrees with the PyTorch model: in float32 by 1e-4 on fresh
     random images, in bfloat16 and int8 by its predictions on images of the test set (on random ones without a test
@@ -110,7 +105,7 @@ def deploy_checkpoint(
     Args:
         config: Path of the config file, or ``package::path``.
         checkpoint: Checkpoint of the model, in training form or in deploy form.
-        out_dir: The folder to write.
+        out_dir: The folder to write; with ``raw`` the ONNX file.
         runtime: ``openvino`` or ``onnxruntime``. Default: ``openvino``.
         precision: ``float32``, ``int8``, or with OpenVINO ``bfloat16``. A network that was trained with fake
             quantization keeps its ranges in int8; any other is quantized with images of the training set.
@@ -120,54 +115,75 @@ def deploy_checkpoint(
         dynamic: Symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ``batch``, and the others
             where no size is known.
         batch: Number of images, where it is not dynamic. Default: 1.
-        part: Deploy the maps of this backbone or neck instead of the whole model. Default: None.
+        part: Deploy the feature maps of this backbone or neck instead of the whole model. Default: None.
         logits: Whether a segmentor ends in logits instead of classes. Default: False.
         images: Number of training images to calibrate int8 with. Default: 300.
         max_drop: How far the metric on the test set may drop, in points; in int8 layers are left in float until it
             does. Implies ``verify_on="test"``. Default: None, 0.5 where the metric is measured.
         verify_on: ``"test"`` to measure the metric before and after. Default: None.
         ema: Whether to use the weights averaged over the training. Default: False.
+        raw: Whether to write the plain network as one ONNX file instead: it takes images that the data preprocessor has
+            normalized, and ends in the model's raw outputs. Default: False.
+        opset: With ``raw``, version of ONNX's operators, from 13 to the newest that the installed onnx knows.
+            Default: 20.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override, by dotted names. Default: None.
         overwrite: Whether an existing folder may be replaced. Default: False.
+        allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
 
     Returns:
         What was deployed.
 
     Raises:
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
-        FileNotFoundError: The config, the checkpoint, or a data set that is needed does not exist.
-        ValueError: An argument is out of its range, or the checkpoint does not fit the config.
+        FileNotFoundError: The config, the checkpoint, or a dataset that is needed does not exist.
+        ValueError: An argument is out of its range or has no effect, or the checkpoint does not fit the config.
         ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
         ImportError: The runtime is not installed.
     """
-    out_dir = Path(out_dir)
-    check_overwrite(out_dir, overwrite=overwrite)
-    check_precision(runtime, precision)
-    check_installed(runtime, precision)
+    given = dict(
+        runtime=runtime != "openvino",
+        precision=precision != "float32",
+        logits=logits,
+        images=images != 300,
+        max_drop=max_drop is not None,
+        verify_on=verify_on is not None,
+        work_dir=work_dir is not None,
+    )
+    idle = [name for name, differs in given.items() if differs] if raw else ["opset"] if opset is not None else []
+    if idle:
+        raise ValueError(f"{', '.join(idle)}: without effect {'with' if raw else 'without'} raw=True. Leave it out.")
     check_axes(dynamic or ())
     check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
+    if raw:
+        chosen = {} if opset is None else dict(opset=opset)
+        chosen |= {} if dynamic is None else dict(dynamic=dynamic)
+        options = dict(batch=batch, part=part, overwrite=overwrite, **chosen)
+        return export_checkpoint(config, checkpoint, out_dir, size, ema, cfg_options, allow_unsafe, **options)
+    out_dir = Path(out_dir)
+    check_overwrite(out_dir, overwrite=overwrite)
+    check_runtime(runtime, precision)
     if verify_on not in (None, "test"):
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
-    measured = verify_on is not None or max_drop is not None
     cfg = load_config(config, cfg_options, work_dir)
-    check_config(cfg, *(["test"] if measured else []), *(["train"] if precision == "int8" else []))
-    content = load_from_local(checkpoint)
+    content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
     state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
     task = task_of(model, part, logits)
     color, steps = describe_pipeline(cfg)
-    size, dynamic = choose_size(model, steps, size, dynamic)
+    known = size or graph_size(model, steps)
+    if dynamic is None:
+        dynamic = ("batch",) if known else DYNAMIC_AXES
+    shape = (max(batch, 2) if "batch" in dynamic else batch, *(known or image_size(model)))
     network = PredictionNetwork(switch_to_deploy(model), task).eval()
-    network.check(size)
-    shape = (max(batch, 2) if "batch" in dynamic else batch, *size)
+    network.check(shape[1:])
+    before = None
+    if verify_on is not None or max_drop is not None:
+        before = evaluate_weights(config, state, work_dir, cfg_options)
 
     @cache
     def evaluator() -> GraphEvaluator:
         return GraphEvaluator(cfg, network.normalization, task, model.state_dict())
-
-    def measure(graph: nn.Module) -> dict[str, float]:
-        return evaluator()(graph)
 
     with atomic_folder(out_dir) as folder:
         deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))
@@ -178,21 +194,21 @@ def deploy_checkpoint(
             shape,
             dynamic,
             calibration=lambda: dataset_images(cfg, "train", images),
-            measure=measure if max_drop is not None else None,
+            measure=(lambda graph: evaluator()(graph)) if max_drop is not None else None,
             max_drop=max_drop,
         )
         graph = deployment.load()
         if precision == "float32":
-            proof = prove_exact(network, graph, shape, dynamic)
+            proof = Proof(prove_equal(network, graph, shape, dynamic, FLOAT_TOLERANCE))
         else:
             proof = prove_close(network, graph, *comparison_images(cfg, network, shape), precision)
         metrics = None
-        if measured:
-            metrics = dict(before=evaluate_weights(config, state, work_dir, cfg_options), after=measure(graph))
+        if before is not None:
+            metrics = dict(before=before, after=evaluator()(graph))
             check_drop(**metrics, max_drop=MAX_DROP if max_drop is None else max_drop)
         if task.name == "features":
             save_file(head_weights(model, task), folder / WEIGHTS)
-        write_program(folder, runtime)
+        write_program(folder, runtime, steps)
         deployment.settings |= dict(
             format=FORMAT,
             task=task.name,
@@ -225,18 +241,6 @@ def check_positive(**numbers: int) -> None:
             raise ValueError(f"{name}={number}: expected 1 or more.")
 
 
-def choose_size(
-    model: nn.Module, steps: list[dict], size: tuple[int, int] | None, dynamic: Sequence[str] | None
-) -> tuple[tuple[int, int], tuple[str, ...]]:
-    """The size to record a graph with, and its symbolic axes."""
-    test_cfg = getattr(model, "test_cfg", None) or {}
-    window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
-    known = size or window or output_size(steps)
-    if dynamic is None:
-        dynamic = ("batch",) if known else DYNAMIC_AXES
-    return tuple(known or image_size(model)), tuple(dynamic)
-
-
 def describe_input(
     network: PredictionNetwork, shape: tuple[int, int, int], dynamic: Sequence[str], color: str
 ) -> dict[str, object]:
@@ -249,8 +253,7 @@ def describe_input(
 def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
     """Images of the test set, or random ones where there is none, and what they are."""
     if cfg.get("test_dataloader"):
-        with suppress(FileNotFoundError):
-            check_config(cfg, "test")
+        with suppress(ExplainedError):
             found = dataset_images(cfg, "test", TEST_IMAGES)
             return found, f"{len(found)} images of the test set"
     return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"
@@ -269,7 +272,7 @@ def remarks_on(settings: dict) -> list[str]:
     remarks = []
     if settings["task"] == "features":
         part = settings["output"]["part"]
-        remarks.append(f"the graph ends in the maps of {part}; what follows stays in PyTorch, with {WEIGHTS}")
+        remarks.append(f"the graph ends in the feature maps of {part}; what follows runs in PyTorch, with {WEIGHTS}")
     if settings["runtime"] == "openvino":
         from mmrepmlp.export.openvino import is_fast_here
 
@@ -279,5 +282,5 @@ def remarks_on(settings: dict) -> list[str]:
         remarks.append("any size; with --size HEIGHT WIDTH, a graph of one size is faster")
     unknown = [step["type"] for step in settings["preprocessing"] if len(step) == 1]
     if unknown:
-        remarks.append(f"run.py does not know {', '.join(unknown)} of the test pipeline; evaluate.py does")
+        remarks.append(f"run.py does not know {', '.join(unknown)} of the test pipeline; mmrepmlp test does")
     return remarks

@@ -5,7 +5,6 @@ import json
 import platform
 import shutil
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,7 +51,7 @@ class Deployment:
         path = Path(folder) / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist: {folder} is not a deployed network. Make one with tools/deployment/deploy.py."
+                f"{path} does not exist: {folder} is not a deployed network. Make one with mmrepmlp deploy."
             )
         deployment = cls(Path(folder), json.loads(path.read_text()))
         if deployment.settings["format"] > FORMAT:
@@ -77,11 +76,12 @@ class Deployment:
         return load_graph(self.folder / self.settings["graph"], self.settings["runtime"], self.settings["precision"])
 
 
-def check_precision(runtime: str, precision: str) -> None:
-    """Check that a runtime is known and has a precision.
+def check_runtime(runtime: str, precision: str) -> None:
+    """Check that a runtime has a precision, and import what a deployment needs before anything is computed.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It has not, or is unknown.
+        ImportError: It is not installed.
     """
     if runtime not in PRECISIONS:
         raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(PRECISIONS)}.")
@@ -91,21 +91,14 @@ def check_precision(runtime: str, precision: str) -> None:
         raise ValueError(
             f"precision={precision!r}: {runtime} computes in {' or '.join(PRECISIONS[runtime])} on the CPU.{hint}"
         )
+    if runtime == "openvino":
+        import mmrepmlp.export.openvino
+    if precision == "int8":
+        import mmrepmlp.export.post_training  # noqa: F401
 
 
-def check_installed(runtime: str, precision: str) -> None:
-    """Import what a deployment needs, before anything is computed.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    modules = {"openvino": ["openvino"], "onnxruntime": ["onnx"]}[runtime]
-    for module in [*modules, *(["post_training"] if precision == "int8" else [])]:
-        import_module(f"mmrepmlp.export.{module}")
-
-
-def load_graph(path: str | Path, runtime: str, precision: str) -> nn.Module:
-    """Load a graph into its runtime.
+def load_graph(graph: object, runtime: str, precision: str) -> nn.Module:
+    """Load a graph, a file or a model of a runtime, into that runtime.
 
     Raises:
         ImportError: The runtime is not installed.
@@ -113,27 +106,21 @@ def load_graph(path: str | Path, runtime: str, precision: str) -> nn.Module:
     if runtime == "openvino":
         from mmrepmlp.export.openvino import OpenVinoNetwork
 
-        return OpenVinoNetwork(path, precision)
+        return OpenVinoNetwork(graph, precision)
     from mmrepmlp.export import OnnxNetwork
 
-    return OnnxNetwork(path)
+    return OnnxNetwork(graph)
 
 
-def write_program(folder: Path, runtime: str) -> None:
-    """Write the program that runs the network, and what it needs."""
+def write_program(folder: Path, runtime: str, steps: list[dict]) -> None:
+    """Write the program that runs the network, and what it needs: the runtime in this version, and of the packages that
+    prepare images the present major version."""
     shutil.copyfile(PROGRAM, folder / PROGRAM.name)
-    packages = [f"{runtime}=={version(runtime)}", f"numpy>={numpy_minor()}", f"opencv-python-headless>={cv2_minor()}"]
-    (folder / "requirements.txt").write_text("\n".join(packages) + "\n")
-
-
-def numpy_minor() -> str:
-    """The oldest numpy that the installed one's files can be expected to work with."""
-    return f"{np.__version__.split('.')[0]}.0"
-
-
-def cv2_minor() -> str:
-    """The oldest OpenCV whose resizing is that of the installed one."""
-    return f"{cv2.__version__.split('.')[0]}.0"
+    packages = {"numpy": np.__version__, "opencv-python-headless": cv2.__version__}
+    if any(step.get("backend") == "pillow" for step in steps):
+        packages["pillow"] = version("pillow")
+    lines = [f"{name}>={installed.partition('.')[0]}.0" for name, installed in packages.items()]
+    (folder / "requirements.txt").write_text("\n".join([f"{runtime}=={version(runtime)}", *lines]) + "\n")
 
 
 def versions(*packages: str) -> dict[str, str]:

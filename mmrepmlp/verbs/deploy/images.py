@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a config's data sets as a deployed graph takes them."""
+"""Images of a config's datasets as a deployed graph takes them."""
 
 import copy
 
@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmrepmlp.verbs.config import innermost_dataset
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import iter_dicts
 
 
@@ -21,13 +22,13 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
     Args:
         cfg: The config.
         split: ``train`` or ``test``.
-        number: How many, drawn at random with a fixed seed; all if the data set has fewer.
+        number: How many, drawn at random with a fixed seed; all if the dataset has fewer.
 
     Returns:
         Images of shape (1, H, W, C), uint8.
 
     Raises:
-        FileNotFoundError: The data set does not exist.
+        ExplainedError: The dataset does not exist.
         ValueError: The config has none, or it is empty.
     """
     given = cfg.get(f"{split}_dataloader")
@@ -45,7 +46,7 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
         num_workers=0,
     )
     images = []
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+    with explained(cfg), DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         samples = Runner.build_dataloader(loader, seed=0)
         total = min(number, len(samples))
         console = Console(stderr=True)

@@ -3,6 +3,7 @@
 
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
+from torch import nn
 
 from mmrepmlp.verbs.config import innermost_dataset
 
@@ -47,6 +48,14 @@ def describe_transform(transform: object) -> dict:
     if name == "Resize":
         known = transform.scale is not None
     return {"type": name, **step} if known else {"type": name}
+
+
+def graph_size(model: nn.Module, steps: list[dict]) -> tuple[int, int] | None:
+    """Height and width of the images that a model sees in its test: those of the window that it slides over them, or
+    what the steps make of any image; None where they depend on the image."""
+    test_cfg = getattr(model, "test_cfg", None) or {}
+    window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
+    return window or output_size(steps)
 
 
 def output_size(steps: list[dict]) -> tuple[int, int] | None:

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from mmrepmlp.export.graph import compare, worst_shape
 from mmrepmlp.export.prediction import PredictionNetwork
 
 from .folder import DeploymentError
 
 FLOAT_TOLERANCE = 1e-4  # relative, of float32
 AGREEMENT = {"bfloat16": 0.98, "int8": 0.9}  # share of predictions that are the same
-DEVIATION = {"bfloat16": 0.05, "int8": 0.3}  # of logits and maps: root mean square over standard deviation
+DEVIATION = {"bfloat16": 0.05, "int8": 0.3}  # of logits and feature maps: root mean square over standard deviation
 
 
 @dataclass
@@ -24,8 +23,8 @@ class Proof:
     Attributes:
         errors: In float32, for each shape of fresh random images the largest relative difference of an output; of
             classes, by which the model's own logits are larger for another one.
-        agreement: In other precisions, the share of images or pixels with the same prediction; None for maps.
-        deviation: In other precisions, of logits and maps: root mean square difference over standard deviation.
+        agreement: In other precisions, the share of images or pixels with the same prediction; None for feature maps.
+        deviation: In other precisions, of logits and feature maps: root mean square difference over standard deviation.
         images: What the last two were measured on, in words.
     """
 
@@ -47,24 +46,6 @@ class Proof:
         if self.deviation is not None:
             rows["deviation"] = f"{self.deviation:.1e} on {self.images}"
         return rows
-
-
-def prove_exact(
-    network: PredictionNetwork, exported: Callable, shape: tuple[int, int, int], dynamic: Sequence[str]
-) -> Proof:
-    """Compare a graph in float32 on fresh images of several shapes.
-
-    Raises:
-        DeploymentError: It differs.
-    """
-    errors = compare(network, exported, shape, dynamic)
-    worst = worst_shape(errors)
-    if not errors[worst] <= FLOAT_TOLERANCE:
-        raise DeploymentError(
-            f"The graph does not compute what the model does: {errors[worst]:.1e} on images of shape {worst}, allowed "
-            f"{FLOAT_TOLERANCE:.0e}. Nothing was written."
-        )
-    return Proof(errors)
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def read_image(path: Path, load: Callable[[dict], dict | None]) -> np.ndarray:
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
     except Exception as error:  # of whatever the bytes made the reader do
-        raise ImageError("it is no image that the config can load") from error
+        raise ImageError("it is not an image that the config can load") from error
 
 
 def check_complete(path: Path) -> None:

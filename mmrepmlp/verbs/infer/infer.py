@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict images of one's own, and write the predictions as pictures and as JSON."""
+"""Predict images of one's own, and write the predictions as pictures and as JSON lines."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -26,18 +27,23 @@ class Inference:
     """Predictions that were written.
 
     Attributes:
-        file: The JSON file.
-        predictions: The prediction of each image, as in the file.
-        skipped: The images that could not be read, with the reasons.
+        file: The file, one JSON object a line.
+        predicted: Number of images that were predicted.
+        skipped: The images that could not be read, with the reasons, as in the file.
     """
 
     file: Path
-    predictions: list[dict]
-    skipped: list[dict]
+    predicted: int = 0
+    skipped: list[dict] = field(default_factory=list)
+
+    def read(self) -> Iterator[dict]:
+        """Read the predictions from the file, one after the other."""
+        with self.file.open() as lines:
+            yield from (line for line in map(json.loads, lines) if "reason" not in line)
 
     def __str__(self) -> str:
         lines = [f"skipped {item['image']}: {item['reason']}" for item in self.skipped]
-        text = "\n".join([*lines, f"{self.file}: predictions for {len(self.predictions)} images"])
+        text = "\n".join([*lines, f"{self.file}: predictions for {self.predicted} image{'s' * (self.predicted != 1)}"])
         return text.encode(errors="backslashreplace").decode()  # a name may be no text
 
 
@@ -48,25 +54,30 @@ def infer(
     out: str | Path,
     device: str | None = None,
     score: float = 0.5,
+    batch: int = 1,
     cfg_options: dict | None = None,
     overwrite: bool = False,
 ) -> Inference:
     """Predict an image or the images in a folder, with a classifier, segmentor or detector.
+
+    What is predicted is written at once, so that a run that is interrupted leaves all of it.
 
     Args:
         config: Config of mmpretrain, mmsegmentation or mmdetection, in training form or deploy form.
         checkpoint: Its checkpoint, in training form or deploy form; a config in training form takes one in deploy form,
             and RepMLPNets convert the other way round.
         images: An image, or a folder, with its subfolders.
-        out: Folder to write to: ``predictions.json``, ``visualizations/`` with a picture of each image, under its name,
-            and of models that segment whole images ``maps/`` with the labels of all pixels.
+        out: Folder to write to: ``predictions.jsonl``, ``model.json`` with what predicted them, ``visualizations/``
+            with a picture of each image, under its name, and of models that segment whole images ``maps/`` with the
+            labels of all pixels.
         device: Device to compute on. Default: a GPU if there is one.
         score: Score from which on detections are drawn; the file has all. Default: 0.5.
+        batch: Number of images to predict at a time. Default: 1.
         cfg_options: Settings of the config to override, by dotted names. Default: None.
         overwrite: Whether the files of an earlier call may be replaced. Default: False.
 
     Returns:
-        The predictions. Images that cannot be read are skipped.
+        What was written. Images that cannot be read are skipped.
 
     Raises:
         FileNotFoundError: There is no such config, checkpoint, image or folder.
@@ -75,53 +86,75 @@ def infer(
         ImageError: None of the images can be read.
     """
     out = Path(out)
-    file, folders = out / "predictions.json", (out / "visualizations", out / "maps")
-    check_overwrite(file, overwrite=overwrite)
+    result, about = Inference(out / "predictions.jsonl"), out / "model.json"
+    check_overwrite(result.file, about, overwrite=overwrite)
     cfg = read_config(config, cfg_options)
-    root, paths = find_images(images, folders)
+    root, paths = find_images(images, (out / "visualizations", out / "maps"))
     predictor = Predictor(cfg, checkpoint, device)
-    result = Inference(file, [], [])
-    for path in track(paths, "predictions", console=Console(stderr=True), transient=True):
-        name = path.relative_to(root).as_posix()
-        try:
-            image = predictor.read(path)
-        except ImageError as error:
-            result.skipped.append(dict(image=name, reason=str(error)))
-        else:
-            result.predictions.append(dict(image=name, **predict_image(predictor, image, name, out, score)))
-    if not result.predictions:
-        raise ImageError(f"None of the images can be read. {paths[0]}: {result.skipped[0]['reason']}.")
-    content = dict(
-        framework=predictor.framework,
-        config=str(config),
-        checkpoint=str(checkpoint),
-        classes=predictor.classes,
-        predictions=result.predictions,
-        skipped=result.skipped,
-    )
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content))
+    check_readable(predictor, paths)
+    origin = dict(framework=predictor.framework, config=str(config), checkpoint=str(checkpoint))
+    with atomic_write(about) as temporary:
+        temporary.write_text(json.dumps(dict(**origin, classes=predictor.classes)))
+    with result.file.open("w") as file:
+        starts = range(0, len(paths), batch)
+        for start in track(starts, "predictions", console=Console(stderr=True), transient=True):
+            for line in predict_batch(predictor, root, paths[start : start + batch], out, score):
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                if "reason" in line:
+                    result.skipped.append(line)
+                else:
+                    result.predicted += 1
     return result
 
 
-def predict_image(predictor: Predictor, image: np.ndarray, name: str, out: Path, score: float) -> dict:
-    """Predict an image and write its picture and its maps.
+def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
+    """Check that an image can be read, the first one as a rule.
 
-    Returns:
-        The prediction as plain data, with the paths of what was written, relative to ``out``.
+    Raises:
+        ImageError: None can.
     """
-    sample = predictor.predict(image)
-    result = describe(sample, predictor.inferencer, predictor.name_of)
-    drawn = predictor.draw(image, sample, score)[..., ::-1]
-    picture = f"visualizations/{name}" + ("" if name.lower().endswith(PICTURES) else ".png")
-    write_picture(out / picture, drawn)
-    for kind in MAPS:
-        if kind in result:
-            file = f"maps/{name}.png"
-            write_picture(out / file, to_picture(kind, result[kind]))
-            result[kind] = file
-    height, width = image.shape[:2]
-    return dict(height=height, width=width, visualization=picture, **result)
+    reasons = []
+    for path in paths:
+        try:
+            predictor.read(path)
+            return
+        except ImageError as error:
+            reasons.append(str(error))
+    raise ImageError(f"None of the images can be read. {paths[0]}: {reasons[0]}.")
+
+
+def predict_batch(
+    predictor: Predictor, root: Path, paths: Sequence[Path], out: Path, score: float
+) -> Iterator[dict[str, object]]:
+    """Predict images together, and write their pictures and maps.
+
+    Yields:
+        For each image its prediction as plain data, or the reason why it cannot be read.
+    """
+    images, reasons = {}, {}
+    for path in paths:
+        try:
+            images[path] = predictor.read(path)
+        except ImageError as error:
+            reasons[path] = str(error)
+    samples = dict(zip(images, predictor.predict(list(images.values()))))
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        if path in reasons:
+            yield dict(image=name, reason=reasons[path])
+            continue
+        image, sample = images[path], samples[path]
+        result = describe(sample, predictor.inferencer, predictor.name_of)
+        picture = f"visualizations/{name}" + ("" if name.lower().endswith(PICTURES) else ".png")
+        write_picture(out / picture, predictor.draw(image, sample, score)[..., ::-1])
+        for kind in MAPS:
+            if kind in result:
+                file = f"maps/{name}.png"
+                write_picture(out / file, to_picture(kind, result[kind]))
+                result[kind] = file
+        height, width = image.shape[:2]
+        yield dict(image=name, height=height, width=width, visualization=picture, **result)
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
@@ -61,17 +62,27 @@ class Predictor:
         """Read an image as the config's test pipeline does; see :func:`read_image`."""
         return read_image(path, self.load)
 
-    def predict(self, image: np.ndarray) -> BaseDataElement:
-        """Predict one image.
+    def predict(self, images: Sequence[np.ndarray]) -> list[BaseDataElement]:
+        """Predict images, together where the framework puts them into one batch.
+
+        That of mmdetection pads images of several sizes; those of the others take images of one size at a time.
 
         Returns:
-            The framework's data sample, on the CPU.
+            The framework's data samples, on the CPU.
         """
         with self.scope():
-            (batch,) = self.inferencer.preprocess([image])
+            prepared = [next(iter(self.inferencer.preprocess([image]))) for image in images]
             # That of mmdetection gives the images beside the batch.
-            (sample,) = self.inferencer.forward(batch if isinstance(batch, Mapping) else batch[-1])
-        return sample.cpu()
+            prepared = [data if isinstance(data, Mapping) else data[-1] for data in prepared]
+            batches: dict[object, list[int]] = {}
+            for index, data in enumerate(prepared):
+                size = None if self.framework == "mmdet" else data["inputs"][0].shape
+                batches.setdefault(size, []).append(index)
+            found = {}
+            for indices in batches.values():
+                batch = join([prepared[index] for index in indices])
+                found.update(zip(indices, self.inferencer.forward(batch)))
+        return [found[index].cpu() for index in range(len(images))]
 
     def draw(self, image: np.ndarray, sample: BaseDataElement, score: float) -> np.ndarray:
         """Draw a prediction on its image, detections from a score on: RGB, enlarged if the image is small."""
@@ -85,6 +96,15 @@ class Predictor:
     def name_of(self, label: int) -> str:
         """Name of a class; its number where there is no name."""
         return str(self.classes[label]) if label < len(self.classes or ()) else str(label)
+
+
+def join(batches: Sequence[Mapping]) -> dict:
+    """Join batches of one image each."""
+    parts = {name: [batch[name] for batch in batches] for name in batches[0]}
+    return {
+        name: torch.cat(values) if isinstance(values[0], torch.Tensor) else [item for part in values for item in part]
+        for name, values in parts.items()
+    }
 
 
 def prepare_config(cfg: Config) -> Config:

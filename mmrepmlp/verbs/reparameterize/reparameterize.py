@@ -5,11 +5,9 @@ import copy
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mmengine
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -19,23 +17,22 @@ from mmrepmlp.checkpoint import (
     check_overwrite,
     load_from_local,
     meta_of,
-    save_checkpoint,
     save_hashed,
     unwrap,
 )
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.reparam import TOLERANCE, named_tensors, switch_to_deploy
+from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.forward import count_macs
-from mmrepmlp.verbs.model import build_model, deploy_config
+from mmrepmlp.verbs.model import build_model, count_macs, deploy_config, fitting_config
+from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
-from mmrepmlp.verbs.reparameterize.verification import compare_models, find_uncompared, is_converted, verify_in_float64
-from mmrepmlp.verbs.test.evaluate import evaluate
+from mmrepmlp.verbs.reparameterize.test_set import ROUNDING, compare_on_test_set
+from mmrepmlp.verbs.reparameterize.verification import Forms, Verification, changed_tensors
 from mmrepmlp.version import __version__
 
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
 HALF = (torch.float16, torch.bfloat16)
-SAME_PREDICTIONS = 0.999  # share that is demanded where nothing else proves a conversion
+NAMES = ("mmrepmlp", "official")
 # Of the written file, computed in float32, relative to an output's largest value.
 FILE_TOLERANCE = {torch.float32: TOLERANCE[torch.float32], torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -55,13 +52,16 @@ def reparameterize_checkpoint(
     ema: bool = False,
     dtype: str | None = None,
     keep_training_state: bool = False,
+    names: str = "mmrepmlp",
+    cfg_options: dict | None = None,
     allow_unsafe: bool = False,
-) -> ConversionReport:
+) -> ConversionReport | OfficialReport:
     """Convert a checkpoint to deploy form and write it beside a config that loads it and a report.
 
-    The conversion is repeated in float64, where it has to be exact. Then the file is written under a temporary name,
-    read back into the model of the new config, and that is compared with the original on random images, and on request
-    on the config's test set, before the file gets its name.
+    The file is written under a temporary name and read back into the model of the new config. Every module that was
+    converted is compared with what it was, on the inputs that it gets when the model runs on random images: converted
+    in float64, where it has to be exact, and as the file has it. All other weights have to be the same bit for bit.
+    Only then does the file get its name.
 
     Args:
         config: Config of the model in training form: a classifier, segmentor or detector with re-parameterizable parts,
@@ -72,13 +72,18 @@ def reparameterize_checkpoint(
             ``.safetensors`` works as well.
         overwrite: Whether files of an earlier conversion to ``out`` may be replaced. Default: False.
         check: Whether to report alone and write nothing. Default: False.
-        verify_on: ``"test"`` to evaluate both forms on the config's test set. Default: None.
+        verify_on: ``"test"`` to evaluate both forms on the config's test set as well, whose images reach modules that
+            random ones do not. Default: None.
         tolerance: Largest allowed difference of the written file, relative to an output's largest value. Default: 1e-5
             for a file in float32, 1e-2 in float16, 5e-2 in bfloat16.
         ema: Whether to convert the weights averaged over the training. Default: False.
         dtype: Precision to write, ``"float32"``, ``"float16"`` or ``"bfloat16"``; the conversion itself is done in
             float32. Default: the checkpoint's.
         keep_training_state: Whether to keep what resuming needs: optimizer, schedulers, message hub. Default: False.
+        names: ``"official"`` to convert the names instead, to those of the authors' networks: the checkpoint of a
+            classifier, in training form, becomes a plain state dict that their code loads and converts. Default:
+            ``"mmrepmlp"``.
+        cfg_options: Settings of the config to override, by dotted names, such as those of the training. Default: None.
         allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
 
     Returns:
@@ -87,46 +92,62 @@ def reparameterize_checkpoint(
     Raises:
         FileExistsError: There is a conversion of this name and ``overwrite`` is not set.
         CheckpointError: The checkpoint cannot be read, or holds code.
-        ValueError: The checkpoint does not belong to the config's model.
+        ValueError: The checkpoint does not belong to the config's model, or an argument is none of its choices.
         ConversionError: The model has nothing to convert, or outputs or metrics differ.
     """
     out = Path(out)
+    for name, value, choices in (("names", names, NAMES), ("verify_on", verify_on, (None, "test"))):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, choices))}.")
+    if names == "official" and (verify_on or keep_training_state or tolerance is not None):
+        raise ValueError("names='official' renames tensors: verify_on, tolerance and keep_training_state do not apply.")
     if not check:
         check_overwrite(out, out.with_suffix(".py"), overwrite=overwrite)
-    cfg = read_config(config)
+    cfg = read_config(config, cfg_options)
     source = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
     state = unwrap(source, ema)
+    precision = getattr(torch, dtype) if dtype else written_precision(state)
+    if names == "official":
+        network = build_model(fitting_config(cfg, state), state)
+        return write_official(checkpoint, out, cast(official_state(network), precision), overwrite, check)
     model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
-    precision = getattr(torch, dtype) if dtype else written_precision(state)
-    uncompared = find_uncompared(model)
     allowed = FILE_TOLERANCE[precision] if tolerance is None else tolerance
     report = ConversionReport(
         source=Path(checkpoint),
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
-        differences=verify_in_float64(model, switch_to_deploy),
-        uncompared=uncompared,
-        unproven=[name for name in uncompared if is_converted(model, name)],
+        converted=list(convertible_modules(model)),
+        rounding=ROUNDING.get(cfg.get("default_scope"), 0.0),
     )
 
-    def prove(file: Path, _: Path) -> None:
+    def verify(file: Path, _: Path) -> None:
         written = build_deploy_form(config, target, file)
-        report.differences += compare_models(model, written, precision, allowed)
+        double = copy.deepcopy(model).double()
+        verification = Verification(
+            model,
+            [
+                Forms(double, switch_to_deploy(copy.deepcopy(double)), torch.float64, TOLERANCE[torch.float64]),
+                Forms(model, written, precision, allowed),
+            ],
+        )
+        report.changed = changed_tensors(model, written, verification.all_names(), precision)
+        verification.run_on_random_images()
+        report.differences = verification.differences
         if verify_on == "test" and not report.failures():
-            report.metrics, report.same_predictions = evaluate_forms(
-                (cfg, target), (model, written), compare=bool(report.unproven)
-            )
-        raise_failures(report)
+            agreement = compare_on_test_set(cfg, model, written, verification)
+            report.metrics, report.same_predictions = agreement.metrics, agreement.share
+            report.differences = verification.differences
+        raise_failures(report, verification.unproven())
 
     kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
     meta = {**meta_of(source), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
     content = {"meta": meta, "state_dict": cast(converted.state_dict(), precision), **kept}
     if check:
         with TemporaryDirectory() as folder:
-            save_hashed(content, Path(folder, out.name), prove)
+            save_hashed(content, Path(folder, out.name), verify)
         return report
-    return write_files(out, content, target, report, prove)
+    return write_files(out, content, target, report, verify)
 
 
 def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
@@ -151,11 +172,11 @@ def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Modul
     Raises:
         ConversionError: There is nothing to convert.
     """
-    if not any(hasattr(module, "switch_to_deploy") for module in model.modules()):
-        raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
     converted = switch_to_deploy(copy.deepcopy(model))
     if converted.state_dict().keys() == model.state_dict().keys():
-        raise ConversionError(f"The model of {config} is in deploy form already.")
+        if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
+            raise ConversionError(f"The model of {config} is in deploy form already.")
+        raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
     return converted, deploy_config(cfg)
 
 
@@ -173,66 +194,47 @@ def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Modu
         ) from error
 
 
-def raise_failures(report: ConversionReport) -> None:
-    """Refuse to go on where the two forms are not the same model, or nothing shows that they are."""
-    if (report.unproven or not report.differences) and report.same_predictions is None:
-        reasons = "; ".join(f"{name}: {report.uncompared[name]}" for name in report.unproven or report.uncompared)
-        raise ConversionError(
-            f"Random images show nothing about a part that is converted ({reasons}). Nothing was written. "
-            "--verify-on test compares predictions on the config's test set instead."
-        )
-    if report.unproven and report.same_predictions < SAME_PREDICTIONS:
-        raise ConversionError(
-            f"The deploy form differs: {report.same_predictions:.2%} of the predicted numbers are the same. Nothing "
-            "was written."
-        )
-    failures = report.failures()
-    if not failures:
-        return
-    rest = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
-    rounding = name_of(report.differences[-1].dtype)
-    advice = f" The conversion is exact but for {rounding}'s rounding; --tolerance allows more of it."
-    raise ConversionError(
-        f"The deploy form differs: {'; '.join(failures[:10])}{rest}. Nothing was written."
-        + (advice if report.exact and not report.metrics else "")
-    )
+def raise_failures(report: ConversionReport, unproven: dict[str, str]) -> None:
+    """Refuse to go on where the two forms are not the same model, or nothing shows that they are.
 
+    Args:
+        report: What was compared.
+        unproven: Modules that are converted and could not be compared, and why.
 
-def evaluate_forms(
-    configs: tuple[Config, Config], models: tuple[nn.Module, nn.Module], compare: bool = False
-) -> tuple[dict[str, tuple[float, float]], float | None]:
-    """Evaluate both forms of a model on the test set, each from a config and a checkpoint of its own.
-
-    Returns:
-        The metrics that are numbers; with ``compare`` the share of the same numbers in both predictions, else None.
+    Raises:
+        ConversionError: Nothing may be written.
     """
-    results, predictions = [], []
-    with TemporaryDirectory() as folder:
-        for name, cfg, model in zip(("training", "deploy"), configs, models):
-            paths = [str(Path(folder, name + ending)) for ending in (".py", ".pth")]
-            cfg = copy.deepcopy(cfg)
-            cfg.randomness = {"seed": 0, **(cfg.get("randomness") or {})}  # the same for random parts of both
-            cfg.dump(paths[0])
-            save_checkpoint({"state_dict": model.state_dict()}, paths[1])
-            out = str(Path(folder, f"{name}.pkl")) if compare else None
-            results.append(evaluate(*paths, work_dir=folder, out=out, progress=True))
-            predictions += [mmengine.load(out)] if compare else []
-    before, after = results
-    numbers = [name for name, value in before.items() if isinstance(value, Real)]
-    metrics = {name: (float(before[name]), float(after.get(name, "nan"))) for name in numbers}
-    return metrics, share_of_same(*predictions) if compare else None
+    failures = report.failures()
+    if failures:
+        rest = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+        rounding = name_of(report.differences[-1].dtype) if report.differences else ""
+        advice = f" The conversion is exact but for {rounding}'s rounding; --tolerance allows more of it."
+        raise ConversionError(
+            f"The deploy form differs: {'; '.join(failures[:10])}{rest}. Nothing was written."
+            + (advice if report.exact and report.same_predictions is None else "")
+        )
+    if unproven:
+        reasons = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in unproven.items())
+        tested = report.same_predictions is not None
+        images = "Neither random images nor the test set show" if tested else "Random images do not show"
+        advice = "" if tested else " --verify-on test compares it on the images of the config's test set."
+        raise ConversionError(
+            f"{images} what the conversion did to a part of the model ({reasons}). Nothing was written.{advice}"
+        )
 
 
-def share_of_same(before: object, after: object) -> float:
-    """Share of the numbers in predictions that are the same in others, up to rounding; 0 if there are none."""
-    actual, same, total = dict(named_tensors(after)), 0, 0
-    for name, expected in named_tensors(before):
-        if ".gt_" in name:
-            continue
-        total += expected.numel()
-        if name in actual and actual[name].shape == expected.shape:
-            same += torch.isclose(actual[name].double(), expected.double(), rtol=1e-3, atol=1e-6).sum().item()
-    return same / max(total, 1)
+def write_official(
+    checkpoint: str | Path, out: Path, state: dict[str, Tensor], overwrite: bool, check: bool
+) -> OfficialReport:
+    """Write a state dict with the authors' names: by itself, or as a safetensors file."""
+    report = OfficialReport(Path(checkpoint), len(state), sum(value.numel() for value in state.values()))
+    if not check:
+        stale = earlier_files(out)
+        check_overwrite(*stale, overwrite=overwrite)
+        report.checkpoint = save_hashed({"state_dict": state} if out.suffix == ".safetensors" else state, out)
+        for path in {out, *stale} - {report.checkpoint}:
+            path.unlink(missing_ok=True)
+    return report
 
 
 def written_precision(state: dict[str, Tensor]) -> torch.dtype:
@@ -247,14 +249,14 @@ def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def write_files(
-    out: Path, content: dict, target: Config, report: ConversionReport, prove: Callable[[Path, Path], None]
+    out: Path, content: dict, target: Config, report: ConversionReport, verify: Callable[[Path, Path], None]
 ) -> ConversionReport:
     """Write checkpoint, report and config.
 
     The config comes last and names the checkpoint: until it is there, whatever it named before is untouched.
     """
     report.config, stale = out.with_suffix(".py"), earlier_files(out)
-    report.checkpoint = save_hashed(content, out, prove)
+    report.checkpoint = save_hashed(content, out, verify)
     report_file = report.checkpoint.with_suffix(".json")
     try:
         with atomic_write(report_file, named_after=out.with_suffix(report_file.suffix)) as file:

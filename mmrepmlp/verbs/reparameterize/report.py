@@ -2,6 +2,7 @@
 """What a conversion did, to print and to keep."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from rich.console import Group
 from rich.table import Table
 
 from mmrepmlp.reparam import Difference
-from mmrepmlp.verbs.metrics import metrics_agree
 from mmrepmlp.version import __version__
+
+METRIC_TOLERANCE = 5e-5  # of a fraction; of a percentage, half a hundredth at 100 %
 
 
 @dataclass
@@ -25,23 +27,26 @@ class ConversionReport:
         checkpoint: The file in deploy form; None where nothing was written.
         config: The config that loads it; None where nothing was written.
         parameters: Numbers of parameters.
-        macs: Multiply-accumulate operations on one image.
-        differences: How far each output moved on random images: converted in float64, where nothing but the algebra
-            counts, and as the written file has it, in the precision of its weights.
-        uncompared: Parts that random images tell nothing about, and why; ``"heads"`` are the model's raw outputs.
-        unproven: The converted ones of these.
+        macs: Multiply-accumulate operations on one image, as far as the model can be called on images alone.
+        converted: Names of the modules that were converted.
+        differences: How far the outputs of each of them moved on the inputs that it gets in the model: converted in
+            float64, where nothing but the algebra counts, and as the written file has it, in the precision of its
+            weights. Those of the whole model are not required to agree.
+        changed: Tensors of other modules that are not the same in the file.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
-        same_predictions: Share of the numbers in both predictions that are the same, where something is unproven
-            otherwise and the evaluator was asked.
+        rounding: The step to which the framework rounds metrics; 0 where it does not.
+        same_predictions: Share of the numbers in both predictions that are the same; None where the evaluator was not
+            asked.
     """
 
     source: Path
     parameters: tuple[int, int]
     macs: tuple[int, int]
-    differences: list[Difference]
-    uncompared: dict[str, str] = field(default_factory=dict)
-    unproven: list[str] = field(default_factory=list)
+    converted: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    rounding: float = 0.0
     same_predictions: float | None = None
     checkpoint: Path | None = None
     config: Path | None = None
@@ -49,21 +54,23 @@ class ConversionReport:
     @property
     def exact(self) -> bool:
         """Whether all outputs agree in float64, where rounding plays no part."""
-        return all(d.accepted for d in self.differences if d.dtype is torch.float64)
+        return not self.changed and all(d.accepted for d in self.differences if d.dtype is torch.float64)
 
     def failures(self) -> list[str]:
-        """The outputs that differ by more than is allowed, and the metrics, unless heads make much of rounding."""
+        """The outputs that differ by more than is allowed, the tensors that changed, and the metrics, unless heads make
+        much of rounding."""
         outputs = [
             f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
             for d in self.differences
             if not d.accepted
         ]
+        tensors = [f"{name} is not the same, and in no module that is converted" for name in self.changed]
         metrics = [
             f"{name}: {before} and {after}"
             for name, (before, after) in self.metrics.items()
-            if not metrics_agree(before, after)
+            if not metrics_agree(before, after, self.rounding)
         ]
-        return outputs + (metrics if all(d.within_tolerance for d in self.differences) else [])
+        return outputs + tensors + (metrics if all(d.within_tolerance for d in self.differences) else [])
 
     def table(self) -> Group:
         """The report to print; of the outputs the one that moved most, in each precision."""
@@ -89,19 +96,13 @@ class ConversionReport:
         return Group(forms, errors, *self.remarks())
 
     def remarks(self) -> list[str]:
-        """What the comparison of outputs leaves out, and why that is no gap."""
-        advice = "" if self.metrics else " --verify-on test compares the results on the test set."
-        if self.uncompared:
-            parts = "; ".join(f"{name} ({reason})" for name, reason in self.uncompared.items())
-            return [
-                "Compared: the maps of backbone and neck, where the conversion acts. Not compared on random images: "
-                f"{parts}.{advice}"
-            ]
+        """What the differences do not show, and why that is no gap."""
+        advice = "" if self.same_predictions is not None else " --verify-on test compares the results on the test set."
+        equal = "What is converted gives the same outputs, and all other weights are the same"
+        if all(d.required for d in self.differences) and "" not in self.converted:
+            return [f"{equal}. The whole model cannot be called on images alone.{advice}"]
         if not all(d.within_tolerance for d in self.differences):
-            return [
-                "All maps agree, and the conversion does not touch the heads: their larger difference is what they "
-                f"make of rounding.{advice}"
-            ]
+            return [f"{equal}: the larger difference of the whole model is what its heads make of rounding.{advice}"]
         return []
 
     def to_json(self) -> str:
@@ -111,6 +112,22 @@ class ConversionReport:
             difference["dtype"] = name_of(difference["dtype"])
         versions = dict(mmrepmlp=__version__, torch=torch.__version__, mmengine=mmengine.__version__)
         return json.dumps({**content, "versions": versions}, indent=2) + "\n"
+
+
+def metrics_agree(before: float, after: float, rounding: float = 0.0) -> bool:
+    """Whether a metric, a fraction or a percentage, is equal before and after a conversion, up to rounding.
+
+    What is nan before, such as a metric of a class that no image shows, has to be nan after.
+
+    Args:
+        before: Of the training form.
+        after: Of the deploy form.
+        rounding: The step to which both are rounded, so that they may be that far apart. Default: 0.
+    """
+    if math.isnan(before):
+        return math.isnan(after)
+    allowed = max(METRIC_TOLERANCE * max(1.0, abs(before)), rounding * 1.001)
+    return abs(before - after) <= allowed  # false for nan
 
 
 def name_of(dtype: torch.dtype) -> str:

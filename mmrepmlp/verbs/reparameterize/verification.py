@@ -1,106 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that two forms of a whole model compute the same: maps always, raw outputs where the model can be called."""
+"""Verification of a conversion: each converted module on the inputs that it gets in a real pass, all else bit for bit.
+
+A model is what its modules make of each other's outputs. Where every converted module computes what it did before, and
+no other tensor changed, the model does, whatever its heads are and however they are called.
+"""
 
 import copy
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from mmrepmlp.models import named_parts
-from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs, named_tensors
-from mmrepmlp.verbs.forward import random_images, run_model
+from mmrepmlp.reparam import Difference, compare_outputs, convertible_modules, named_tensors
+from mmrepmlp.verbs.model import call_model, random_images
 
-SCALES = (1.0, 1.3)  # image sizes over the backbone's: a whole number of tiles, and none
-
-
-def verify_in_float64(model: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> list[Difference]:
-    """Convert a copy of a model in float64, where nothing but the algebra counts, and compare it with the original."""
-    before = copy.deepcopy(model).double().eval()
-    return compare_copies(before, convert(copy.deepcopy(before)), torch.float64, TOLERANCE[torch.float64])
+SCALES = (1.0, 1.3)  # image sizes over the model's: a whole number of tiles, and none
+CALLS = 20  # of a module that are compared in one pass
 
 
-def compare_models(before: nn.Module, after: nn.Module, dtype: torch.dtype, tolerance: float) -> list[Difference]:
-    """Compare the maps and raw outputs of a model and its converted form on random images of two sizes.
+@dataclass
+class Forms:
+    """A model before and after its conversion, and how much they may differ.
 
-    Heads that the conversion does not touch are functions of the maps: where all maps agree, a difference of theirs
-    is what they make of rounding (a sorting, a threshold), and is reported without being a reason to refuse.
+    Attributes:
+        before: The model in training form.
+        after: The same in deploy form.
+        dtype: Precision of the converted weights, to report.
+        tolerance: Largest allowed difference, relative to an output's largest value.
+    """
+
+    before: nn.Module
+    after: nn.Module
+    dtype: torch.dtype
+    tolerance: float
+
+    def inputs(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Copies of a module's inputs, in the precision in which these forms compute."""
+        like = next(self.before.parameters())
+        return tree_map_only(
+            Tensor, lambda x: x.to(like if x.is_floating_point() else like.device, copy=True), (args, kwargs)
+        )
+
+
+class Verification:
+    """Comparison of the modules that a conversion changes.
 
     Args:
-        before: The model, whose parameters give the precision of the computation. Both are left as they are.
-        after: The converted one.
-        dtype: What to report as the precision of the converted weights.
-        tolerance: Largest allowed difference, relative to an output's largest value.
+        model: The model in training form.
+        forms: What to compare, such as the conversion in float64, where nothing but the algebra counts, and the file
+            as it was written.
 
-    Returns:
-        Differences of what could be computed before the conversion; infinite ones of what it could not after.
+    Attributes:
+        names: Names of the modules that are converted; of a shared one, the first.
+        differences: How far outputs moved in any call, the largest of each output in each precision.
     """
-    return compare_copies(copy.deepcopy(before), copy.deepcopy(after), dtype, tolerance)
+
+    def __init__(self, model: nn.Module, forms: Iterable[Forms]) -> None:
+        self.model, self.forms = copy.deepcopy(model), list(forms)  # hooks and passes are to leave no trace
+        self.names = list(convertible_modules(model))
+        named = list(model.named_modules(remove_duplicate=False))
+        self.aliases = {name: [n for n, m in named if m is model.get_submodule(name)] for name in self.names}
+        self.found: dict[tuple, Difference] = {}
+        self.first_samples: dict[tuple, Tensor] = {}
+        self.compared: set[str] = set()
+        self.varied: set[str] = set()
+        self.errors: dict[str, str] = {}
+
+    @property
+    def differences(self) -> list[Difference]:
+        return [
+            difference for form in self.forms for (dtype, _), difference in self.found.items() if dtype is form.dtype
+        ]
+
+    def all_names(self) -> list[str]:
+        """All names of the converted modules; a shared one has several."""
+        return [alias for aliases in self.aliases.values() for alias in aliases]
+
+    def unproven(self) -> dict[str, str]:
+        """The converted modules that nothing was shown of, and why."""
+        reasons = {}
+        for name in self.names:
+            if name not in self.compared:
+                reasons[name] = self.errors.get(name, "no pass reached it")
+            elif name not in self.varied:
+                reasons[name] = "it gives the same for all images"
+        return reasons
+
+    @torch.no_grad()
+    def run_on_random_images(self) -> None:
+        """Run the model, up to the raw outputs of its heads where that is possible, and compare what it calls.
+
+        Modules that this does not show, such as those of a teacher, are reached from the modules around them, the
+        outermost that can be called.
+        """
+        for scale in SCALES:
+            images = random_images(self.model, 2, scale).float()
+            with self.watch(self.model):
+                outputs = call_model(self.model, images)
+            if outputs and "" not in self.names:
+                self.compare_whole(outputs, images)
+        for name in self.unproven():
+            path = name.split(".")
+            for owner in (".".join(path[: end + 1]) for end in range(len(path))):
+                if name in self.unproven():
+                    part = self.model.get_submodule(owner)
+                    for scale in SCALES:
+                        with self.watch(self.model):
+                            call_model(part, random_images(part, 2, scale).float())
+
+    @contextmanager
+    def watch(self, model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
+        """Compare the converted modules, or some of them, on what they are called with.
+
+        Args:
+            model: The model in training form, or a copy of it.
+            names: Names of the modules. Default: all.
+        """
+        calls, handles = Counter(), []
+
+        def compare(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if calls[name] < CALLS:
+                calls[name] += 1
+                self.compare(name, args, kwargs)
+
+        for name in self.names if names is None else names:
+            hook = partial(compare, name)
+            handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def compare(self, name: str, args: tuple, kwargs: dict) -> None:
+        """Compare both forms of a module on one input."""
+        for forms in self.forms:
+            try:
+                expected = call(forms.before, name, *forms.inputs(args, kwargs))
+            except Exception as error:  # the precision or the size may not do
+                self.errors[name] = describe(error)
+                return
+            self.notice_samples(name, expected)
+            for alias in self.aliases[name]:
+                actual = None
+                with suppress(Exception):
+                    actual = call(forms.after, alias, *forms.inputs(args, kwargs))
+                self.keep(compare_named(alias or "model", expected, actual, forms))
+        self.compared.add(name)
+
+    def compare_whole(self, outputs: tuple[str, object], images: Tensor) -> None:
+        """Compare the outputs of the whole model as well.
+
+        Functions of equal inputs, they differ by what heads make of rounding, a sorting for example. That is no reason
+        to refuse; a model that cannot be called any more is one.
+        """
+        way, expected = outputs
+        actual = call_model(self.forms[-1].after, images)
+        still_called = actual is not None and actual[0] == way
+        differences = compare_named(
+            f"whole model, {way}", expected, actual[1] if still_called else None, self.forms[-1]
+        )
+        self.keep([replace(difference, required=not still_called) for difference in differences])
+
+    def notice_samples(self, name: str, outputs: object) -> None:
+        """Note whether the outputs of a module differ between two samples, in any call."""
+        for path, output in named_tensors(outputs):
+            if name not in self.varied and output.dim() and len(output):
+                first = self.first_samples.setdefault((name, path, output.shape[1:]), output[0].clone())
+                if not (output == first).all():
+                    self.varied.add(name)
+
+    def keep(self, differences: Iterable[Difference]) -> None:
+        """Keep the larger of each difference and what is known of its output; nan is the largest."""
+        for difference in differences:
+            key = difference.dtype, difference.output
+            if key not in self.found or not difference.relative <= self.found[key].relative:
+                self.found[key] = difference
 
 
-@torch.no_grad()
-def compare_copies(before: nn.Module, after: nn.Module, dtype: torch.dtype, tolerance: float) -> list[Difference]:
-    """As :func:`compare_models`, on models that nobody needs any more: a forward pass may change one."""
-    precision = next(before.parameters()).dtype
-    maps, heads, callable_heads, unchanged = [], [], True, same_heads(before, after, dtype)
-    for scale in SCALES:
-        images = random_images(before, 2, scale).to(precision)
-        expected, actual = run_model(before, images), run_model(after, images)
-        callable_heads &= bool(expected.error) or not actual.error
-        size = "" if scale == SCALES[0] else f" ({images.size(2)} x {images.size(3)} pixels)"
-        same_parts = {name: maps for name, maps in actual.maps.items() if name in expected.maps}
-        maps += compare_parts(expected.maps, same_parts, dtype, tolerance, size)
-        if not expected.error:
-            heads += compare_parts({"head": expected.head}, {"head": actual.head}, dtype, tolerance, size)
-    maps_agree = bool(maps) and all(d.accepted for d in maps)
-    if maps_agree and callable_heads and unchanged:
-        for difference in heads:
-            difference.required = False
-    return maps + heads
+def compare_named(name: str, expected: object, actual: object, forms: Forms) -> list[Difference]:
+    """Compare outputs, and name them after what gives them."""
+    differences = compare_outputs({name: expected}, {name: actual}, forms.dtype, forms.tolerance)
+    return [replace(d, output=d.output.removeprefix("output.")) for d in differences]
 
 
-@torch.no_grad()
-def find_uncompared(model: nn.Module) -> dict[str, str]:
-    """The outputs of a model that random images tell nothing about, and why, by name of the part; ``"heads"`` stands
-    for the model's raw outputs."""
-    images = random_images(model, 2).to(next(model.parameters()).dtype)
-    outputs = run_model(copy.deepcopy(model), images)
-    constant = {name: "it gives the same for all images" for name, maps in outputs.maps.items() if is_constant(maps)}
-    return {**outputs.uncalled, **constant, **({"heads": outputs.error} if outputs.error else {})}
+def call(model: nn.Module, name: str, args: tuple, kwargs: dict) -> object:
+    """Call a module of a model."""
+    return model.get_submodule(name)(*args, **kwargs)
 
 
-def is_constant(outputs: object) -> bool:
-    """Whether no output differs between two samples."""
-    return all(len(x) == 2 and torch.equal(x[0], x[1]) for _, x in named_tensors(outputs) if x.dim())
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:200]
 
 
-def is_converted(model: nn.Module, name: str) -> bool:
-    """Whether a part of a model, by its name, has a deploy form."""
-    part = named_parts(model).get(name, nn.Identity())
-    return any(hasattr(module, "switch_to_deploy") for module in part.modules())
+def changed_tensors(before: nn.Module, after: nn.Module, converted: Iterable[str], dtype: torch.dtype) -> list[str]:
+    """The tensors outside of the converted modules that are not bit for bit the same, but for a cast.
 
-
-def compare_parts(
-    before: dict[str, object], after: dict[str, object], dtype: torch.dtype, tolerance: float, suffix: str
-) -> list[Difference]:
-    """Compare outputs, named after the part that computes them."""
-    differences = compare_outputs(before, after, dtype, tolerance)
-    for difference in differences:
-        difference.output = difference.output.removeprefix("output.") + suffix
-    return differences
-
-
-def same_heads(before: nn.Module, after: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether all tensors outside of the compared parts are the same, but for a cast to ``dtype``."""
-    expected, actual = head_tensors(before), head_tensors(after)
-    return expected.keys() == actual.keys() and all(
-        actual[name].shape == value.shape
-        and torch.equal(actual[name], value.to(dtype).to(value) if value.is_floating_point() else value)
-        for name, value in expected.items()
+    Args:
+        before: The model in training form.
+        after: The same in deploy form.
+        converted: Names of the modules that are converted.
+        dtype: Precision of the converted weights.
+    """
+    inside = tuple(f"{name}." if name else "" for name in converted)
+    expected, actual = (
+        {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
+        for model in (before, after)
     )
+    return [name for name in expected | actual if not same_tensor(expected.get(name), actual.get(name), dtype)]
 
 
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors outside of the parts whose maps are compared."""
-    prefixes = tuple(f"{part}." for part in named_parts(model))
-    return {name: value for name, value in model.state_dict().items() if not name.startswith(prefixes)}
+def same_tensor(expected: Tensor | None, actual: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether two tensors are the same bit for bit, but for a cast of the second."""
+    if expected is None or actual is None:
+        return False
+    cast = expected.to(dtype).to(expected) if expected.is_floating_point() else expected
+    return actual.shape == expected.shape and torch.equal(actual, cast)

@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
 from torch import Tensor
 
 from mmrepmlp.checkpoint import save_checkpoint
-from mmrepmlp.verbs.checks import check_config
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import load_config, require
-from mmrepmlp.verbs.distributed import disable_fsdp
+from mmrepmlp.verbs.explain import explained
+from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import build_runner
 
-from .tta import apply_tta, merge_explained
+from .tta import apply_tta
 
 DTYPES = ("float32", "bfloat16")
 
@@ -35,15 +39,17 @@ def evaluate(
     deploy: bool = False,
     tta: bool = False,
     dtype: str = "float32",
+    show_dir: str | Path | None = None,
     cfg_options: dict | None = None,
     launcher: str = "none",
     progress: bool = False,
 ) -> dict[str, float]:
-    """Evaluate a checkpoint on a config's test set.
+    """Evaluate a checkpoint or a deployed network on a config's test set.
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Path of the checkpoint. Default: the config's ``load_from``.
+        checkpoint: Path of the checkpoint, or a folder that :func:`deploy_checkpoint` wrote, for
+            :func:`evaluate_deployment`. Default: the config's ``load_from``.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
         out: Pickle file for the predictions. Default: None.
         deploy: Whether to convert the model to deploy form first. Default: False.
@@ -51,6 +57,8 @@ def evaluate(
             or of each image and its mirror image. Default: False.
         dtype: Precision of backbone, neck and heads: ``float32`` or ``bfloat16``; the latter for processors with
             instructions for it. What they are joined by, such as NMS, stays in float32. Default: ``float32``.
+        show_dir: Folder for a picture of each prediction, drawn by the framework's own visualization hook; that of
+            mmsegmentation writes into ``vis_data/vis_image`` of it. Default: None.
         cfg_options: Settings to override, by dotted names. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
         progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
@@ -60,31 +68,86 @@ def evaluate(
         The metrics.
 
     Raises:
-        ValueError: The config sets nothing to test, a head does not fit the backbone, no checkpoint is given, or an
-            argument is none of its choices.
-        FileNotFoundError: A data set does not exist.
-        MMRepMLPError: With ``tta``, the predictions of the model cannot be merged.
+        ValueError: The config sets nothing to test, no checkpoint is given, an argument is none of its choices, or it
+            is not one for a deployed network.
+        ExplainedError: A neck or head does not fit the backbone, a dataset is not there, or with ``tta`` the
+            predictions of the model cannot be merged.
+        MMRepMLPError: With ``show_dir``, the config has nothing that draws predictions.
     """
-    if out and not str(out).endswith((".pkl", ".pickle")):
-        raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")
-    cfg = load_config(config, cfg_options, work_dir, launcher)
-    require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
-    check_config(cfg, "test")
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        if deploy or tta or dtype != "float32" or launcher != "none":
+            raise ValueError(f"{checkpoint} is a deployed network, which takes no deploy, tta, dtype or launcher.")
+        # What export needs is not everywhere installed.
+        from .evaluate_deployment import evaluate_deployment
+
+        return evaluate_deployment(config, checkpoint, work_dir, cfg_options, out, show_dir, progress)
+    cfg = load_test_config(config, cfg_options, work_dir, launcher, out, show_dir)
     if checkpoint is None and not cfg.get("load_from"):
         raise ValueError(f"No checkpoint is given, and {config} has none in load_from. Pass one.")
     cfg.load_from, cfg.resume = str(checkpoint or cfg.load_from), False
-    disable_fsdp(cfg)
     if tta:
         apply_tta(cfg)
     hooks = {"SwitchToDeployHook": deploy, "Bfloat16Hook": dtype == "bfloat16"}
     added = [dict(type=f"mmrepmlp.{name}") for name, wanted in hooks.items() if wanted]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *added]
-    runner = build_runner(cfg, progress)
+    with explained(cfg):
+        return run_test(build_runner(cfg, progress), out)
+
+
+def load_test_config(
+    config: str | Path,
+    cfg_options: dict | None,
+    work_dir: str | None,
+    launcher: str = "none",
+    out: str | None = None,
+    show_dir: str | Path | None = None,
+) -> Config:
+    """Read a config to test with, for what :func:`evaluate` takes.
+
+    Raises:
+        ValueError: The config sets nothing to test, or ``out`` is no pickle file.
+        MMRepMLPError: The config has nothing that draws predictions.
+    """
+    if out and not str(out).endswith((".pkl", ".pickle")):
+        raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
+    if show_dir:
+        draw_into(cfg, str(Path(show_dir).absolute()), cfg_options or {})
+    return cfg
+
+
+def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
+    """Turn on the visualization hook of a config, as the frameworks' own ``tools/test.py --show-dir`` does.
+
+    Raises:
+        MMRepMLPError: There is no such hook, or it is none of a framework that is known.
+    """
+    hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), cfg.get("default_scope")
+    switches = {
+        "mmpretrain": dict(enable=True, out_dir=folder),
+        "mmseg": dict(draw=True),  # into the folder of the visualizer
+        "mmdet": dict(draw=True, test_out_dir=folder),
+    }
+    if not hook or not cfg.get("visualizer") or scope not in switches:
+        raise MMRepMLPError(
+            f"--show-dir: the config, of {scope}, has no visualizer or no default_hooks.visualization of "
+            f"{', '.join(switches)}. Set them, e.g. default_hooks.visualization.type=SegVisualizationHook."
+        )
+    hook.update(switches[scope])
+    if "default_hooks.visualization.interval" not in cfg_options:
+        hook.interval = 1
+    # Not the visualizer of an earlier run of this process, which has a folder and classes of its own.
+    cfg.visualizer.update(name=f"{folder} {time.monotonic_ns()}", save_dir=folder)
+
+
+def run_test(runner: Runner, out: str | None = None) -> dict[str, float]:
+    """Test what a runner has, and write the predictions to a pickle file if one is given."""
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
-    with merge_explained():
+    with show_progress(runner):
         return runner.test()
 
 

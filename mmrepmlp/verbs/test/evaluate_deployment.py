@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.export.prediction import Task
-from mmrepmlp.verbs.checks import check_config
-from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.deploy.folder import WEIGHTS, Deployment, DeploymentError
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import drop_pretrained
 from mmrepmlp.verbs.runner import build_runner
+
+from .evaluate import load_test_config, run_test
 
 Graph = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -27,6 +28,9 @@ def evaluate_deployment(
     out_dir: str | Path,
     work_dir: str | None = None,
     cfg_options: dict | None = None,
+    out: str | None = None,
+    show_dir: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Evaluate a deployed network on a config's test set, with what prepares images and judges predictions there.
 
@@ -36,24 +40,24 @@ def evaluate_deployment(
         config: Path of the config file, or ``package::path``.
         out_dir: Folder written by :func:`deploy_checkpoint` for a model of this config.
         work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
-        cfg_options: Settings to override, by dotted names. Default: None.
+        cfg_options, out, show_dir, progress: See :func:`evaluate`.
 
     Returns:
         The metrics.
 
     Raises:
-        FileNotFoundError: There is no deployed network, or a data set does not exist.
+        FileNotFoundError: There is no deployed network.
+        ExplainedError: A dataset is not there.
         DeploymentError: A file was changed, or the network is of another model than the config's.
     """
-    cfg = load_config(config, cfg_options, work_dir)
     deployment = Deployment.read(out_dir)
-    settings = deployment.settings
-    check_config(cfg, "test")
+    cfg, settings = load_test_config(config, cfg_options, work_dir, out=out, show_dir=show_dir), deployment.settings
     output = dict(settings["output"])
     task = Task(settings["task"], output.pop("name"), output)
     normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
     head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
-    return GraphEvaluator(cfg, normalization, task, head)(deployment.load())
+    with explained(cfg):
+        return GraphEvaluator(cfg, normalization, task, head, progress)(deployment.load(), out)
 
 
 class GraphEvaluator:
@@ -64,20 +68,26 @@ class GraphEvaluator:
         normalization: What a graph does to the colors of an image, which the config's preprocessor did already.
         task: What a graph predicts.
         head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
+        progress: As in :func:`evaluate`. Default: True.
 
     Raises:
         DeploymentError: The config's model is of another kind.
     """
 
     def __init__(
-        self, cfg: Config, normalization: Normalization, task: Task, head: Mapping[str, Tensor] | None = None
+        self,
+        cfg: Config,
+        normalization: Normalization,
+        task: Task,
+        head: Mapping[str, Tensor] | None = None,
+        progress: bool = True,
     ) -> None:
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = None, False
         drop_pretrained(cfg.model)
         self.graph: Graph | None = None
         self.normalization = normalization
-        self.runner = build_runner(cfg, progress=True)
+        self.runner = build_runner(cfg, progress)
         model = self.runner.model
         if task.name == "features":
             replace_part(model, task.settings["part"], self.run, head)
@@ -90,17 +100,18 @@ class GraphEvaluator:
         """Run the graph on images as the config's preprocessor leaves them."""
         return self.graph(self.normalization.undo(inputs))
 
-    def __call__(self, graph: Graph) -> dict[str, float]:
+    def __call__(self, graph: Graph, out: str | None = None) -> dict[str, float]:
         """Evaluate a graph.
 
         Args:
             graph: Maps images (N, H, W, C), uint8, to its outputs.
+            out: Pickle file for the predictions. Default: None.
 
         Returns:
             The metrics.
         """
         self.graph = graph
-        return {name: float(value) for name, value in self.runner.test().items()}
+        return {name: float(value) for name, value in run_test(self.runner, out).items()}
 
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:

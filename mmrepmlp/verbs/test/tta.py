@@ -2,9 +2,6 @@
 """Test-time augmentation, as the tools of the three frameworks apply it."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from traceback import walk_tb
 
 from mmengine.config import Config, ConfigDict
 
@@ -38,25 +35,6 @@ def apply_tta(cfg: Config) -> None:
         cfg.data_preprocessor = own
     cfg.model = ConfigDict({**model, "module": cfg.model})
     augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"))
-
-
-@contextmanager
-def merge_explained() -> Iterator[None]:
-    """Say in one sentence that the predictions of a model cannot be merged, where that ends a test.
-
-    Raises:
-        MMRepMLPError: ``merge_preds`` of the ``tta_model`` raised an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        merges = [f.f_locals.get("self") for f, _ in walk_tb(error.__traceback__) if f.f_code.co_name == "merge_preds"]
-        if not merges:
-            raise
-        raise MMRepMLPError(
-            f"{type(merges[0]).__name__} cannot merge the predictions of this model ({type(error).__name__}: {error}). "
-            "Set another tta_model, with its tta_pipeline, in the config, or omit --tta."
-        ) from error
 
 
 def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:

@@ -8,16 +8,17 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.checks import check_config
 from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import iter_dicts
+from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import add_hooks, build_runner
 
 from .resume import make_resumable, resume_from
 
 # Hooks added to those of the config, with the reason.
 CHECKS = {
-    "CheckAnnotationsHook": "annotations of classes that the model does not have are rejected before training; "
+    "CheckAnnotationsHook": "labels of classes that the model does not have stop the training; "
     "check_annotations=False in the config turns it off.",
 }
 HOOKS = {
@@ -59,13 +60,12 @@ def train(
 
     Raises:
         MMRepMLPError: ``amp`` is set and there is no GPU.
-        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; a head does not fit
-            the backbone; an annotation is of a class that the model does not have.
-        FileNotFoundError: A data set does not exist.
+        ExplainedError: A neck or head does not fit the backbone, or a dataset is not there.
+        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; an annotation is of
+            a class that the model does not have.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "train_dataloader", "train_cfg", "optim_wrapper")
-    check_config(cfg, "train", "val", training=True)
     if amp:
         if get_device() == "cpu":
             raise MMRepMLPError("--amp uses MMEngine's AmpOptimWrapper, which needs a GPU, and none is available.")
@@ -82,15 +82,17 @@ def train(
     resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
     if resume:
         resume_from(cfg, resume)
-    runner = build_runner(cfg, progress)
-    for change in changes:
-        runner.logger.info(change)
-    if cfg.get("check_annotations", True):
-        add_hooks(runner, CHECKS)
-    add_hooks(runner, HOOKS)
-    if lacks_constructor(cfg):
-        runner.logger.warning(WITHOUT_CONSTRUCTOR)
-    runner.train()
+    with explained(cfg):
+        runner = build_runner(cfg, progress)
+        for change in changes:
+            runner.logger.info(change)
+        if cfg.get("check_annotations", True):
+            add_hooks(runner, CHECKS)
+        add_hooks(runner, HOOKS)
+        if lacks_constructor(cfg):
+            runner.logger.warning(WITHOUT_CONSTRUCTOR)
+        with show_progress(runner):
+            runner.train()
     return runner
 
 

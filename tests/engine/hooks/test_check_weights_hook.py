@@ -13,13 +13,22 @@ from tests.fixtures import CONFIG
 
 
 def test_a_checkpoint_without_weights_to_load_is_named():
-    load = CheckWeightsHook().after_load_checkpoint
-    load(SimpleNamespace(), {"state_dict": {"weight": torch.ones(1)}, "meta": {}})
+    load, runner = CheckWeightsHook().after_load_checkpoint, SimpleNamespace(model=torch.nn.Linear(1, 1))
+    load(runner, {"state_dict": {"weight": torch.ones(1)}, "meta": {}})
     with pytest.raises(ValueError, match="holds weights under student, teacher"):
-        load(SimpleNamespace(), {name: {"a.weight": torch.ones(1)} for name in ("student", "teacher")})
+        load(runner, {name: {"a.weight": torch.ones(1)} for name in ("student", "teacher")})
     with pytest.raises(ValueError, match="holds no weights: its entries are epoch"):
-        load(SimpleNamespace(), {"epoch": 3})
+        load(runner, {"epoch": 3})
     assert get_priority(EMAHook.priority) < get_priority(CheckWeightsHook.priority)
+
+
+def test_the_authors_classifiers_are_loaded_as_they_are():
+    model = torch.nn.ModuleDict(dict(head=torch.nn.ModuleDict(dict(fc=torch.nn.Linear(1, 1)))))
+    value, runner = torch.ones(1), SimpleNamespace(model=model)
+    for head in ("head", "linear"):
+        checkpoint = {"model": {"stage0.conv.weight": value, f"{head}.weight": value, f"{head}.bias": value}}
+        CheckWeightsHook().after_load_checkpoint(runner, checkpoint)
+        assert checkpoint["state_dict"].keys() == {"backbone.stage0.conv.weight", "head.fc.weight", "head.fc.bias"}
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmrepmlp.engine import SwitchToDeployHook
 from mmrepmlp.models import RepMLPNet
-from tests.helpers import relative_error, without_gpu
+from tests.helpers import relative_error
 
 ARCH = dict(channels=[8, 16], depths=[1, 1], sharesets_nums=[1, 2])
 
@@ -151,11 +150,3 @@ def test_a_model_inside_a_distributed_wrapper_is_converted_there():
     assert runner.model.module is model
     hook.before_test_epoch(runner)
     assert isinstance(runner.model, nn.DataParallel) and runner.model.module.backbone.deploy
-
-
-@without_gpu
-def test_shards_are_not_converted(alone):
-    runner = type("Runner", (), {})()
-    runner.model = torch.distributed.fsdp.FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="FSDP shards the weights.*tools/test.py --deploy"):
-        SwitchToDeployHook(val=True).before_val_epoch(runner)

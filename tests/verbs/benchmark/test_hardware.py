@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from mmrepmlp.apis import benchmark_repmlpnet, benchmark_runtimes
+from mmrepmlp.apis import benchmark
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.benchmark.hardware import FEATURES, Hardware, name_processor
 from tests.helpers import render
+from tests.verbs.benchmark.conftest import SMALL
 
-SMALL = dict(channels=[32, 64, 128, 256], depths=[1, 1, 1, 1], sharesets_nums=[1, 4, 16, 64])
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BENCHMARKS = dict(
-    compare=partial(benchmark_repmlpnet, SMALL, 64, (2,), repeats=2),
-    training_step=partial(benchmark_repmlpnet, SMALL, 64, (2,), repeats=2, training_step=True),
+    compare=partial(benchmark, (), "mmpretrain", arch=SMALL, img_size=64, batches=(2,), repeats=2),
+    training_step=partial(benchmark, arch=SMALL, img_size=64, batches=(2,), repeats=2, training_step=True),
 )
 
 
@@ -51,7 +51,7 @@ def test_the_generation_of_a_processor_is_named():
 )
 def test_devices_that_are_not_there_are_refused(settings, message):
     with pytest.raises(MMRepMLPError, match=message):
-        benchmark_repmlpnet(SMALL, 64, (1,), hardware=Hardware(**settings))
+        benchmark(arch=SMALL, img_size=64, batches=(1,), **settings)
 
 
 def test_layout_and_autocast_are_as_asked():
@@ -69,22 +69,21 @@ def test_layout_and_autocast_are_as_asked():
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_reference")
 def test_autocast_rounds_in_a_benchmark():
-    benchmark = BENCHMARKS["compare"](hardware=Hardware(channels_last=True, autocast="bfloat16"))
-    errors = [row.error for row in benchmark.rows if row.error is not None]
-    assert len(errors) == 3 and all(1e-4 < error < 0.1 for error in errors)
-    assert benchmark.environment["channels_last"] is True
+    report = BENCHMARKS["compare"](channels_last=True, autocast="bfloat16")
+    errors = [row["error"] for row in report.rows if row["error"] is not None]
+    assert len(errors) == 4 and all(1e-4 < error < 0.1 for error in errors)
+    assert report.environment["channels_last"] is True
 
 
 @GPU
 @pytest.mark.parametrize("settings", [{}, dict(tf32=True), dict(autocast="float16", channels_last=True)], ids=str)
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_on_a_gpu(name, settings):
-    benchmark = BENCHMARKS[name](hardware=Hardware("cuda", **settings))
-    assert benchmark.environment["gpu"] == torch.cuda.get_device_name() and all(
-        r.milliseconds > 0 for r in benchmark.rows
-    )
+    report = BENCHMARKS[name](device="cuda", **settings)
+    assert report.environment["gpu"] == torch.cuda.get_device_name()
+    assert all(row["milliseconds"] > 0 for row in report.rows)
     assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is settings.get("tf32", False)
-    assert benchmark.environment["gpu"] in render(benchmark.table())
+    assert report.environment["gpu"] in render(report.table())
 
 
 @GPU
@@ -96,7 +95,7 @@ def test_memory_on_a_gpu():
 @GPU
 def test_runtimes_on_a_gpu():
     names = ("eager", "eager bfloat16", "compiled", "onnxruntime", "openvino")
-    rows = benchmark_runtimes(SMALL, 64, runtimes=names, batches=(2,), repeats=2, hardware=Hardware("cuda")).rows
-    reasons = {row.runtime: row.reason for row in rows if row.network == "mmrepmlp"}
+    rows = benchmark((), None, names, SMALL, 64, batches=(2,), repeats=2, device="cuda").rows
+    reasons = {row["task"]: row["reason"] for row in rows if row["model"] == "mmrepmlp"}
     assert reasons["eager"] is reasons["eager bfloat16"] is reasons["compiled"] is None
     assert reasons["onnxruntime"].endswith("computes on the CPU; measure it with --device cpu.")

@@ -17,19 +17,20 @@ from mmengine.config import Config
 from PIL import Image
 from safetensors.torch import load_file
 
-from mmrepmlp.apis import compare_deployments, deploy_checkpoint, evaluate, evaluate_deployment, infer
+from mmrepmlp.apis import benchmark, deploy_checkpoint, evaluate, evaluate_deployment, infer
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.export.normalization import Normalization, preprocessing_of
 from mmrepmlp.reparam import named_tensors
 from mmrepmlp.verbs.deploy import deploy as module
 from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
 from mmrepmlp.verbs.deploy.images import dataset_images
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model, build_untrained
 from mmrepmlp.verbs.test.evaluate_deployment import replace_part
 from tests.fixtures import CONFIG
 from tests.helpers import render
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded_once")]
+pytestmark = pytest.mark.slow
 FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
 FORMS += [("onnxruntime", "float32"), ("onnxruntime", "int8")]
 
@@ -52,7 +53,7 @@ def predictions(learned, tmp_path_factory, digits):
     """What the framework's inferencer predicts for each test image."""
     out = tmp_path_factory.mktemp("predictions")
     result = infer(CONFIG, learned.checkpoint, digits / "val", out, cfg_options=learned.options, device="cpu")
-    return {entry["image"]: entry for entry in result.predictions}
+    return {entry["image"]: entry for entry in result.read()}
 
 
 @pytest.fixture(scope="module", params=FORMS, ids="-".join)
@@ -109,11 +110,15 @@ def test_deployments_side_by_side(deployed, learned, tmp_path):
     folder = deployed.folder
     shutil.copytree(folder, tmp_path / "copy")
     few = {**learned.options, "test_dataloader.dataset.indices": 16}
-    compared = compare_deployments(CONFIG, [folder, tmp_path / "copy"], str(tmp_path / "log"), few, repeats=1)
-    one, two = compared.deployments.values()
-    assert list(compared.deployments) == [folder.name, "copy"] and one.metrics == two.metrics
-    assert one.megabytes == two.megabytes == deployed.megabytes > 0.1
-    assert deployed.settings["precision"] in render(compared.table())
+    targets, log = [CONFIG, folder, tmp_path / "copy"], str(tmp_path / "log")
+    report = benchmark(targets, repeats=1, work_dir=log, cfg_options=few)
+    one, two = report.rows
+    assert (one["model"], two["model"]) == (folder.name, "copy")
+    assert one["accuracy/top1"] == two["accuracy/top1"] > 50 and min(one["milliseconds"], two["milliseconds"]) > 0
+    assert one["megabytes"] == two["megabytes"] == deployed.megabytes > 0.1
+    assert f"{deployed.settings['runtime']} {deployed.settings['precision']}" in render(report.table())
+    (row,) = benchmark([folder], repeats=1).rows  # without the config, what was measured when it was deployed
+    assert row["drop"] == pytest.approx(row["before"] - row["after"]) and row["milliseconds"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +175,7 @@ def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path, runtime
     images = short_run.folder / "scenes/img_dir/val"
     result = infer(config, checkpoint, images, tmp_path / "predictions", device="cpu")
     same = []
-    for entry in result.predictions:
+    for entry in result.read():
         expected = np.asarray(Image.open(tmp_path / "predictions" / entry["sem_seg"]))
         outputs = network.predict(network.read(images / entry["image"]))
         actual = outputs[0].argmax(0) if logits else outputs[0]
@@ -205,7 +210,7 @@ def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path, precision
     size = None if precision == "float32" else (120, 152)
     arguments = dict(precision=precision, images=16, work_dir=log, size=size)
     report = deploy_checkpoint(config, short_run.checkpoint, tmp_path / "network", **arguments)
-    assert "head.safetensors" in os.listdir(tmp_path / "network") and "maps of neck" in render(report.table())
+    assert "head.safetensors" in os.listdir(tmp_path / "network") and "feature maps of neck" in render(report.table())
     assert report.deployment.settings["input"]["height"] == (size or [None])[0]  # the pipeline keeps the ratio of sides
     outputs = program_of(tmp_path / "network").predict(np.zeros((120, 152, 3), np.uint8))
     assert [output.shape for output in outputs] == [(48, 15, 19), (48, 8, 10), (48, 4, 5)]
@@ -230,26 +235,20 @@ def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path, precision
             assert error < (1e-4 if precision == "float32" else 0.3)
 
 
-def test_averaged_weights_are_measured_where_they_are_deployed(learned, accuracy, tmp_path):
+def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(learned, accuracy, tmp_path):
     state = load_from_local(learned.checkpoint)["state_dict"]
     last = {name: torch.zeros_like(value) for name, value in state.items()}
     save_checkpoint({"state_dict": last, "state_dict_ema": state}, tmp_path / "ema.pth")
-    options = dict(cfg_options=learned.options, work_dir=str(tmp_path / "log"), verify_on="test", ema=True)
-    report = deploy_checkpoint(CONFIG, tmp_path / "ema.pth", tmp_path / "network", **options)
-    assert report.metrics["before"] == report.metrics["after"] == {"accuracy/top1": pytest.approx(accuracy)}
-
-
-def test_the_accuracy_of_int8_is_controlled(learned, tmp_path):
     few = {**learned.options, "test_dataloader.dataset.indices": list(range(0, 360, 4))}
     report = deploy_checkpoint(
-        CONFIG, learned.checkpoint, tmp_path / "network", precision="int8", images=16, max_drop=0.1,
+        CONFIG, tmp_path / "ema.pth", tmp_path / "network", ema=True, precision="int8", images=16, max_drop=0.1,
         work_dir=str(tmp_path / "log"), cfg_options=few,
     )  # fmt: skip
     before, after = (report.metrics[when]["accuracy/top1"] for when in ("before", "after"))
     assert before > 90 and before - after <= 0.1
 
 
-def test_refusals_write_nothing(learned, tmp_path, monkeypatch):
+def test_refusals_write_nothing(learned, tmp_path):
     out = tmp_path / "out/network"
 
     def deploy(checkpoint=learned.checkpoint, config=CONFIG, **arguments):
@@ -274,11 +273,13 @@ def test_refusals_write_nothing(learned, tmp_path, monkeypatch):
         (dict(dynamic=("depth",)), ValueError, "dynamic=depth: expected some of batch, height, width"),
         (dict(batch=0), ValueError, "batch=0: expected 1 or more"),
         (dict(size=(0, 64)), ValueError, "height=0: expected 1 or more"),
+        (dict(opset=17), ValueError, "opset: without effect without raw=True"),
+        (dict(raw=True, precision="int8"), ValueError, "precision, work_dir: without effect with raw=True"),
         (dict(logits=True), ValueError, "only whole segmentors end in logits"),
         (dict(part="neck2"), ValueError, "part='neck2': expected None, or a part of the model"),
         (dict(checkpoint=tmp_path / "other.pth"), ValueError, "head.fc.weight"),
         (dict(checkpoint=tmp_path / "none.pth"), FileNotFoundError, "none.pth"),
-        (dict(precision="int8", options=nowhere), FileNotFoundError, "nowhere"),
+        (dict(precision="int8", options=nowhere), ExplainedError, "nowhere"),
         (
             dict(precision="int8", size=(32, 32)),
             DeploymentError,
@@ -288,15 +289,16 @@ def test_refusals_write_nothing(learned, tmp_path, monkeypatch):
         with pytest.raises(error, match=message):
             deploy(**arguments)
         assert not out.parent.exists() or not os.listdir(out.parent), arguments
-    monkeypatch.setattr(module.GraphEvaluator, "__call__", lambda *_: {"accuracy/top1": 1.0})
-    with pytest.raises(DeploymentError, match=r"accuracy/top1 drops by .* allowed 0.5 \(--max-drop\)"):
-        deploy(verify_on="test")
+    few = {"test_dataloader.dataset.indices": 8}
+    with pytest.raises(DeploymentError, match=r"accuracy/top1 drops by 0.00 points, allowed -1 \(--max-drop\)"):
+        deploy(max_drop=-1, options=few)
     assert not os.listdir(out.parent)
 
 
-def test_folders_are_replaced_on_request_alone_and_checked_when_read(learned, tmp_path):
+@pytest.mark.parametrize("deployed", FORMS[:1], ids="-".join, indirect=True)
+def test_folders_are_replaced_on_request_alone_and_checked_when_read(deployed, learned, tmp_path):
     out, options = tmp_path / "network", dict(cfg_options=learned.options, work_dir=str(tmp_path / "log"))
-    deploy_checkpoint(CONFIG, learned.checkpoint, out, **options)
+    shutil.copytree(deployed.folder, out)
     (out / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="already exists"):
         deploy_checkpoint(CONFIG, learned.checkpoint, out, **options)
@@ -308,7 +310,7 @@ def test_folders_are_replaced_on_request_alone_and_checked_when_read(learned, tm
     (out / "model.bin").write_bytes(b"")
     with pytest.raises(DeploymentError, match=r"model.bin is not the file that was deployed"):
         evaluate_deployment(CONFIG, out, str(tmp_path / "log"), learned.options)
-    with pytest.raises(FileNotFoundError, match=r"is not a deployed network.*deploy\.py"):
+    with pytest.raises(FileNotFoundError, match=r"is not a deployed network.*mmrepmlp deploy"):
         evaluate_deployment(CONFIG, tmp_path, str(tmp_path / "log"), learned.options)
 
 

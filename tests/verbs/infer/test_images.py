@@ -62,7 +62,7 @@ def test_images_of_any_mode_are_read_as_the_framework_reads_them(tmp_path, pictu
         (".jpg", 0, "the file is empty"),
         (".jpg", 0.7, "(?i)truncated"),
         (".png", 0.7, "(?i)truncated"),
-        (".jpg", 0.001, "no image that the config can load"),
+        (".jpg", 0.001, "not an image that the config can load"),
     ],
 )
 def test_a_part_of_an_image_is_not_read(tmp_path, picture, suffix, kept, reason):
@@ -77,7 +77,7 @@ def test_what_is_no_file_is_not_read(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "text.png").write_text("hello")
-    for name, reason in {"folder.png": "directory", "link.png": "No such file", "text.png": "no image"}.items():
+    for name, reason in {"folder.png": "directory", "link.png": "No such file", "text.png": "not an image"}.items():
         with pytest.raises(ImageError, match=reason):
             read_image(tmp_path / name, LoadImageFromFile())
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from mmrepmlp.apis import infer, reparameterize_checkpoint
 from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.cli import main
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import trained_metainfo
 from mmrepmlp.verbs.infer.images import ImageError
-from mmrepmlp.verbs.infer.predictor import complete_palette, prepare_config
-from tests.end_to_end.commands import run_tool
+from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette, prepare_config
 from tests.fixtures import CONFIG
 
 
@@ -38,10 +38,11 @@ NAMES = ["a.png", "b/a.png", "b/c d/ü [x].png"]
 
 
 def predict(config, checkpoint, images, out, **options) -> tuple[dict, dict[str, dict]]:
-    """The JSON file, and its predictions by image; also checks that the pictures are there."""
-    infer(config, checkpoint, images, out, device="cpu", **options)
-    content = json.loads((out / "predictions.json").read_text())
-    for prediction in content["predictions"]:
+    """What predicted, and the predictions by image; also checks that the pictures are there."""
+    result = infer(config, checkpoint, images, out, device="cpu", **options)
+    predictions = list(result.read())
+    assert len(predictions) == result.predicted
+    for prediction in predictions:
         picture = cv2.imread(str(out / prediction["visualization"]))
         image = cv2.imread(str(images / prediction["image"]))
         assert prediction["visualization"] == f"visualizations/{prediction['image']}"
@@ -49,7 +50,8 @@ def predict(config, checkpoint, images, out, **options) -> tuple[dict, dict[str,
         assert picture.shape[1] / image.shape[1] == picture.shape[0] / image.shape[0]
         factor = picture.shape[0] // image.shape[0]
         assert (picture != image.repeat(factor, 0).repeat(factor, 1)).any()  # something is drawn
-    return content, {prediction["image"]: prediction for prediction in content["predictions"]}
+    content = {**json.loads((out / "model.json").read_text()), "skipped": result.skipped}
+    return content, {prediction["image"]: prediction for prediction in predictions}
 
 
 def forms(config, checkpoint, folder) -> list[tuple]:
@@ -152,10 +154,10 @@ def test_one_image_and_an_existing_folder(images, tmp_path):
     content, found = predict(CONFIG, checkpoint, images / "b", out)
     assert list(found) == ["a.png", "c d/ü [x].png"] and content["classes"] is None
     assert found["a.png"]["pred_class"] == str(found["a.png"]["pred_label"])  # without names, the number
-    with pytest.raises(FileExistsError, match="predictions.json already exists; choose another path or pass overwrite"):
+    with pytest.raises(FileExistsError, match=r"predictions\.jsonl already exists; choose another path or pass"):
         infer(CONFIG, checkpoint, images / "a.png", out)
     result = infer(CONFIG, checkpoint, images / "a.png", out, overwrite=True)
-    assert [item["image"] for item in result.predictions] == ["a.png"] and result.skipped == []
+    assert [item["image"] for item in result.read()] == ["a.png"] and result.skipped == []
     assert (out / "mine.txt").read_text() == "precious" and not list(out.rglob("*.tmp"))
 
 
@@ -167,13 +169,14 @@ def test_names_that_are_no_text(tmp_path):
     (folder / broken).touch()
     result = infer(CONFIG, checkpoint, folder, tmp_path / "out")
     assert "skipped b\\udcff.png: the file is empty\n" in str(result)
-    (found,) = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    (found,) = result.read()
+    assert [json.loads(line)["image"] for line in result.file.read_text().splitlines()] == [good, broken]
     assert found["image"] == good and (tmp_path / "out" / found["visualization"]).is_file()
 
 
 def test_a_run_without_any_readable_image_fails(images, tmp_path):
     checkpoint = random_checkpoint(CONFIG, tmp_path / "random.pth")
-    with pytest.raises(ImageError, match=r"None of the images can be read. .*broken\.jpg: it is no image"):
+    with pytest.raises(ImageError, match=r"None of the images can be read. .*broken\.jpg: it is not an image"):
         infer(CONFIG, checkpoint, images / "b/broken.jpg", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -213,9 +216,61 @@ def test_names_and_colors_come_from_the_checkpoint_of_any_version():
 
 
 @pytest.mark.slow
-def test_the_tool_reports_what_it_skips(trained, config, images, tmp_path):
-    done = run_tool("infer.py", config, trained.checkpoint, images, "--out", tmp_path / "out", "--device", "cpu")
-    assert done.returncode == 0 and "b/broken.jpg: it is no image" in done.stdout
-    assert done.stdout.endswith(f"{tmp_path}/out/predictions.json: predictions for 3 images\n")
-    done = run_tool("infer.py", config, trained.checkpoint, images / "b/broken.jpg", "--out", tmp_path / "none")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: None of the images can be read")
+def test_the_command_reports_what_it_skips(trained, config, images, tmp_path, capsys):
+    main(["infer", str(config), str(trained.checkpoint), str(images), "--out", f"{tmp_path}/out", "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "b/broken.jpg: it is not an image" in printed
+    assert printed.endswith(f"{tmp_path}/out/predictions.jsonl: predictions for 3 images\n")
+    with pytest.raises(SystemExit, match="error: None of the images can be read"):
+        main(["infer", str(config), str(trained.checkpoint), str(images / "b/broken.jpg"), "--out", f"{tmp_path}/none"])
+
+
+class Interrupted(Exception):
+    """What ends a run from outside."""
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_an_interrupted_run_predicted_is_there(images, tmp_path, monkeypatch, batch):
+    checkpoint, predict, calls = random_checkpoint(CONFIG, tmp_path / "random.pth"), Predictor.predict, []
+
+    def fail_later(self, batch):
+        calls.append(len(batch))
+        if len(calls) > 1:
+            raise Interrupted
+        return predict(self, batch)
+
+    monkeypatch.setattr(Predictor, "predict", fail_later)
+    with pytest.raises(Interrupted):
+        infer(CONFIG, checkpoint, images, tmp_path / "out", batch=batch)
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == NAMES[:batch] and calls[0] == batch
+    assert all((tmp_path / "out" / line["visualization"]).is_file() for line in lines)
+
+
+@pytest.fixture
+def several(images) -> Path:
+    """The images, of three sizes, two of which are of one."""
+    Image.open(images / "a.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / "b.png")
+    return images
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_the_batch(trained, config, several, tmp_path):
+    _, alone = predict(config, trained.checkpoint, several, tmp_path / "1")
+    _, together = predict(config, trained.checkpoint, several, tmp_path / "8", batch=8)
+    assert list(alone) == list(together) and len(alone) == 4
+    for name, expected in alone.items():
+        np.testing.assert_allclose(together[name]["pred_scores"], expected["pred_scores"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_maps_and_boxes_do_not_depend_on_the_batch(short_run, several, tmp_path):
+    """But for images that mmdetection pads, as in a batch of its own inferencer."""
+    _, alone = predict(short_run.config, short_run.checkpoint, several, tmp_path / "1", score=0.0)
+    _, together = predict(short_run.config, short_run.checkpoint, several, tmp_path / "8", score=0.0, batch=8)
+    assert list(alone) == list(together) and len(alone) == 4
+    for name, expected in alone.items():
+        assert together[name].keys() == expected.keys()
+        if short_run.task == "seg":
+            maps = [cv2.imread(str(tmp_path / batch / expected["sem_seg"]), cv2.IMREAD_UNCHANGED) for batch in "18"]
+            assert (maps[0] == maps[1]).mean() > 0.99  # ties

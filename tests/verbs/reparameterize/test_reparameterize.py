@@ -13,9 +13,9 @@ from mmpretrain.registry import MODELS
 
 from mmrepmlp.apis import ConversionError, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap, writing
-from mmrepmlp.verbs.forward import random_images
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, random_images
 from mmrepmlp.verbs.reparameterize import reparameterize as module
+from mmrepmlp.verbs.reparameterize.test_set import Agreement
 from tests.fixtures import CONFIG, ROOT
 from tests.helpers import render
 
@@ -56,10 +56,11 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
     assert meta["dataset_meta"] and meta["mmrepmlp_version"] and meta["epoch"] == 2 and "deploy=True" in meta["cfg"]
 
     assert report.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (original, deployed))
-    sizes = ("", " (83 x 83 pixels)")
-    compared = [f"{part}{size}" for size in sizes for part in ("backbone.0", "neck.0")] + [f"head{s}" for s in sizes]
-    assert [(d.output, d.dtype) for d in report.differences] == [
-        (output, dtype) for dtype in (torch.float64, torch.float32) for output in compared
+    assert report.converted == ["backbone"] and not report.changed
+    assert [(d.output, d.dtype, d.required) for d in report.differences] == [
+        ("backbone.0", torch.float64, True),
+        ("backbone.0", torch.float32, True),
+        ("whole model, output", torch.float32, False),
     ]
     kept = json.loads(report.checkpoint.with_suffix(".json").read_text())
     assert kept["parameters"] == list(report.parameters) and kept["macs"] == list(report.macs)
@@ -74,17 +75,22 @@ def test_the_config_is_enough_to_test(trained, config, out):
     ((name, (before, after)),) = report.metrics.items()
     assert name == "accuracy/top1" and before == after > 10
     assert evaluate(report.config, work_dir=str(out.parent / "log")) == {name: pytest.approx(after, abs=1e-9)}
-    assert name in render(report.table())
+    assert report.same_predictions == 1
+    assert name in render(report.table()) and "same predictions" in render(report.table())
     with pytest.raises(ValueError, match="No checkpoint is given"):
         evaluate(CONFIG, work_dir=str(out.parent / "log"), cfg_options=trained.options)
 
 
-def test_predictions_prove_what_random_images_cannot(trained, config, out, monkeypatch):
-    monkeypatch.setattr(module, "find_uncompared", lambda model: {"backbone": "takes no random images"})
-    assert_refused(ConversionError, "takes no random images.*--verify-on test", out, config, trained.checkpoint)
+def test_the_test_set_reaches_what_random_images_do_not(trained, config, out, monkeypatch):
+    monkeypatch.setattr(module.Verification, "run_on_random_images", lambda self: None)
+    message = r"Random images do not show.*backbone: no pass reached it.*Nothing was written.*--verify-on test"
+    assert_refused(ConversionError, message, out, config, trained.checkpoint)
     report = reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test")
-    assert report.unproven == ["backbone"] and report.same_predictions == 1
-    assert "same predictions" in render(report.table())
+    assert [(d.output, d.dtype) for d in report.differences] == [
+        ("backbone.0", torch.float64),
+        ("backbone.0", torch.float32),
+    ]
+    assert report.same_predictions == 1 and "cannot be called" in render(report.table())
 
 
 def test_the_same_conversion_has_the_same_name(trained, out):
@@ -158,12 +164,12 @@ def test_half_precision_is_converted_in_float32_and_cast_after(trained, out, tmp
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_the_error_that_is_reported_is_that_of_the_file(trained, original, out, dtype, suffix):
     report = reparameterize_checkpoint(CONFIG, trained.checkpoint, out.with_suffix(suffix), dtype=dtype)
-    exact, written = (d for d in report.differences if d.output == "head")
+    exact, written = (d for d in report.differences if d.output == "backbone.0")
     assert (exact.dtype, written.dtype) == (torch.float64, getattr(torch, dtype)) and written.accepted
     deployed = build_model(Config.fromfile(report.config), unwrap(load_from_local(report.checkpoint)))
     images = random_images(original, 2).float()
     with torch.no_grad():
-        expected, actual = original(images), deployed(images)
+        (expected,), (actual,) = original.backbone(images), deployed.backbone(images)
     measured = ((actual - expected).abs().max() / expected.abs().max()).item()
     assert written.relative == pytest.approx(measured, rel=1e-3, abs=1e-7)
     assert dtype == "float32" or measured > 1e-5  # a file in half precision is further away than its conversion
@@ -174,7 +180,7 @@ def test_a_fault_of_the_cast_or_of_the_disk_is_seen(trained, out, monkeypatch):
         return {**state, "head.fc.bias": state["head.fc.bias"] + 0.1}
 
     monkeypatch.setattr(module, "cast", damage)
-    message = "head in float32: .* allowed 1e-05"
+    message = "head.fc.bias is not the same, and in no module that is converted"
     for check in (False, True):
         assert_refused(ConversionError, message, out, CONFIG, trained.checkpoint, check=check)
 
@@ -246,8 +252,8 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, out, monkeypatch):
 
 
 def test_metrics_that_differ_are_refused(trained, out, monkeypatch):
-    results = iter([{"accuracy/top1": 90.0}, {"accuracy/top1": 90.02}])
-    monkeypatch.setattr(module, "evaluate", lambda *arguments, **options: next(results))
+    agreement = Agreement({"accuracy/top1": (90.0, 90.02)}, 1, 1)
+    monkeypatch.setattr(module, "compare_on_test_set", lambda *arguments: agreement)
     assert_refused(
         ConversionError, "accuracy/top1: 90.0 and 90.02.* Nothing", out, CONFIG, trained.checkpoint, verify_on="test"
     )

@@ -13,8 +13,7 @@ from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import named_tensors
-from mmrepmlp.verbs.forward import count_macs, random_images, run_model
-from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.model import build_model, call_model, count_macs, random_images
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -75,17 +74,25 @@ def save_random(config, path):
     return model
 
 
-def assert_converts(config, tmp_path, outputs):
-    """Convert a random model of a config; compare what is built from the files with it, output by output."""
+def assert_converts(config, tmp_path, way, outputs):
+    """Convert a random model of a config; compare what is built from the files with it, output by output.
+
+    Args:
+        config: The config.
+        tmp_path: Folder for the files.
+        way: How the model can be called on images alone.
+        outputs: Number of its outputs then.
+    """
     model = save_random(config, tmp_path / "trained.pth")
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
-    heads = [d for d in report.differences if d.output.startswith("head") and "pixels" not in d.output]
-    assert len(heads) == 2 * outputs and all(d.within_tolerance for d in report.differences)
-    assert not report.uncompared
+    whole = [d for d in report.differences if d.output.startswith(f"whole model, {way}")]
+    assert len(whole) == outputs and all(d.within_tolerance for d in report.differences)
+    assert report.converted and not report.changed
+    assert all(any(d.output.startswith(name) for d in report.differences) for name in report.converted)
     deployed = build_model(Config.fromfile(report.config), load_from_local(report.checkpoint)["state_dict"])
     images = random_images(model, 1).float()
     with torch.no_grad():
-        before, after = run_model(model, images).parts(), run_model(deployed, images).parts()
+        before, after = call_model(model, images), call_model(deployed, images)
     pairs = zip(named_tensors(after), named_tensors(before), strict=True)
     assert all(relative_error(a, b) < 1e-5 for (_, a), (_, b) in pairs)
     assert sum(isinstance(m, _BatchNorm) for m in deployed.backbone.modules()) < sum(
@@ -99,7 +106,7 @@ def test_other_networks_of_mmpretrain(name, tmp_path):
     neck = dict(type="GlobalAveragePooling")
     model = dict(type="ImageClassifier", backbone=CLASSIFIERS[name], neck=neck)
     config = write_config(tmp_path, "mmpretrain", f"model = {model!r}")
-    report = assert_converts(config, tmp_path, outputs=1)
+    report = assert_converts(config, tmp_path, "output", outputs=1)
     assert report.parameters[1] < report.parameters[0] and report.macs[1] < report.macs[0]
     with pytest.raises(ConversionError, match="in deploy form already"):
         reparameterize_checkpoint(report.config, report.checkpoint, tmp_path / "again.pth")
@@ -107,13 +114,17 @@ def test_other_networks_of_mmpretrain(name, tmp_path):
         reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
 
 
-@pytest.mark.parametrize("name, outputs", zip(BORROWED, (2, 10, 13, 16)))
-def test_segmentors_and_detectors(name, outputs, tmp_path):
+# Without boxes the heads of the second stage take no part.
+WAYS = (("output", 1), ("output", 10), ("features", 5), ("features", 5))
+
+
+@pytest.mark.parametrize("name, way", zip(BORROWED, WAYS))
+def test_segmentors_and_detectors(name, way, tmp_path):
     base, settings = BORROWED[name]
     text = f"_base_ = [{base!r}]\nmodel = {dict(settings, backbone=BACKBONE)!r}"
     if name == "UperNet":
         text += "\nmodel['data_preprocessor'] = dict(size=(64, 64))"
-    assert_converts(write_config(tmp_path, base[:5], text), tmp_path, outputs)
+    assert_converts(write_config(tmp_path, base[:5], text), tmp_path, *way)
 
 
 def test_weights_from_the_net_are_not_fetched(tmp_path):
@@ -124,6 +135,19 @@ def test_weights_from_the_net_are_not_fetched(tmp_path):
     save_random(config, tmp_path / "trained.pth")
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
     assert "init_cfg" not in Config.fromfile(report.config).model.backbone
+
+
+def test_settings_of_the_training_make_the_model_fit(tmp_path):
+    backbone = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64)
+    model = dict(type="ImageClassifier", backbone=backbone, head=dict(type="LinearClsHead", in_channels=64))
+    text = f"model = {model!r}\nmodel['head']['num_classes'] = "
+    save_random(write_config(tmp_path, "mmpretrain", f"{text}4"), tmp_path / "trained.pth")
+    config = write_config(tmp_path, "mmpretrain", f"{text}5")
+    with pytest.raises(ValueError, match=r"of another shape: size mismatch for head\.fc\.weight"):
+        reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
+    options = {"model.head.num_classes": 4}
+    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth", cfg_options=options)
+    assert Config.fromfile(report.config).model.head.num_classes == 4
 
 
 class WithoutValues(nn.Module):

@@ -3,9 +3,11 @@ import mmengine
 import pytest
 import torch
 
-from mmrepmlp.apis import evaluate
+from mmrepmlp.apis import deploy_checkpoint, evaluate
 from mmrepmlp.checkpoint import CheckpointError
+from mmrepmlp.errors import MMRepMLPError
 from tests.fixtures import CONFIG
+from tests.helpers import needs_export
 
 
 @pytest.mark.slow
@@ -44,6 +46,39 @@ def test_bfloat16_runs_in_segmentors_and_detectors(short_run, tmp_path):
     assert metrics[1] == pytest.approx(metrics[0], abs=1 if short_run.task == "seg" else 0.02, nan_ok=True)
 
 
+@needs_export
+@pytest.mark.slow
+def test_a_deployed_folder_is_evaluated_in_place_of_a_checkpoint(trained, config, tmp_path):
+    folder, few = tmp_path / "network", {**trained.options, "test_dataloader.dataset.indices": 20}
+    deploy_checkpoint(config, trained.checkpoint, folder, runtime="onnxruntime")
+    expected = evaluate(config, trained.checkpoint, str(tmp_path), str(tmp_path / "before.pkl"), cfg_options=few)
+    options = dict(out=str(tmp_path / "after.pkl"), show_dir=tmp_path / "shown", cfg_options=few)
+    assert evaluate(config, folder, str(tmp_path), **options) == expected
+    for before, after in zip(*(mmengine.load(tmp_path / f"{name}.pkl") for name in ("before", "after")), strict=True):
+        torch.testing.assert_close(after["pred_score"], before["pred_score"], rtol=0, atol=1e-5)
+    assert len(list((tmp_path / "shown").glob("*.png"))) == 20
+    with pytest.raises(ValueError, match="network is a deployed network, which takes no deploy, tta"):
+        evaluate(config, folder, str(tmp_path), tta=True)
+
+
+@pytest.mark.slow
+def test_predictions_are_drawn_by_the_hook_of_the_framework(short_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(short_run.config, short_run.checkpoint, "run", show_dir="shown")
+    folder = {"seg": "shown/vis_data/vis_image", "det": "shown"}[short_run.task]
+    pictures = [path for path in (tmp_path / folder).iterdir() if path.suffix in (".png", ".jpg")]
+    assert len(pictures) == 6  # of each image of the test set
+
+
+@pytest.mark.slow
+def test_classes_are_drawn_as_often_as_is_asked(trained, tmp_path):
+    few = {**trained.options, "test_dataloader.dataset.indices": 20}
+    evaluate(CONFIG, trained.checkpoint, str(tmp_path), show_dir=tmp_path / "all", cfg_options=few)
+    few["default_hooks.visualization.interval"] = 10
+    evaluate(CONFIG, trained.checkpoint, str(tmp_path), show_dir=tmp_path / "some", cfg_options=few)
+    assert [len(list((tmp_path / name).glob("*.png"))) for name in ("all", "some")] == [20, 2]
+
+
 def test_what_cannot_run_is_said_before_the_evaluation(tmp_path, options):
     (tmp_path / "empty.pth").touch()
     with pytest.raises(CheckpointError, match="empty"):
@@ -52,6 +87,9 @@ def test_what_cannot_run_is_said_before_the_evaluation(tmp_path, options):
         evaluate(CONFIG, work_dir=str(tmp_path), cfg_options=options)
     with pytest.raises(ValueError, match="out='a.json': predictions are written as a pickle file"):
         evaluate(CONFIG, work_dir=str(tmp_path), out="a.json", cfg_options=options)
+    for hooks in ({"default_hooks.visualization": None}, {"visualizer": None}, {"default_scope": "mmpose"}):
+        with pytest.raises(MMRepMLPError, match="--show-dir: the config, of .*Set them, e.g. default_hooks"):
+            evaluate(CONFIG, work_dir=str(tmp_path), show_dir=tmp_path, cfg_options={**options, **hooks})
     with pytest.raises(ValueError, match="dtype='float16': expected one of float32, bfloat16"):
         evaluate(CONFIG, work_dir=str(tmp_path), dtype="float16", cfg_options=options)
     with pytest.raises(ValueError, match="The config sets no test_evaluator: nothing to run"):

@@ -5,7 +5,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
 
 from mmrepmlp.apis import evaluate
 from mmrepmlp.checkpoint import load_from_local, unwrap
@@ -13,7 +12,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.model import build_model, build_untrained
 from mmrepmlp.verbs.runner import build_runner
-from mmrepmlp.verbs.test.tta import apply_tta, merge_explained
+from mmrepmlp.verbs.test.tta import apply_tta
 from tests.fixtures import CONFIG
 
 
@@ -112,18 +111,3 @@ def test_segmentors_and_detectors(short_run, tmp_path):
     metrics = evaluate(short_run.config, short_run.checkpoint, str(tmp_path), tta=True)
     plain = evaluate(short_run.config, short_run.checkpoint, str(tmp_path / "plain"))
     assert metrics.keys() == plain.keys()
-
-
-def test_predictions_that_cannot_be_merged_are_explained():
-    from mmdet.models import DetTTAModel
-    from mmdet.structures import DetDataSample
-
-    masks = InstanceData(bboxes=torch.rand(2, 4), masks=torch.rand(2, 8, 8) > 0.5)
-    samples = [DetDataSample(pred_instances=masks) for _ in range(2)]
-    module = torch.nn.Identity()
-    module.test_step = None
-    message = "DetTTAModel cannot merge .*AssertionError: TTA of instance.*omit --tta"
-    with pytest.raises(MMRepMLPError, match=message), merge_explained():
-        DetTTAModel(module=module).merge_preds([samples])
-    with pytest.raises(AssertionError, match="mine"), merge_explained():
-        raise AssertionError("mine")

@@ -152,7 +152,6 @@ def run(monkeypatch, tmp_path, resume=None, **options) -> tuple[bool, str | None
     def stop(cfg, progress):
         raise StopIteration(cfg.get("resume", False), cfg.get("load_from"))
 
-    monkeypatch.setattr("mmrepmlp.verbs.train.train.check_config", lambda *_, **__: None)
     monkeypatch.setattr("mmrepmlp.verbs.train.train.build_runner", stop)
     with pytest.raises(StopIteration) as caught:
         train(CONFIG, str(tmp_path), resume, cfg_options=options)
@@ -177,8 +176,7 @@ def with_resume(*args):
     return cfg
 
 
-def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmrepmlp.verbs.train.train.check_config", lambda *_, **__: None)  # needs no data
+def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
     for name in ("epoch_1.pth", "iter_20.pth"):
         (tmp_path / name).write_bytes(b"PK")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "gone.pth"))

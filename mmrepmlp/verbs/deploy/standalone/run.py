@@ -29,8 +29,6 @@ CV2_INTERPOLATION = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-# Width of each of Pillow's filters in pixels, to one side.
-PILLOW_SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # of classes that have none
 
 
@@ -88,7 +86,7 @@ class Network:
         self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads)
 
     def read(self, path):
-        """Read an image as the network's data set is read: (H, W, C), uint8, the channels in OpenCV's order."""
+        """Read an image as the network's dataset is read: (H, W, C), uint8, the channels in OpenCV's order."""
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
         image = cv2.imdecode(data, READ_FLAGS[self.input["color_type"]]) if data.size else None
         if image is None:
@@ -171,42 +169,13 @@ STEPS = {"Resize": resize, "ResizeEdge": resize_edge, "CenterCrop": center_crop,
 
 
 def interpolate(image, width, height, step):
-    """Resize as OpenCV does, or as Pillow does, whose filters average over what a pixel covers."""
+    """Resize as OpenCV or as Pillow does, whose filters average over what a pixel covers."""
     if step["backend"] == "cv2":
         return cv2.resize(image, (width, height), interpolation=CV2_INTERPOLATION[step["interpolation"]])
-    for axis, size in ((1, width), (0, height)):
-        if image.shape[axis] != size:
-            weights = pillow_weights(image.shape[axis], size, step["interpolation"])
-            image = np.moveaxis(np.tensordot(weights, image, (1, axis)), 0, axis)
-            image = np.floor(image + 0.5).clip(0, 255).astype(np.uint8)
-    return image
+    from PIL import Image
 
-
-def pillow_weights(size, out, interpolation):
-    """The share of each pixel of a row (columns) in each pixel of the resized row (rows)."""
-    scale = size / out
-    centers = (np.arange(out) + 0.5) * scale
-    if interpolation == "nearest":  # Pillow adds up steps, which decides where a center lies on a border
-        return np.eye(size)[np.cumsum([scale / 2, *[scale] * (out - 1)]).astype(int)]
-    reach = PILLOW_SUPPORT[interpolation] * max(scale, 1)
-    pixels = np.arange(size)
-    x = abs(pixels + 0.5 - centers[:, None]) / max(scale, 1)
-    first = np.maximum((centers - reach + 0.5).astype(int), 0)[:, None]
-    last = np.minimum((centers + reach + 0.5).astype(int), size)[:, None]
-    weights = np.where((first <= pixels) & (pixels < last), pillow_filter(x, interpolation), 0)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def pillow_filter(x, interpolation):
-    """Pillow's filters as functions of the distance to a pixel's center."""
-    if interpolation == "box":
-        return (x <= 0.5).astype(float)
-    if interpolation == "bilinear":
-        return np.maximum(1 - x, 0)
-    if interpolation == "bicubic":
-        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)
-        return np.where(x < 1, near, np.where(x < 2, far, 0))
-    return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    picture = Image.fromarray(image if image.shape[2] > 1 else image[..., 0])
+    return np.array(picture.resize((width, height), Image.Resampling[step["interpolation"].upper()]))
 
 
 def describe(network, outputs):
@@ -225,7 +194,7 @@ def describe(network, outputs):
         }
         return dict(classes=shares), "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
     shapes = [list(output.shape) for output in outputs]
-    return dict(shapes=shapes), "maps " + ", ".join("x".join(map(str, shape)) for shape in shapes)
+    return dict(shapes=shapes), "feature maps " + ", ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def classes_of(network, outputs):
@@ -255,7 +224,7 @@ def draw(network, image, outputs, text):
 
 
 def write(network, out, name, image, outputs, text):
-    """Write the picture of a prediction and, of a segmentor, its classes, or, of a part of a model, its maps."""
+    """Write the picture of a prediction and, of a segmentor, its classes; of a part of a model, its feature maps."""
     out.mkdir(parents=True, exist_ok=True)
     stem = name.replace(os.sep, "_").removesuffix(".png")
     if network.settings["task"] == "features":

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that several networks share, and what they need to know about compilers and exporters."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmrepmlp.reparam import Affine, Reparameterizable, affine, fuse_after
+
+
+def is_tracing() -> bool:
+    """Whether a compiler, an exporter or a tracer is recording the computation.
+
+    What makes eager mode fast on one machine has no place in a graph that another one optimizes.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_symbolic(size: int | torch.SymInt) -> bool:
+    """Whether an exporter leaves this number open: no branch may depend on its value then."""
+    return isinstance(size, torch.SymInt)
+
+
+def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
+    """``x * factor + addend``, broadcast; in eager mode in one pass over the memory."""
+    if is_tracing():  # compilers fuse it themselves, and torch 2.6 records no addcmul of symbolic sizes
+        return x * factor + addend
+    return torch.addcmul(addend, x, factor)
+
+
+def count_tiles(size: int, side: int) -> int:
+    """How many tiles cover a side of a feature map."""
+    # Not -(-size // side): exporters round the quotient of a negative one up. No remainders either: of sizes that are
+    # symbolic, those of one stage after the other nest, and an exporter spends minutes on them.
+    return (size + side - 1) // side
+
+
+def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
+    """Pad a feature map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
+    if h == w == 1:  # nothing for an exporter to record where the size is symbolic
+        return x
+    bottom, right = (count_tiles(size, side) * side - size for size, side in zip(x.shape[-2:], (h, w)))
+    if not is_symbolic(bottom) and not is_symbolic(right) and not bottom and not right:
+        return x
+    return F.pad(x, (0, right, 0, bottom))
+
+
+def build_batch_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
+    """Build the batch norm that a config names.
+
+    Args:
+        norm_cfg: Config of a batch norm: BN, SyncBN or another subclass of torch's.
+        channels: Number of channels.
+
+    Raises:
+        ValueError: ``norm_cfg`` names no norm, or another kind of norm, which cannot be fused into a convolution.
+    """
+    try:
+        norm = build_norm_layer(norm_cfg, channels)[1]
+    except (AssertionError, KeyError, TypeError, AttributeError) as error:
+        unknown = isinstance(error, KeyError) and "type" in norm_cfg  # of which mmcv says "Cannot find None"
+        reason = "its type is unknown" if unknown else str(error).strip("'\"").partition(". ")[0]
+        reason = reason or "an argument is missing"  # of which mmcv asserts that it is there, without a word
+        raise ValueError(
+            f"norm_cfg={norm_cfg} builds no norm: {reason}. Expected e.g. dict(type='BN') or dict(type='SyncBN')."
+        ) from error
+    if not isinstance(norm, _BatchNorm):
+        raise ValueError(
+            f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. Norms are fused into weights, which "
+            "only a batch norm allows: use dict(type='BN') or dict(type='SyncBN')."
+        )
+    return norm
+
+
+class ScaleShift(nn.Module):
+    """Scale and shift left over from a batch norm that no neighbour can take in: ``x * weight + bias``.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        return multiply_add(x, self.weight.view(-1, 1, 1), self.bias.view(-1, 1, 1))
+
+    def extra_repr(self) -> str:
+        return str(self.weight.numel())
+
+
+class ConvNorm(Reparameterizable):
+    """A convolution, the batch norm behind it, gone in deploy form, and perhaps a ReLU.
+
+    Args:
+        conv: The convolution, with a bias in deploy form.
+        norm_cfg: Config of the batch norm.
+        relu: Whether a ReLU follows. Default: False.
+        pad: Whether to pad feature maps to whole strides, so that an odd row or column is not lost. Default: False.
+        names: Names of the convolution and the batch norm. Default: ``("conv", "bn")``.
+        deploy: Whether to build the deploy form. Default: False.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Module,
+        norm_cfg: dict,
+        relu: bool = False,
+        pad: bool = False,
+        names: tuple[str, str] = ("conv", "bn"),
+        deploy: bool = False,
+    ) -> None:
+        super().__init__(deploy=deploy)
+        self.names, self.pad = names, pad
+        self.add_module(names[0], conv)
+        self.add_module(names[1], nn.Identity() if deploy else build_batch_norm(norm_cfg, conv.out_channels))
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    @property
+    def pair(self) -> tuple[nn.Module, nn.Module]:
+        """The convolution, and the batch norm or what is left of it."""
+        return getattr(self, self.names[0]), getattr(self, self.names[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) as the convolution does."""
+        conv, norm = self.pair
+        return self.relu(norm(conv(pad_to_multiple(x, *conv.stride) if self.pad else x)))
+
+    def to_affine(self) -> Affine:
+        """Kernel and bias of convolution and norm as one."""
+        return fuse_after(*map(affine, self.pair))
+
+    def equivalents(self) -> dict[str, Affine]:
+        """The convolution."""
+        return {self.names[0]: self.to_affine()}
+
+    def vanishing(self) -> Iterable[str]:
+        """The batch norm."""
+        return [self.names[1]]
+
+
+class GroupedLinear(nn.Module):
+    """Fully connected layers side by side, one for each group of features.
+
+    Computed as one batched matrix product. The weight keeps the shape of the grouped 1x1 convolution that the authors
+    and mmpretrain use, so that checkpoints are interchangeable.
+
+    Args:
+        groups: Number of groups G.
+        in_features: Number of inputs P of each group.
+        out_features: Number of outputs Q of each group.
+        bias: Whether to add a bias. Default: False.
+    """
+
+    def __init__(self, groups: int, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.groups, self.in_features, self.out_features = groups, in_features, out_features
+        self.weight = nn.Parameter(torch.empty(groups * out_features, in_features, 1, 1))
+        self.bias = nn.Parameter(torch.empty(groups * out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialize as torch does a linear layer with P inputs."""
+        bound = 1 / math.sqrt(self.in_features)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (G, M, P) to (G, M, Q)."""
+        out = self.multiply(x, self.weight.view(self.groups, self.out_features, self.in_features))
+        return out if self.bias is None else out.add_(self.bias.view(self.groups, 1, self.out_features))
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (G, M, P) by matrices (G, Q, P) to (G, M, Q)."""
+        return torch.bmm(x, matrices.transpose(1, 2))
+
+    def extra_repr(self) -> str:
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"groups={self.groups}, {sizes}, bias={self.bias is not None}"
+
+
+def recompute(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Call a function of a module; in training with ``with_cp`` without keeping its activations.
+
+    The backward pass then calls it once more.
+    """
+    if not (module.with_cp and module.training and torch.is_grad_enabled()):
+        return function(x)
+    if torch.compiler.is_compiling():
+        return checkpoint(function, x, use_reentrant=False)
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), keep_statistics(module)))
+
+
+@contextmanager
+def keep_statistics(module: nn.Module) -> Iterator[None]:
+    """Leave running statistics alone, so that a batch that passes twice counts once."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    saved = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in saved:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first RepMLP block, and the residual blocks around it, with the authors' names (arXiv 2105.01883)."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from mmrepmlp.reparam import Affine, Reparameterizable, affine, conv_to_fc, fuse_after, fuse_before, sum_kernels
+
+from ..backbone import check_kernels, check_positive
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute
+
+
+class RepMLPv1Block(Reparameterizable, BaseModule):
+    """The first RepMLP block (arXiv 2105.01883, section 3): a layer in place of a convolution of any network.
+
+    A feature map is cut into partitions of h by w pixels. The global perceptron adds to each partition what two fully
+    connected layers make of the averages of all of them; then the partition perceptron, fully connected over pixels and
+    channels of a group, and the local perceptron, convolutions of the same groups, map each partition, and their
+    results are added up. Unlike :class:`RepMLPBlock` it mixes channels, may change their number, and its feature map
+    has one size, since the global perceptron has weights for each partition. A feature map that is one partition as
+    built has no global perceptron; then any whole number of partitions passes.
+
+    Args:
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O.
+        map_size: Height and width of the map in pixels.
+        h: Height of a partition in pixels; divides that of the map.
+        w: Width of a partition in pixels; divides that of the map.
+        reparam_conv_kernels: Sides of the local perceptron's kernels in pixels, odd; None or empty for no local
+            perceptron. Default: (1, 3, 5).
+        globalperceptron_reduction: What the width between the two layers of the global perceptron is divided by.
+            Default: 1.
+        groups: Number of groups g of the partition and the local perceptron; divides C and O. Default: 1.
+        norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        deploy: Whether to build the deploy form. Default: False.
+        init_cfg: Initialization config. Default: None.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        map_size: int | tuple[int, int],
+        h: int,
+        w: int,
+        reparam_conv_kernels: Sequence[int] | None = (1, 3, 5),
+        globalperceptron_reduction: int = 1,
+        groups: int = 1,
+        norm_cfg: dict = dict(type="BN", requires_grad=True),
+        deploy: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(deploy=deploy, init_cfg=init_cfg)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.map_size, self.h, self.w = tuple(_pair(map_size)), h, w
+        self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
+        self._check_arguments(globalperceptron_reduction)
+        self.has_global_perceptron = self.map_size != (h, w)
+        if self.has_global_perceptron:
+            features = in_channels * self.map_size[0] * self.map_size[1] // (h * w)
+            self._check_reduction(globalperceptron_reduction, features)
+            hidden = features // globalperceptron_reduction
+            layers = dict(fc1=nn.Linear(features, hidden), relu=nn.ReLU(inplace=True), fc2=nn.Linear(hidden, features))
+            self.fc1_fc2 = nn.Sequential(OrderedDict(layers))
+            norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, in_channels)
+            self.avg = nn.Sequential(OrderedDict(pool=nn.AvgPool2d((h, w)), bn=norm))
+        self.fc3 = GroupedLinear(groups, in_channels // groups * h * w, out_channels // groups * h * w, bias=deploy)
+        self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, out_channels * h * w)
+        if not deploy:
+            nn.init.orthogonal_(self.fc3.weight)
+            for kernel in self.reparam_conv_kernels:
+                conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
+                self.add_module(f"repconv{kernel}", ConvNorm(conv, norm_cfg))
+
+    def _check_arguments(self, reduction: int) -> None:
+        numbers = dict(in_channels=self.in_channels, out_channels=self.out_channels, h=self.h, w=self.w)
+        check_positive(**numbers, groups=self.groups, globalperceptron_reduction=reduction)
+        for name in ("in_channels", "out_channels"):
+            if numbers[name] % self.groups:
+                raise ValueError(
+                    f"groups={self.groups} does not divide RepMLP's {name}={numbers[name]}: give a divisor of both of "
+                    "its numbers of channels."
+                )
+        size = self.map_size
+        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+            raise ValueError(f"map_size={size}: expected a positive int or a pair (height, width) of positive ints.")
+        if size[0] % self.h or size[1] % self.w:
+            raise ValueError(
+                f"map_size={size} is not divisible into partitions of h={self.h} by w={self.w} pixels: give "
+                "divisors of height and width of the map."
+            )
+        check_kernels(self.reparam_conv_kernels)
+
+    def _check_reduction(self, reduction: int, features: int) -> None:
+        if reduction > features:
+            raise ValueError(
+                f"globalperceptron_reduction={reduction}: expected at most {features}, the number of channels times "
+                "partitions."
+            )
+
+    @property
+    def local_branches(self) -> list[ConvNorm]:
+        """The convolutions beside the fully connected layer; none in deploy form."""
+        return [module for module in self.children() if isinstance(module, ConvNorm)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, O, H, W).
+
+        Raises:
+            ValueError: The map has another size than the block was built for; without a global perceptron: it is no
+                whole number of partitions.
+        """
+        self._check_size(x)
+        (n, c, height, width), h, w = x.shape, self.h, self.w
+        rows, columns = height // h, width // w
+        cells = x.reshape(n, c, rows, h, columns, w)
+        if self.has_global_perceptron:
+            cells = cells + self.fc1_fc2(self.avg(x).flatten(1)).view(n, c, rows, 1, columns, 1)
+        partitions = cells.permute(0, 2, 4, 1, 3, 5).reshape(n * rows * columns, c, h, w)
+        out = self.perceive_partitions(partitions).view(n, rows, columns, self.out_channels, h, w)
+        return out.permute(0, 3, 1, 4, 2, 5).reshape(n, self.out_channels, height, width)
+
+    def perceive_partitions(self, partitions: Tensor) -> Tensor:
+        """Partition and local perceptron: map (M, C, h, w) to (M, O, h, w)."""
+        out = self.fc3(partitions.flatten(1).unflatten(1, (self.groups, -1)).transpose(0, 1))
+        out = self.fc3_bn(out.transpose(0, 1).flatten(1)[..., None, None]).view(-1, self.out_channels, self.h, self.w)
+        for branch in self.local_branches:
+            out = out + branch(partitions)
+        return out
+
+    def _check_size(self, x: Tensor) -> None:
+        size = tuple(x.shape[2:])
+        if any(map(is_symbolic, size)) or torch.jit.is_tracing():
+            return
+        if self.has_global_perceptron:
+            if size != self.map_size:
+                raise ValueError(
+                    f"The map has {size[0]}x{size[1]} pixels, but RepMLPv1Block was built for "
+                    f"{self.map_size[0]}x{self.map_size[1]}, since the fully connected layers of its global perceptron "
+                    "have weights for each partition: give images of the backbone's img_size, or build it with another."
+                )
+        elif size[0] % self.h or size[1] % self.w:
+            raise ValueError(
+                f"The map has {size[0]}x{size[1]} pixels, which is no whole number of partitions of {self.h}x{self.w}: "
+                "give images of the backbone's img_size, or of a multiple."
+            )
+
+    def equivalents(self) -> dict[str, Affine]:
+        """Local branches and batch norms as part of the fully connected layers (paper section 3.3)."""
+        layers = {"fc3": affine(self.fc3)}
+        if self.has_global_perceptron:
+            layers["fc1_fc2.fc1"] = affine(self.fc1_fc2.fc1)
+        if self.fused:
+            return layers
+        fc3 = fuse_after(layers["fc3"], affine(self.fc3_bn))
+        if self.local_branches:
+            kernel, bias = sum_kernels(map(affine, self.local_branches))
+            matrices = conv_to_fc(kernel, self.h, self.w, self.groups).reshape_as(fc3.weight)
+            fc3 = sum_kernels([fc3, Affine(matrices, bias.repeat_interleave(self.h * self.w))])
+        layers["fc3"] = fc3
+        if self.has_global_perceptron:
+            partitions = self.fc1_fc2.fc1.in_features // self.in_channels
+            layers["fc1_fc2.fc1"] = fuse_before(affine(self.avg.bn).repeat(partitions), layers["fc1_fc2.fc1"])
+        return layers
+
+    def vanishing(self) -> Iterable[str]:
+        """The batch norms, and the local branches."""
+        branches = (name for name, module in self.named_children() if isinstance(module, ConvNorm))
+        return ["fc3_bn", *(["avg.bn"] if self.has_global_perceptron else []), *branches]
+
+
+class ResidualBlock(BaseModule):
+    """Layers one after the other beside a shortcut; a ReLU follows the sum (section 3.4 and appendix A).
+
+    Args:
+        shortcut: What is beside the layers.
+        layers: The layers by their names; ``"relu"`` for the ReLU that follows the sum.
+        with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
+    """
+
+    def __init__(self, shortcut: nn.Module, layers: Mapping[str, nn.Module | None], with_cp: bool = False) -> None:
+        super().__init__()
+        self.with_cp, self.path = with_cp, tuple(layers)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = shortcut
+        for name, layer in layers.items():
+            if layer is not None:
+                self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, I, H, W) to (N, O, ceil(H / stride), ceil(W / stride))."""
+        return recompute(self, self.compute, x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The forward pass, which may run twice."""
+        out = x
+        for name in self.path:
+            out = getattr(self, name)(out)
+        return self.relu(out + self.shortcut(x))
+
+
+def padded_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    relu: bool = True,
+    *,
+    norm_cfg: dict,
+    deploy: bool,
+) -> ConvNorm:
+    """A convolution padded by zeros so that a stride of 1 keeps the size of a feature map, its norm and a ReLU."""
+    where = (in_channels, out_channels, kernel_size, stride, dilation * (kernel_size // 2), dilation)
+    return ConvNorm(nn.Conv2d(*where, bias=deploy), norm_cfg, relu, deploy=deploy)
+
+
+def plain_bottleneck(
+    in_channels: int, out_channels: int, stride: int, dilation: int, *, with_cp: bool, **settings: object
+) -> ResidualBlock:
+    """ResNet-50's own block, with the stride on the 3x3 convolution.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels; four times as many as inside.
+        stride: Distance of the outputs in pixels.
+        dilation: Distance of neighbouring taps of the 3x3 convolution in pixels.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
+        **settings: ``norm_cfg`` and ``deploy``.
+    """
+    inside, shortcut = out_channels // 4, nn.Identity()
+    if stride != 1 or in_channels != out_channels:
+        shortcut = padded_conv(in_channels, out_channels, 1, stride, relu=False, **settings)
+    layers = dict(
+        conv1=padded_conv(in_channels, inside, 1, **settings),
+        conv2=padded_conv(inside, inside, 3, stride, dilation, **settings),
+        conv3=padded_conv(inside, out_channels, 1, relu=False, **settings),
+    )
+    return ResidualBlock(shortcut, layers, with_cp)
+
+
+def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings: object) -> ResidualBlock:
+    """RepMLP between two 1x1 convolutions, on an eighth of the channels (appendix A).
+
+    Args:
+        channels: Number of input and output channels.
+        repmlp: Further arguments of :class:`RepMLPv1Block`.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
+        **settings: ``norm_cfg`` and ``deploy``.
+    """
+    inside = channels // 8
+    layers = dict(
+        light_conv1=padded_conv(channels, inside, 1, **settings),
+        light_repmlp=RepMLPv1Block(inside, inside, **repmlp, **settings),
+        relu=None,
+        light_conv3=padded_conv(inside, channels, 1, relu=False, **settings),
+    )
+    return ResidualBlock(nn.Identity(), layers, with_cp)
+
+
+def repmlp_bottleneck(
+    channels: int, reduction: int, repmlp: dict, *, with_cp: bool, **settings: object
+) -> ResidualBlock:
+    """RepMLP between two 3x3 convolutions, which reduce the channels once more, and these between 1x1 ones
+    (section 3.4).
+
+    Args:
+        channels: Number of input and output channels, four times as many as behind the first convolution.
+        reduction: What the 3x3 convolutions divide the number of channels by.
+        repmlp: Further arguments of :class:`RepMLPv1Block`.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
+        **settings: ``norm_cfg`` and ``deploy``.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    outer, inner = channels // 4, channels // 4 // reduction
+    if not inner:
+        raise ValueError(f"reduction={reduction}: expected at most {outer}, the number of channels to divide.")
+    layers = dict(
+        btnk_conv1=padded_conv(channels, outer, 1, **settings),
+        btnk_conv2=padded_conv(outer, inner, 3, **settings),
+        btnk_repmlp=RepMLPv1Block(inner, inner, **repmlp, **settings),
+        relu=None,
+        btnk_conv4=padded_conv(inner, outer, 3, **settings),
+        btnk_conv5=padded_conv(outer, channels, 1, relu=False, **settings),
+    )
+    return ResidualBlock(nn.Identity(), layers, with_cp)

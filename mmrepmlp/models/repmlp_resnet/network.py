@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
+from mmengine.model import Sequential
+from torch import Tensor, nn
+
+from mmrepmlp.checkpoint.adapt import REPMLP_RESNET
+from mmrepmlp.registry import MODELS
+
+from ..backbone import StagedBackbone, check_positive, to_pair
+from .block import padded_conv, plain_bottleneck, repmlp_bottleneck, repmlp_light_block
+
+DEPTHS = {50: (3, 4, 6, 3)}
+BLOCKS = ("light", "bottleneck")
+STAGES = 4
+# The paper's choice for the stages c2, c3, c4 and c5 (section 4.2).
+REDUCTIONS = (2, 2, 4, 4)
+GROUPS = dict(light=4, bottleneck=8)
+
+
+@MODELS.register_module()
+class RepMLPResNet(StagedBackbone):
+    """RepMLP-ResNet: a ResNet-50 with RepMLP in the blocks of some stages (arXiv 2105.01883).
+
+    The first block of each stage is ResNet's own, and so are all blocks of other stages. State dicts of the authors'
+    code load in both forms; in deploy form so do training-form ones, fused on the way in.
+
+    **Images have one size**, ``img_size``: the fully connected layers of the global perceptron have weights for each
+    partition of a feature map. Images of other sizes are refused, unless every feature map with RepMLP is one partition
+    as built, which has no global perceptron: then sizes whose feature maps are whole numbers of partitions pass.
+
+    Args:
+        block: What replaces ResNet's blocks: ``"light"``, between 1x1 convolutions, for speed, or ``"bottleneck"``,
+            between 3x3 ones, for accuracy. Default: "light".
+        depth: Number of layers; 50. Default: 50.
+        img_size: Height and width of the images in pixels. Default: 224.
+        repmlp_stages: Stages with RepMLP, from 0. Default: (1, 2), the paper's c3 and c4.
+        h: Height of a partition in pixels; divides that of the stages' maps. Default: 7.
+        w: Width of a partition in pixels. Default: 7.
+        reparam_conv_kernels: Sides of the local perceptron's kernels in pixels, odd; None for no local perceptron.
+            Default: (1, 3, 5).
+        reduction: What the 3x3 convolutions of ``block="bottleneck"`` divide the channels by in front of RepMLP: an
+            int, or one for each of ``repmlp_stages``. Default: None, 2 in stages 0 and 1 and 4 in stages 2 and 3.
+        groups: Number of groups of the partition and the local perceptron: an int, or one for each of
+            ``repmlp_stages``. Default: None, 4 for ``block="light"`` and 8 for ``block="bottleneck"``.
+        globalperceptron_reduction: What the width inside the global perceptron is divided by: an int, or one for each
+            of ``repmlp_stages``. Default: 1.
+        in_channels: Number of image channels. Default: 3.
+        base_channels: Number of channels of the stem; the stages have 4, 8, 16 and 32 times as many. Default: 64.
+        strides: Stride of the first block of each stage. Default: (1, 2, 2, 2).
+        dilations: Distance of neighbouring taps, stage by stage, of the 3x3 convolutions of ResNet's own blocks.
+            Default: (1, 1, 1, 1).
+        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
+            them are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
+            Default: (3, ).
+        frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
+            Default: -1.
+        norm_eval: Whether batch norms stay in eval mode during training. Default: False.
+        with_cp: Whether to recompute each block in the backward pass to save memory. Default: False.
+        norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        deploy: Whether to build the deploy form. Default: False.
+        init_cfg: Initialization config. Default: None.
+
+    Raises:
+        ValueError: An argument is out of its range; the message says what is expected.
+    """
+
+    origin = REPMLP_RESNET
+
+    def __init__(
+        self,
+        block: str = "light",
+        depth: int = 50,
+        img_size: int | tuple[int, int] = 224,
+        repmlp_stages: Sequence[int] = (1, 2),
+        h: int = 7,
+        w: int = 7,
+        reparam_conv_kernels: Sequence[int] | None = (1, 3, 5),
+        reduction: int | Sequence[int] | None = None,
+        groups: int | Sequence[int] | None = None,
+        globalperceptron_reduction: int | Sequence[int] = 1,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        out_indices: int | Sequence[int] = (3,),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type="BN", requires_grad=True),
+        deploy: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if depth not in DEPTHS:
+            raise ValueError(f"depth={depth!r}: expected one of {', '.join(map(str, DEPTHS))}.")
+        check_positive(in_channels=in_channels, base_channels=base_channels)
+        super().__init__(STAGES, out_indices, frozen_stages, norm_eval, deploy, init_cfg)
+        self.depths, self.img_size = DEPTHS[depth], to_pair("img_size", img_size)
+        self.channels = [base_channels * 4 * 2**stage for stage in range(STAGES)]
+        strides, dilations = resolve_steps(strides=strides, dilations=dilations)
+        repmlp = resolve_repmlp(
+            block,
+            repmlp_stages,
+            reduction=reduction,
+            groups=groups,
+            globalperceptron_reduction=globalperceptron_reduction,
+        )
+        settings = dict(norm_cfg=norm_cfg, deploy=deploy)
+        self.stage0 = padded_conv(in_channels, base_channels, 7, 2, **settings)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        width, settings = base_channels, dict(settings, with_cp=with_cp)
+        for i, size in enumerate(map_sizes(self.img_size, strides)[: self.num_built]):
+            channels, depth = self.channels[i], self.depths[i]
+            blocks = [plain_bottleneck(width, channels, strides[i], dilations[i], **settings)]
+            for _ in range(depth - 1):
+                if i not in repmlp:
+                    blocks.append(plain_bottleneck(channels, channels, 1, dilations[i], **settings))
+                    continue
+                check_partitions(self.img_size, i, size, h, w)
+                arguments = dict(repmlp[i], map_size=size, h=h, w=w, reparam_conv_kernels=reparam_conv_kernels)
+                if block == "bottleneck":
+                    blocks.append(repmlp_bottleneck(channels, arguments.pop("reduction"), arguments, **settings))
+                else:
+                    blocks.append(repmlp_light_block(channels, arguments, **settings))
+            self.add_module(f"stage{i + 1}", Sequential(*blocks))
+            width = channels
+        self.freeze_stages()
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages that are built, without the stem."""
+        return [self.get_submodule(f"stage{i + 1}") for i in range(self.num_built)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract feature maps.
+
+        Args:
+            x: Images, shape (N, in_channels, H, W), of ``img_size``.
+
+        Returns:
+            The feature map of each stage in ``out_indices``: shape (N, channels[i], ceil(H / stride),
+            ceil(W / stride)), with strides 4, 8, 16, 32 by default.
+
+        Raises:
+            ValueError: The images have another size than the network was built for.
+        """
+        outs = []
+        x = self.maxpool(self.stage0(x))
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+
+def resolve_repmlp(
+    block: str,
+    stages: Sequence[int],
+    reduction: int | Sequence[int] | None,
+    groups: int | Sequence[int] | None,
+    globalperceptron_reduction: int | Sequence[int],
+) -> dict[int, dict[str, int]]:
+    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks.
+
+    Returns:
+        By stage, ``groups``, ``globalperceptron_reduction`` and, for ``block="bottleneck"``, ``reduction``.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    if block not in BLOCKS:
+        raise ValueError(f"block={block!r}: expected one of {', '.join(map(repr, BLOCKS))}.")
+    stages = (stages,) if isinstance(stages, int) else tuple(stages)
+    if any(not isinstance(i, int) or not 0 <= i < STAGES for i in stages) or len(set(stages)) < len(stages):
+        raise ValueError(f"repmlp_stages={stages}: expected distinct ints from 0 to {STAGES - 1}.")
+    arguments = dict(groups=GROUPS[block] if groups is None else groups)
+    arguments["globalperceptron_reduction"] = globalperceptron_reduction
+    if block == "bottleneck":
+        arguments["reduction"] = [REDUCTIONS[i] for i in stages] if reduction is None else reduction
+    elif reduction is not None:
+        raise ValueError(f"reduction={reduction!r} has no meaning for block='light': leave it out.")
+    values = {name: per_stage(name, value, stages) for name, value in arguments.items()}
+    return {stage: {name: values[name][i] for name in values} for i, stage in enumerate(stages)}
+
+
+def per_stage(name: str, value: int | Sequence[int], stages: Sequence[int]) -> list[int]:
+    """Repeat an int for each stage, or check that there is one for each.
+
+    Raises:
+        ValueError: There are more or fewer, or one is not positive.
+    """
+    values = list(value) if isinstance(value, Sequence) else [value] * len(stages)
+    if len(values) != len(stages) or any(not isinstance(v, int) or v < 1 for v in values):
+        raise ValueError(
+            f"{name}={value!r}: expected a positive int, or one for each of repmlp_stages={tuple(stages)}."
+        )
+    return values
+
+
+def resolve_steps(**arguments: Sequence[int]) -> list[tuple[int, ...]]:
+    """Check arguments that have a positive int for each stage.
+
+    Raises:
+        ValueError: One does not.
+    """
+    for name, value in arguments.items():
+        if (
+            not isinstance(value, Sequence)
+            or len(value) != STAGES
+            or any(not isinstance(v, int) or v < 1 for v in value)
+        ):
+            raise ValueError(f"{name}={value!r}: expected {STAGES} positive ints, one for each stage.")
+    return [tuple(value) for value in arguments.values()]
+
+
+def map_sizes(img_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width in pixels of the map of each stage, behind the stem's two strides of 2."""
+    sizes, size = [], img_size
+    for stride in (2, 2, *strides):
+        size = tuple((side - 1) // stride + 1 for side in size)
+        sizes.append(size)
+    return sizes[2:]
+
+
+def check_partitions(img_size: tuple[int, int], stage: int, size: tuple[int, int], h: int, w: int) -> None:
+    """Check that the map of a stage is a whole number of partitions.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if all(isinstance(part, int) and part > 0 for part in (h, w)) and (size[0] % h or size[1] % w):
+        raise ValueError(
+            f"img_size={img_size}: the map of stage {stage} has {size[0]}x{size[1]} pixels, which is no whole number "
+            f"of partitions of h={h} by w={w}. Set h and w to divisors, or another img_size."
+        )

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RepMLPBlock and its perceptrons, in the order of the paper's section 3."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmrepmlp.reparam import (
+    Affine,
+    LinearAddition,
+    Reparameterizable,
+    TileTaps,
+    affine,
+    conv_to_fc,
+    fuse_after,
+    sum_kernels,
+)
+
+from ..backbone import check_kernels, check_positive
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add
+from .speed import multiply_tiles
+from .tiling import PAD_MODES, join_tiles, split_tiles
+
+
+class RepMLPBlock(Reparameterizable, BaseModule):
+    """The block of RepMLPNet (paper section 3): global, channel and local perceptron over tiles of h by w pixels.
+
+    A building block for any network: it takes feature maps of any size, tile by tile, and keeps their shape.
+
+    Args:
+        channels: Number of input and output channels C.
+        h: Height of a tile in pixels.
+        w: Width of a tile in pixels.
+        reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None or empty for no local
+            perceptron. Default: None.
+        globalperceptron_ratio: What C is divided by in the global perceptron's bottleneck. Default: 4.
+        num_sharesets: Number of sets S that share a fully connected layer; divides C. Default: 1.
+        pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"`` or ``"shift"``
+            (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
+        fc3_norm_init: Initial weight of the batch norm behind the fully connected layer. Below 1, training starts out
+            from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
+            data sets. Default: 1.
+        norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        gradient_reparam: Whether to train in the structure of the deploy form: ``fc3`` alone holds the sum of what
+            would be the fully connected layer, times ``fc3_norm_init``, and the local branches, with one batch norm
+            behind it. ``mmrepmlp.RepOptimizerConstructor`` moves it as if they were there. Default: False.
+        deploy: Whether to build the deploy form. Default: False.
+        init_cfg: Initialization config. Default: None.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        h: int,
+        w: int,
+        reparam_conv_kernels: Sequence[int] | None = None,
+        globalperceptron_ratio: int = 4,
+        num_sharesets: int = 1,
+        pad_mode: str = "shift",
+        fc3_norm_init: float = 1.0,
+        norm_cfg: dict = dict(type="BN", requires_grad=True),
+        gradient_reparam: bool = False,
+        deploy: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(deploy=deploy, init_cfg=init_cfg)
+        self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
+        self.channels, self.h, self.w, self.num_sharesets, self.pad_mode = channels, h, w, num_sharesets, pad_mode
+        self._check_arguments(globalperceptron_ratio)
+        self.gp = GlobalPerceptron(channels, globalperceptron_ratio)
+        self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
+        self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
+        self.addition: LinearAddition | None = None
+        if deploy:
+            return
+        if gradient_reparam:
+            self.build_addition(fc3_norm_init)
+            return
+        if self.fc3_bn.affine:
+            nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
+        for kernel in self.reparam_conv_kernels:
+            self.add_module(f"repconv{kernel}", ConvNorm(SetConv2d(num_sharesets, kernel, h, w), norm_cfg))
+
+    def build_addition(self, scale: float) -> None:
+        """Let ``fc3`` stand for the sum of itself, times a constant, and the local branches."""
+        sets, kernels = self.num_sharesets, self.reparam_conv_kernels
+        taps = [TileTaps(sets, kernel, self.h, self.w) for kernel in kernels]
+        self.addition = LinearAddition(torch.tensor(scale, dtype=torch.float64, device="cpu"), taps)
+        with torch.no_grad():
+            initial = [SetConv2d(sets, kernel, self.h, self.w).weight for kernel in kernels]
+            self.fc3.weight.copy_(self.addition.fuse(self.fc3.weight, initial))
+
+    def _check_arguments(self, ratio: int) -> None:
+        check_positive(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets)
+        if self.channels % self.num_sharesets:
+            raise ValueError(
+                f"channels={self.channels} is not divisible by num_sharesets={self.num_sharesets}: give a divisor of "
+                "the channels."
+            )
+        if not isinstance(ratio, int) or not 1 <= ratio <= self.channels:
+            raise ValueError(
+                f"globalperceptron_ratio={ratio!r}: expected an int from 1 to the number of channels, {self.channels}."
+            )
+        if self.pad_mode not in PAD_MODES:
+            raise ValueError(f"pad_mode={self.pad_mode!r}: expected one of {', '.join(PAD_MODES)}.")
+        check_kernels(self.reparam_conv_kernels)
+
+    @property
+    def local_branches(self) -> list[ConvNorm]:
+        """The convolutions beside the fully connected layer; none in deploy form."""
+        return [module for module in self.children() if isinstance(module, ConvNorm)]
+
+    def forward(
+        self,
+        x: Tensor,
+        gate_input: Tensor | None = None,
+        shortcut: Tensor | None = None,
+        drop_path: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Gate what the channel and local perceptron see by the global perceptron (paper section 3).
+
+        Args:
+            x: Shape (N, C, H, W), with any H and W.
+            gate_input: What the global perceptron sees, of the same shape, where a norm in front of the block is fused
+                into it. Default: ``x``.
+            shortcut: What to add to the result, of the same shape. Default: nothing.
+            drop_path: Stochastic depth of the path beside the shortcut. It is applied to the gate (N, C, 1, 1), which
+                drops the path. Default: none.
+
+        Returns:
+            Shape (N, C, H, W).
+        """
+        gate = self.gp(x if gate_input is None else gate_input)
+        if drop_path is not None:
+            gate = drop_path(gate)
+        out = self.perceive_tiles(x)
+        return out * gate if shortcut is None else multiply_add(out, gate, shortcut)
+
+    def perceive_tiles(self, x: Tensor) -> Tensor:
+        """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
+        tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
+        if self.fused:
+            out = self.fc3(tiles)
+        else:
+            tiles = tiles.contiguous()
+            out = self.fc3_bn(self.fc3(tiles).unsqueeze(0))
+            for branch in self.local_branches:
+                out = out + branch(tiles.unsqueeze(0))
+            out = out.squeeze(0)
+        return join_tiles(out, x.shape, self.h, self.w, self.pad_mode)
+
+    def equivalents(self) -> dict[str, Affine]:
+        """Locality Injection: local branches and batch norms as part of the fully connected layer (section 3.3)."""
+        fc3 = affine(self.fc3)
+        if self.fused:
+            return {"fc3": fc3}
+        pixels = self.h * self.w
+        layers = [fuse_after(fc3, affine(self.fc3_bn).repeat(pixels))]
+        if self.local_branches:
+            kernel, bias = sum_kernels(map(affine, self.local_branches))
+            matrices = conv_to_fc(kernel, self.h, self.w).view_as(fc3.weight)
+            layers.append(Affine(matrices, bias.repeat_interleave(pixels)))
+        return {"fc3": sum_kernels(layers)}
+
+    def vanishing(self) -> Iterable[str]:
+        """The batch norm behind ``fc3``, and the local branches."""
+        return ["fc3_bn", *(name for name, module in self.named_children() if isinstance(module, ConvNorm))]
+
+    def linear_additions(self) -> dict[str, LinearAddition]:
+        """What parameters stand for, by name, where gradients are re-parameterized."""
+        return {} if self.addition is None or self.fused else {"fc3.weight": self.addition}
+
+    def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
+        """Put a batch norm behind the fully connected layer of the deploy form, in place.
+
+        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` fuses it.
+
+        Args:
+            norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
+        """
+        if self.fused:
+            norm = build_batch_norm(norm_cfg, self.num_sharesets).to(self.fc3.weight)
+            nn.init.constant_(norm.weight, math.sqrt(1 + norm.eps))
+            self.fc3_bn, self.fused = norm.train(self.training), False
+
+    def local_inject(self) -> None:
+        """The authors' name for :meth:`switch_to_deploy`."""
+        self.switch_to_deploy()
+
+
+class PixelConv(nn.Conv2d):
+    """A pointwise convolution of feature maps of one pixel, (N, C, 1, 1), computed as the matrix product that it is.
+
+    For so little work a convolution spends several times as long on its preparations.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, 1, 1) to (N, O, 1, 1)."""
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class GlobalPerceptron(nn.Module):
+    """Gate the channels by what the whole feature map shows (paper section 3.1): average, squeeze, excite.
+
+    Args:
+        channels: Number of channels.
+        ratio: What to divide ``channels`` by for the width of the bottleneck.
+    """
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        pixel = dict(type=PixelConv)
+        self.conv1 = ConvModule(channels, channels // ratio, 1, conv_cfg=pixel, act_cfg=dict(type="ReLU"))
+        self.conv2 = ConvModule(channels // ratio, channels, 1, conv_cfg=pixel, act_cfg=dict(type="Sigmoid"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to gates between 0 and 1 of shape (N, C, 1, 1)."""
+        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
+
+class SetSharingLinear(GroupedLinear):
+    """The channel perceptron: fully connected over the pixels of a tile, once for each set of channels (paper section
+    3.2).
+
+    Args:
+        num_sets: Number of sets S.
+        pixels: Number of pixels P of a tile.
+        bias: Whether to add a bias. Default: False.
+    """
+
+    def __init__(self, num_sets: int, pixels: int, bias: bool = False) -> None:
+        super().__init__(num_sets, pixels, pixels, bias)
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """Map (S, M, P) by matrices (S, P, P) to (S, M, P)."""
+        return multiply_tiles(x, matrices)
+
+
+class SetConv2d(nn.Conv2d):
+    """The local perceptron: a depth-wise convolution of tiles, one kernel for each set (paper section 3.3).
+
+    Computed with all rows side by side as channels: a convolution over S channels alone, one or four in the early
+    stages, runs up to 40 times slower.
+
+    Args:
+        num_sets: Number of sets S.
+        kernel_size: Side of the kernel in pixels, odd; zeros pad the tiles so that they keep their size.
+        h: Height of a tile in pixels.
+        w: Width of a tile in pixels.
+    """
+
+    def __init__(self, num_sets: int, kernel_size: int, h: int, w: int) -> None:
+        super().__init__(num_sets, num_sets, kernel_size, padding=kernel_size // 2, groups=num_sets, bias=False)
+        self.h, self.w = h, w
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Map (1, S, M, h * w) to the same shape."""
+        if self.kernel_size == (1, 1):  # a product, for which a convolution of many groups takes 100 times as long
+            out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
+            return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
+        _, sets, rows, _ = tiles.shape
+        # The number of groups can be neither symbolic nor zero.
+        if is_symbolic(rows) or not tiles.numel():
+            maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
+            return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)
+        weight = self.weight.repeat_interleave(rows, 0)
+        bias = None if self.bias is None else self.bias.repeat_interleave(rows)
+        maps = tiles.reshape(1, sets * rows, self.h, self.w)
+        return F.conv2d(maps, weight, bias, padding=self.padding, groups=sets * rows).view(tiles.shape)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How eager mode computes the same numbers faster.
+
+The layers spell out the plain formula. A compiler, an exporter or a tracer records that formula, and hooks see it:
+whole maps, each module once. Only where nobody records or watches, the functions here choose an equivalent way that
+suits the cache and the libraries of the machine at hand.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ..common import is_tracing
+
+# Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
+LARGE_TILE = 512
+# Elements of a hidden activation that one pass may hold without gradients: 6 MB in float32. Larger ones leave the
+# cache of a processor, and cost more in page faults than in arithmetic.
+HIDDEN_ELEMENTS = 3 * 2**19
+
+
+def multiply_tiles(tiles: Tensor, matrices: Tensor) -> Tensor:
+    """Batched ``tiles @ matrices.mT`` by the faster of torch's libraries.
+
+    Args:
+        tiles: Shape (S, M, P).
+        matrices: Shape (S, P, P).
+
+    Returns:
+        Shape (S, M, P).
+    """
+    if tiles.size(-1) >= LARGE_TILE and suits_onednn(tiles):
+        return multiply_by_onednn(tiles, matrices)
+    return torch.bmm(tiles, matrices.transpose(1, 2))
+
+
+def suits_onednn(tiles: Tensor) -> bool:
+    """Whether oneDNN's convolution is the faster matrix product for these tiles."""
+    return (
+        not is_tracing()  # first, since torch.compile breaks the graph at a call of mkldnn.is_available
+        and tiles.device.type == "cpu"
+        and tiles.numel() > 0
+        and tiles.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
+    """Batched ``tiles @ matrices.mT`` by oneDNN, which eager PyTorch offers for float32 through convolutions alone.
+
+    The large operand, a matrix of P rows, plays the image, P pixels of P channels as it lies in memory; each tile
+    plays a 1x1 kernel. The other way round oneDNN would rearrange the large operand in each call.
+
+    Args:
+        tiles: Shape (S, M, P).
+        matrices: Shape (S, P, P).
+
+    Returns:
+        Shape (S, M, P); in memory the rows come first, as in a feature map of one tile.
+    """
+    products = [
+        F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
+        for rows, matrix in zip(tiles, matrices)
+    ]
+    return products[0][None] if len(products) == 1 else torch.stack(products, 1).transpose(0, 1)
+
+
+def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modules: nn.Module) -> Tensor:
+    """Call a pointwise function on a map, on a CPU slice by slice where that keeps its hidden activation in the cache.
+
+    A GPU would wait for the many calls.
+
+    Args:
+        function: Maps (n, C, h, W) to the same shape, each pixel for itself; takes ``out``, where to write the result.
+        x: Shape (N, C, H, W).
+        width: Hidden elements for each element of ``x``.
+        *modules: What the function calls. With gradients, in training mode, while a graph is recorded, or where one of
+            them has forward hooks, there is one call on the whole map.
+
+    Returns:
+        Shape (N, C, H, W).
+    """
+    recorded = torch.is_grad_enabled() or is_tracing() or any(module.training for module in modules)
+    if recorded or x.device.type != "cpu" or has_forward_hooks(*modules):
+        return function(x)
+    if x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS:
+        return function(x)
+    result = torch.empty_like(x)
+    for part, out in zip(split(x, width), split(result, width)):
+        function(part, out=out)
+    return result
+
+
+def split(x: Tensor, width: int) -> Iterator[Tensor]:
+    """Views of a map whose hidden activations stay in the cache: some samples, or some rows of one."""
+    samples = HIDDEN_ELEMENTS // (x.shape[1:].numel() * width)
+    if samples:
+        return iter(x.split(samples))
+    rows = max(1, HIDDEN_ELEMENTS // (x.size(1) * x.size(3) * width))
+    return (part for sample in x.split(1) for part in sample.split(rows, 2))
+
+
+def has_forward_hooks(*modules: nn.Module) -> bool:
+    """Whether somebody watches one of these modules or what is in them."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return True
+    return any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules())

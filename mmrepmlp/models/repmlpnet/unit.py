@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterable
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmrepmlp.reparam import Affine, Reparameterizable, affine, fuse_before
+
+from ..common import ConvNorm, ScaleShift, build_batch_norm, recompute
+from .block import RepMLPBlock
+from .speed import run_in_slices
+
+
+class RepMLPNetUnit(Reparameterizable, BaseModule):
+    """A RepMLPBlock and a feed-forward network, each behind a batch norm and beside a shortcut (paper section 3.5).
+
+    In deploy form the norms are gone: ``norm2`` lives in the feed-forward network's first convolution; ``norm1``
+    cannot move into ``fc3``, whose weights serve many channels, and stays as a scale and shift.
+
+    Args:
+        channels: Number of input and output channels.
+        drop_path_rate: Probability that a sample skips the block, and likewise the feed-forward network. Default: 0.
+        ffn_expansion: Width of the feed-forward network's hidden layer as a multiple of ``channels``. Default: 4.
+        norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
+        with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
+        deploy: Whether to build the deploy form. Default: False.
+        **block: Further arguments of :class:`RepMLPBlock`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        drop_path_rate: float = 0.0,
+        ffn_expansion: int = 4,
+        norm_cfg: dict = dict(type="BN", requires_grad=True),
+        with_cp: bool = False,
+        deploy: bool = False,
+        **block,
+    ) -> None:
+        super().__init__(deploy=deploy)
+        self.with_cp = with_cp
+        # In mmpretrain's order, so that optimizer states, which depend on position, are interchangeable as well.
+        self.repmlp_block = RepMLPBlock(channels, norm_cfg=norm_cfg, deploy=deploy, **block)
+        self.ffn_block = ConvFFN(channels, ffn_expansion, norm_cfg, deploy)
+        self.norm1 = ScaleShift(channels) if deploy else build_batch_norm(norm_cfg, channels)
+        self.norm2 = nn.Identity() if deploy else build_batch_norm(norm_cfg, channels)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W), with any H and W."""
+        return recompute(self, self.compute, x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The forward pass, which may run twice."""
+        normed = self.norm1(x)
+        gate_input = x if self.fused else normed
+        x = self.repmlp_block(normed, gate_input, shortcut=x, drop_path=self.drop_path)
+        return run_in_slices(self.feed_forward, x, self.ffn_block.expansion, self.norm2, self.ffn_block, self.drop_path)
+
+    def feed_forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """The second half: map (N, C, H, W) to (N, C, H, W), each pixel for itself."""
+        return torch.add(x, self.drop_path(self.ffn_block(self.norm2(x))), out=out)
+
+    def equivalents(self) -> dict[str, Affine]:
+        """The layers of block and feed-forward network, the norms fused into what follows them, and ``norm1``."""
+        layers, norm1, norm2 = super().equivalents(), affine(self.norm1), affine(self.norm2)
+        if not self.fused:
+            # The average of the global perceptron commutes with norm1.
+            layers["repmlp_block.gp.conv1.conv"] = fuse_before(norm1, affine(self.repmlp_block.gp.conv1.conv))
+            layers["ffn_block.ffn_fc1.conv"] = fuse_before(norm2, layers["ffn_block.ffn_fc1.conv"])
+        return {**layers, "norm1": norm1}
+
+    def vanishing(self) -> Iterable[str]:
+        """``norm2``."""
+        return ["norm2"]
+
+    def deploy_layers(self) -> dict[str, nn.Module]:
+        """``norm1``, a scale and a shift."""
+        return {"norm1": ScaleShift(self.norm1.num_features)}
+
+
+class ConvFFN(Reparameterizable):
+    """Feed-forward network of two pointwise convolutions (paper section 3.5).
+
+    Args:
+        channels: Number of input and output channels.
+        expansion: Width of the hidden layer as a multiple of ``channels``.
+        norm_cfg: Config of the batch norms.
+        deploy: Whether to build the deploy form. Default: False.
+    """
+
+    def __init__(self, channels: int, expansion: int, norm_cfg: dict, deploy: bool = False) -> None:
+        super().__init__(deploy=deploy)
+        self.expansion, hidden = expansion, channels * expansion
+        self.ffn_fc1 = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=deploy), norm_cfg, deploy=deploy)
+        self.act = nn.GELU()
+        self.ffn_fc2 = ConvNorm(nn.Conv2d(hidden, channels, 1, bias=deploy), norm_cfg, deploy=deploy)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W)."""
+        return self.ffn_fc2(self.act(self.ffn_fc1(x)))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structural re-parameterization as plain tensor algebra.
+
+Every function returns float64 and is differentiable, so that chained fusions round once, when the result is cast to the
+dtype of the parameters that it replaces.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Affine(NamedTuple):
+    """What a layer multiplies by and adds.
+
+    Attributes:
+        weight: Of a convolution or linear layer, shape (O, ...); of a norm its scale, shape (C,). float64.
+        bias: Shape (O,) or (C,), float64.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def repeat(self, times: int) -> "Affine":
+        """Scale and shift of a norm for ``times`` outputs of each channel, one after the other."""
+        return Affine(self.weight.repeat_interleave(times), self.bias.repeat_interleave(times))
+
+
+def affine(layer: nn.Module) -> Affine | None:
+    """Write a layer in eval mode as a multiplication and an addition.
+
+    Args:
+        layer: A convolution, a linear layer, a batch norm, or a module with a method ``to_affine`` that says it itself.
+
+    Returns:
+        Weight and bias; None for an identity, which is what fusing leaves of a norm.
+
+    Raises:
+        ValueError: A batch norm tracks no running statistics, so that its output depends on the batch.
+    """
+    if isinstance(layer, nn.Identity):
+        return None
+    if hasattr(layer, "to_affine"):
+        return layer.to_affine()
+    if isinstance(layer, _BatchNorm):
+        return affine_of_norm(layer)
+    weight, bias = layer.weight.double(), getattr(layer, "bias", None)
+    return Affine(weight, weight.new_zeros(len(weight)) if bias is None else bias.double())
+
+
+def affine_of_norm(norm: _BatchNorm) -> Affine:
+    """Scale and shift of a batch norm in eval mode."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError(
+            f"{norm} has track_running_stats=False: its output depends on the batch and cannot be fused. "
+            "Use a norm_cfg with running statistics."
+        )
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return Affine(scale, shift if norm.bias is None else shift + norm.bias.double())
+
+
+def fuse_after(layer: Affine, norm: Affine | None) -> Affine:
+    """Fuse a norm behind a convolution or linear layer into it.
+
+    Args:
+        layer: Weight (O, ...) and bias.
+        norm: Scale and shift (O,); None for no norm.
+    """
+    if norm is None:
+        return layer
+    scale, shift = norm
+    weight, bias = (tensor.to(scale.device) for tensor in layer)  # of a constant kernel, which has no place of its own
+    return Affine(weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias * scale + shift)
+
+
+def fuse_before(norm: Affine | None, layer: Affine) -> Affine:
+    """Fuse a norm in front of a pointwise convolution or linear layer into it.
+
+    Args:
+        norm: Scale and shift (I,); None for no norm.
+        layer: Weight (O, I) or (O, I, 1, 1), and bias. Larger kernels cannot take in a shift where they see padding.
+    """
+    if norm is None:
+        return layer
+    matrix = layer.weight.flatten(1)
+    return Affine((matrix * norm.weight).view_as(layer.weight), matrix @ norm.bias + layer.bias)
+
+
+def sum_kernels(layers: Iterable[Affine]) -> Affine:
+    """Add up parallel convolutions, smaller kernels in the middle of the largest.
+
+    Args:
+        layers: Kernels (O, I / groups, h, w) whose heights and widths differ by even numbers, and biases.
+    """
+    kernels, biases = zip(*layers)
+    height, width = (max(kernel.size(dim) for kernel in kernels) for dim in (2, 3))
+    margins = [((height - kernel.size(2)) // 2, (width - kernel.size(3)) // 2) for kernel in kernels]
+    return Affine(sum(F.pad(kernel, (w, w, h, h)) for kernel, (h, w) in zip(kernels, margins)), sum(biases))
+
+
+def identity_kernel(like: Tensor, groups: int = 1) -> Tensor:
+    """The kernel (C, C / groups, 1, 1) of a convolution that changes nothing; ``like`` has C channels first."""
+    channels = like.size(0)
+    return torch.eye(channels // groups, dtype=like.dtype, device=like.device).repeat(groups, 1)[..., None, None]
+
+
+def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Tensor:
+    """Write a grouped convolution with "same" zero padding as fully connected layers, one for each group (paper
+    section 3.3).
+
+    The columns of a matrix are what the convolution makes of the identity, one pixel of one channel at a time.
+
+    Args:
+        kernel: Shape (O, I / groups, k, k) with odd k.
+        h: Height of the tile the convolution runs on, in pixels.
+        w: Width of the tile, in pixels.
+        groups: Number of groups. Default: O, a depth-wise convolution.
+
+    Returns:
+        Shape (groups, O / groups * h * w, I / groups * h * w), output before input, channel before pixel, float64.
+    """
+    outputs, inputs, side, _ = kernel.shape
+    groups = outputs if groups is None else groups
+    kernels = kernel.double().view(outputs * inputs, 1, side, side)
+    pixels = torch.eye(h * w, dtype=torch.float64, device=kernel.device).view(h * w, 1, h, w)
+    # Each pair of channels for itself, so that the identity has one channel.
+    response = F.conv2d(pixels.expand(-1, len(kernels), -1, -1), kernels, padding=side // 2, groups=len(kernels))
+    matrices = response.view(h * w, outputs, inputs, h * w).permute(1, 3, 2, 0)
+    return matrices.reshape(groups, outputs // groups * h * w, inputs * h * w)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules with a training form and an equivalent, cheaper deploy form, and the walk that converts them."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .fuse import Affine
+
+# What a module converts itself by: RepVGG's protocol, which mmpretrain shares, then timm's two.
+METHODS = ("switch_to_deploy", "fuse", "reparameterize")
+
+
+class Reparameterizable(nn.Module):
+    """A module with a training form and a deploy form.
+
+    A subclass says in :meth:`equivalents` what the layers of its deploy form compute, in :meth:`vanishing` which of its
+    modules are then needed no more, and in :meth:`deploy_layers` which layers its deploy form has instead of others.
+    Conversion, and loading weights of the training form into the deploy form, follow from that.
+
+    Args:
+        deploy: Whether the subclass builds the deploy form. Default: False.
+        **settings: Arguments of the next class.
+
+    Attributes:
+        fused: Whether the module's own layers are in deploy form; it says nothing of other such modules inside.
+        arguments: What the constructor was called with, by name.
+    """
+
+    arguments: dict[str, object]
+
+    def __init_subclass__(cls, **settings) -> None:
+        super().__init_subclass__(**settings)
+        if "__init__" in vars(cls):
+            cls.__init__ = record_arguments(cls.__init__)
+
+    def __init__(self, *, deploy: bool = False, **settings) -> None:
+        super().__init__(**settings)
+        self.fused = deploy
+
+    @property
+    def deploy(self) -> bool:
+        """Whether the module, with all inside, is in deploy form."""
+        return self.fused and all(part.deploy for part in self.parts().values())
+
+    def parts(self) -> dict[str, "Reparameterizable"]:
+        """The outermost modules of this kind inside, by name."""
+        return outermost(self, lambda module: module is not self and isinstance(module, Reparameterizable))
+
+    def equivalents(self) -> dict[str, Affine]:
+        """Weight and bias of the layers of the deploy form that conversion writes, by name.
+
+        Differentiable with respect to every parameter involved, float64, and valid in both forms. Default: those of the
+        modules of this kind inside.
+        """
+        return {
+            f"{path}.{name}": layer for path, part in self.parts().items() for name, layer in part.equivalents().items()
+        }
+
+    def vanishing(self) -> Iterable[str]:
+        """Names of modules that the deploy form does without, beside those that modules of this kind inside name.
+
+        A batch norm leaves an identity, so that both forms call the same children; anything else is removed.
+        """
+        return ()
+
+    def deploy_layers(self) -> dict[str, nn.Module]:
+        """Build the layers that only the deploy form has, by name, for :meth:`equivalents` to be written into."""
+        return {}
+
+    def switch_to_deploy(self) -> None:
+        """Convert to deploy form in place. Does nothing on a module that is in deploy form already.
+
+        Device, dtype, training mode and ``requires_grad`` stay as they are. If the conversion raises, nothing has
+        changed.
+        """
+        if self.deploy:
+            return
+        with torch.no_grad():
+            self.write(self.equivalents())
+
+    def write(self, layers: Mapping[str, Affine]) -> None:
+        """Replace the parameters of layers, by name, and what vanishes."""
+        gone = {} if self.fused else {name: self.get_submodule(name) for name in self.vanishing()}
+        new = {}
+        if not self.fused:
+            with torch.device("meta"):
+                new = self.deploy_layers()
+        rest = dict(layers)
+        for path, part in self.parts().items():
+            inner = {name: rest.pop(name) for name in layers if name.startswith(f"{path}.")}
+            if not f"{path}.".startswith(tuple(f"{name}." for name in gone)):
+                part.write({name.removeprefix(f"{path}."): layer for name, layer in inner.items()})
+        for name, layer in rest.items():
+            old = find_module(self, name)
+            target = new.get(name, old)
+            write_layer(target, layer, old, gone.values())
+            if target is not old:
+                replace_module(self, name, target.train(self.training if old is None else old.training))
+        for name, module in gone.items():
+            is_norm = isinstance(module, (_BatchNorm, nn.Identity))  # of a norm that is fused already
+            replace_module(self, name, nn.Identity().train(module.training) if is_norm else None)
+        self.fused = True
+
+    def build_training_form(self, **changes: object) -> "Reparameterizable":
+        """Build the module that this one is, or would be, the deploy form of; its weights are not copied.
+
+        Args:
+            **changes: Arguments of the constructor to change.
+        """
+        return type(self)(**{**self.arguments, "deploy": False, **changes})
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self.fused:
+            self.fuse_loaded(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def fuse_loaded(self, state_dict: dict, prefix: str) -> None:
+        """Convert what a state dict has of this module's training form; anything else, or a part, stays as it is."""
+        given = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        if not any(name.endswith("running_var") for name in given) or given.keys() <= self.state_dict().keys():
+            return
+        with torch.device("meta"):
+            source = self.build_training_form()
+        if required_tensors(source, given).keys() == given.keys():
+            for name in given:
+                del state_dict[prefix + name]
+            fused = fuse_state_dict(source, given)
+            state_dict.update({prefix + name: value for name, value in fused.items()})
+
+
+def record_arguments(init: Callable) -> Callable:
+    """Let a constructor keep what it is called with, by name, unless that of a subclass has done so."""
+    names = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def recording(self: Reparameterizable, *args, **settings) -> None:
+        self.__dict__.setdefault("arguments", {**dict(zip(names, args)), **settings})
+        init(self, *args, **settings)
+
+    return recording
+
+
+def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: Iterable[nn.Module]) -> None:
+    """Give a layer a weight and a bias, in the dtype and on the device of what they replace.
+
+    A parameter that was there before keeps its ``requires_grad``. A new weight can be trained if anything could that
+    vanishes, a new bias if a norm could.
+
+    Args:
+        layer: Gets the parameters.
+        values: As many elements as the layer's.
+        old: What was in the layer's place, perhaps the layer itself.
+        gone: What vanishes.
+    """
+    inside = [module for part in gone for module in part.modules()]
+    norms = [module for module in inside if isinstance(module, _BatchNorm)]
+    like = next(chain(*(chain(m.parameters(), m.buffers()) for m in (old, *gone) if m is not None)))
+    shape = layer.weight.shape
+    for name, value, sources in (("weight", values.weight.view(shape), inside), ("bias", values.bias, norms)):
+        before = getattr(old, name, None)
+        if before is None:
+            trainable = any(p.requires_grad for module in sources for p in module.parameters(recurse=False))
+        else:
+            like, trainable = before, before.requires_grad
+        setattr(layer, name, nn.Parameter(value.detach().to(like), requires_grad=trainable))
+
+
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """The module of a dotted name; None if there is none."""
+    for name in path.split("."):
+        root = root._modules.get(name) if root is not None else None
+    return root
+
+
+def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:
+    """Put a module in the place of a dotted name, or remove what is there."""
+    parent, _, name = path.rpartition(".")
+    if module is None:
+        delattr(root.get_submodule(parent), name)
+    else:
+        setattr(root.get_submodule(parent), name, module)
+
+
+def required_tensors(source: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a state dict has to hold for a network: all of its own but counters of batches, which may be missing."""
+    wanted = source.state_dict().items()
+    return {name: value for name, value in wanted if name in state or not name.endswith("num_batches_tracked")}
+
+
+def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert a state dict to deploy form, at least in float32.
+
+    Args:
+        source: The module that it belongs to, without values, on the meta device. Converted in place.
+        state: The state dict.
+    """
+    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
+    nn.Module.load_state_dict(source, precise, assign=True)
+    source.switch_to_deploy()
+    return source.state_dict()
+
+
+def switch_to_deploy(model: nn.Module) -> nn.Module:
+    """Convert every re-parameterizable part of a model to its deploy form, in place.
+
+    Serves any model with parts that convert themselves: RepMLPNet inside a classifier, a segmentor, a detector or a
+    distributed wrapper, backbones of other packages with a method ``switch_to_deploy``, and timm's modules with
+    ``reparameterize`` or ``fuse``. Calling it twice is harmless. Device, dtype and training mode stay as they are.
+
+    Args:
+        model: The model to convert. Outputs in eval mode stay the same up to rounding.
+
+    Returns:
+        The same object; if the model itself is one that timm's ``fuse`` replaces, what replaces it.
+    """
+    modules = convertible_modules(model).values()
+    ours = [module for module in modules if isinstance(module, Reparameterizable)]
+    if len(ours) > 1:  # what raises does so before the first of them is converted
+        with torch.no_grad():
+            for module in ours:
+                module.equivalents()
+    replaced = {}
+    for module in modules:
+        if isinstance(module, Reparameterizable):  # which keeps its dtype by itself, and that of quantizers
+            module.switch_to_deploy()
+            continue
+        with building_like(module):
+            result = conversion_of(module)()
+        if isinstance(result, nn.Module) and result is not module:
+            replaced[module] = result.train(module.training)
+        elif not hasattr(module, "deploy"):  # nothing tells the form of some, and the layers that they build train
+            module.train(module.training)
+            module.deploy = True
+    for parent in list(model.modules()) if replaced else ():
+        for name, child in parent._modules.items():
+            if child in replaced:
+                setattr(parent, name, replaced[child])
+    return replaced.get(model, model)
+
+
+@contextmanager
+def building_like(module: nn.Module) -> Iterator[None]:
+    """Let layers be built in the dtype and on the device of a module; timm's are built as torch builds by default."""
+    before, like = torch.get_default_dtype(), next(module.parameters(), torch.empty(0))
+    torch.set_default_dtype(like.dtype if like.is_floating_point() else before)
+    try:
+        with like.device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def convertible_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules that :func:`switch_to_deploy` converts, by name, without those in deploy form already.
+
+    Args:
+        model: A model of any framework, or a single module, whose name is empty.
+    """
+    found = outermost(model, lambda module: conversion_of(module) is not None)
+    return {name: module for name, module in found.items() if not is_converted(module)}
+
+
+def outermost(root: nn.Module, test: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    """The modules that pass a test and are inside of no other that does, each once, by name."""
+    found: dict[str, nn.Module] = {}
+
+    def walk(module: nn.Module, name: str) -> None:
+        if not test(module):
+            for child_name, child in module.named_children():
+                walk(child, f"{name}.{child_name}".lstrip("."))
+        elif module not in found.values():  # a module may be shared
+            found[name] = module
+
+    walk(root, "")
+    return found
+
+
+def conversion_of(module: nn.Module) -> Callable[[], object] | None:
+    """The method that converts a module, one that needs no arguments; None if it has none."""
+    for name in METHODS:
+        method = getattr(module, name, None)
+        if inspect.ismethod(method) and not any(
+            parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            for parameter in inspect.signature(method).parameters.values()
+        ):
+            return method
+    return None
+
+
+def is_converted(module: nn.Module) -> bool:
+    """Whether a module is in deploy form: as it says itself, or else since timm has left no batch norm in it."""
+    if hasattr(module, "deploy") or hasattr(module, "switch_to_deploy"):
+        return bool(getattr(module, "deploy", False))
+    return not any(isinstance(part, _BatchNorm) for part in module.modules())

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mmrepmlp benchmark``: RepMLPNet's forms, a config's model in several runtimes, or deployed folders."""
+
+import statistics
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPNet, image_channels
+from mmrepmlp.reparam import distance, named_tensors
+
+from .hardware import Hardware
+from .measure import SGEMM_SIDE, interleave, reference_matmuls
+from .networks import (
+    OURS,
+    SINGLE_LAYER,
+    THEIRS,
+    build_networks,
+    build_whole,
+    convert,
+    gflop_per_image,
+    has_same_weights,
+)
+from .report import BenchmarkReport
+from .runtimes import FORMS, RUNTIMES, STEP, TASKS, Call, Workload, is_reduced
+
+ROUNDED_TOLERANCE = 0.1
+
+
+@dataclass
+class Attempt:
+    """A network in a task: what to call, and the error of its outputs; or the reason why it does not run."""
+
+    call: Call | None = None
+    error: float | None = None
+    reason: str | None = None
+
+
+def benchmark(
+    targets: Sequence[str | Path] = (),
+    against: str | None = None,
+    runtimes: Sequence[str] | None = None,
+    arch: str | dict | None = None,
+    img_size: int | None = None,
+    size: tuple[int, int] | None = None,
+    batches: Sequence[int] | None = None,
+    dtype: str | None = None,
+    autocast: str | None = None,
+    training_step: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    tf32: bool = False,
+    channels_last: bool = False,
+    repeats: int = 15,
+    work_dir: str | None = None,
+    cfg_options: dict | None = None,
+) -> BenchmarkReport:
+    """Measure speed in interleaved calls in one process.
+
+    Without a target RepMLPNet in training form and in deploy form, or training steps, or its deploy form in several
+    runtimes; of a config its whole model in several runtimes, up to its raw outputs, with random weights; of folders
+    that :func:`deploy_checkpoint` wrote accuracy, size and latency.
+
+    Args:
+        targets: Path of a config, or ``package::path``; or deployed folders, with or without the config on whose test
+            set they are evaluated. Default: (), RepMLPNet.
+        against: ``"mmpretrain"`` to measure mmpretrain's RepMLPNet as well, with the same weights where the
+            architecture allows. Default: None.
+        runtimes: Names from :data:`~mmrepmlp.verbs.benchmark.runtimes.RUNTIMES`. Default: None, all with a config,
+            otherwise the two forms in eager mode.
+        arch: Letter of the architecture, or its settings as a dict. Default: B.
+        img_size: Height and width in pixels of the images, and of what makes one tile. Default: 224.
+        size: Height and width of the images in pixels, for a config or for deployed graphs of any size. Default: what
+            the config's test pipeline makes of any image, else what the backbone was built for.
+        batches: Batch sizes. Default: (1, 8), with a config (1,).
+        dtype: Precision of the weights: float32, float64, bfloat16 or float16. Default: float32.
+        autocast: Precision of torch's autocast, ``bfloat16`` or ``float16``. Default: None, without autocast.
+        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes,
+            also those of networks that train in the structure of the deploy form. Default: False.
+        device: Where PyTorch computes: ``cpu``, or a GPU, e.g. ``cuda:1``. Default: cpu.
+        threads: Number of threads. Default: torch's choice.
+        tf32: Whether products in float32 may round their operands to TF32, on a GPU. Default: False.
+        channels_last: Whether feature maps lie in memory with the channels of a pixel side by side. Default: False.
+        repeats: Timed calls of each network in each task. Default: 15.
+        work_dir: Folder for logs of an evaluation. Default: the config's, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings of the config to override, by dotted names. Default: None.
+
+    Returns:
+        Medians and what else was measured. A runtime that is not installed, or that cannot run a network, has the
+        reason in its row.
+
+    Raises:
+        ValueError: An argument is out of its range, or has no effect on these targets.
+        FileNotFoundError: A config, a folder or a dataset does not exist.
+        ImportError: mmpretrain is not installed, or of a config what export needs.
+        MMRepMLPError: There is no such device, the model does not run on such images, or a network computes other
+            outputs than its training form.
+        DeploymentError: A folder is of another model than the config's.
+    """
+    folders = [target for target in targets if Path(target).is_dir()]
+    config, *others = [target for target in targets if target not in folders] or [None]
+    if others:
+        raise ValueError(f"targets={', '.join(map(str, targets))}: expected one config, deployed folders, or both.")
+    unknown = sorted(set(runtimes or ()) - set(RUNTIMES))
+    if unknown:
+        raise ValueError(f"runtimes={', '.join(unknown)}: expected some of {', '.join(RUNTIMES)}.")
+    hardware = Hardware(device, threads, tf32, channels_last, autocast)
+    if config is None:
+        refuse_idle("without a config", work_dir=work_dir, cfg_options=cfg_options, size=None if folders else size)
+    if config or folders:
+        refuse_idle("on a config or folders", against=against, arch=arch, img_size=img_size)
+    if config or folders or runtimes:
+        refuse_idle("on runtimes", dtype=dtype, autocast=autocast, training_step=training_step)
+    if folders:
+        from .deployments import benchmark_deployments
+
+        gpu = None if device == "cpu" else device
+        refuse_idle(
+            "on folders", runtimes=runtimes, batches=batches, device=gpu, tf32=tf32, channels_last=channels_last
+        )
+        return benchmark_deployments(folders, config, size, repeats, hardware, work_dir, cfg_options)
+    hardware.prepare()
+    precision = getattr(torch, dtype or "float32")
+    if config:
+        models, size = build_whole(config, size, cfg_options)
+        settings = dict(config=str(config), size=f"{size[0]}x{size[1]}")
+    else:
+        arch, img_size = arch or "B", img_size or 224
+        models, size = build_networks(arch, img_size, against, precision), (img_size, img_size)
+        settings = dict(arch=f"RepMLPNet-{arch}{img_size}")
+    if config or runtimes:
+        tasks, settings["form"] = list(runtimes or RUNTIMES), "deploy form"
+    else:
+        tasks, settings["dtype"] = [STEP] if training_step else list(FORMS), dtype or "float32"
+    if training_step:
+        models |= {name: RepMLPNet(arch, img_size, **more).to(precision) for name, more in SINGLE_LAYER.items()}
+    networks = {name: hardware.place(model) for name, model in models.items()}
+    rows = []
+    for batch in batches or ((1,) if config else (1, 8)):
+        images = hardware.place(torch.randn(batch, image_channels(networks[OURS]), *size, dtype=precision))
+        title = f"{next(iter(settings.values()))}, batch {batch}"
+        with tempfile.TemporaryDirectory() as folder:
+            attempts = attempt_all(networks, tasks, images, Path(folder), hardware)
+            gflop = batch * gflop_per_image(networks[OURS], images[:1]) if tasks == list(FORMS) else None
+            rows += measure(attempts, batch, gflop, repeats, precision, title, hardware)
+    return BenchmarkReport({**settings, "repeats": repeats, **hardware.environment()}, rows)
+
+
+def refuse_idle(where: str, **settings: object) -> None:
+    """Check that settings that have no effect are not given.
+
+    Raises:
+        ValueError: One is.
+    """
+    given = [f"{name}={value!r}" for name, value in settings.items() if value]
+    if given:
+        raise ValueError(f"{', '.join(given)}: without effect {where}. Leave it out.")
+
+
+@torch.inference_mode()
+def raw_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The outputs of a network in training form.
+
+    Raises:
+        MMRepMLPError: It does not run on such images.
+    """
+    try:
+        return [tensor for _, tensor in named_tensors(model(images))]
+    except Exception as error:
+        raise MMRepMLPError(
+            f"The model does not run on images of shape {tuple(images.shape)} alone ({describe(error)}). Pass another "
+            "--size, or the config of a classifier, a segmentor or a detector of one stage."
+        ) from error
+
+
+def attempt_all(
+    networks: dict[str, nn.Module], tasks: Sequence[str], images: Tensor, folder: Path, hardware: Hardware
+) -> dict[tuple[str, str], Attempt]:
+    """Prepare each network for each task, and compare its outputs with those of the training form in eager mode, of
+    mmpretrain's if it has the same weights.
+
+    Raises:
+        MMRepMLPError: The model does not run on such images, or ours computes other outputs.
+    """
+    is_step = STEP in tasks
+    same = [name for name, network in networks.items() if name == OURS or has_same_weights(network)]
+    expected = None if is_step else raw_outputs(networks[same[0]], images)
+    torch.compiler.reset()  # dynamo keeps the code of eight networks of one class, and runs others in eager mode
+    workloads = {}
+    for name, network in networks.items():
+        (folder / name).mkdir()
+        deployed = network if is_step else convert(network)
+        workloads[name] = Workload(network, deployed, images, folder / name, hardware)
+    attempts = {}
+    for task in tasks:
+        for name, workload in workloads.items():
+            attempts[name, task] = attempt(workload, task, expected if name in same else None)
+        check_error(task, attempts[OURS, task].error, images.dtype, hardware)
+    return attempts
+
+
+def attempt(workload: Workload, task: str, expected: Sequence[Tensor] | None) -> Attempt:
+    """Prepare a network for a task, call it once, and compare its outputs."""
+    inference = torch.inference_mode(task != STEP)
+    try:
+        with inference:
+            call = inference(TASKS[task](workload))
+            outputs = call()
+    except Exception as error:  # of any kind: what is missing or fails in one runtime is no reason to measure none
+        return Attempt(reason=describe(error))
+    if expected is None:
+        return Attempt(call)
+    pairs = zip(named_tensors(outputs), expected, strict=True)
+    return Attempt(call, max(distance(actual, wanted)[1] for (_, actual), wanted in pairs))
+
+
+def check_error(task: str, error: float | None, dtype: torch.dtype, hardware: Hardware) -> None:
+    """Check that our network computes in a task what its training form does, unless the task rounds.
+
+    Raises:
+        MMRepMLPError: It does not.
+    """
+    exact = {torch.float64: 1e-10, torch.float32: 1e-5 if task in FORMS else 1e-4}.get(dtype)
+    allowed = ROUNDED_TOLERANCE if hardware.tf32 or hardware.autocast else exact or ROUNDED_TOLERANCE
+    if error is not None and not is_reduced(task) and not error <= allowed:
+        raise MMRepMLPError(
+            f"The outputs in {task} differ from those of the training form ({error:.1e} relative, allowed "
+            f"{allowed:.0e}): their times are not comparable. Leave that runtime out (--runtimes)."
+        )
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = textwrap.shorten(lines[0] if lines else "no message", 200, placeholder=" ...")
+    return text if isinstance(error, (ImportError, MMRepMLPError)) else f"{type(error).__name__}: {text}"
+
+
+def measure(
+    attempts: dict[tuple[str, str], Attempt],
+    batch: int,
+    gflop: float | None,
+    repeats: int,
+    dtype: torch.dtype,
+    title: str,
+    hardware: Hardware,
+) -> list[dict[str, object]]:
+    """Time the calls interleaved with the reference products (first rows), then their memory."""
+    products = {("sgemm", library): product for library, product in reference_matmuls(dtype, hardware).items()}
+    calls = {key: attempt.call for key, attempt in attempts.items() if attempt.call}
+    seconds = interleave({**calls, **products}, repeats, title, hardware)
+    medians = {key: statistics.median(times) for key, times in seconds.items()}
+    rates = {key: 2 * SGEMM_SIDE**3 / 1e9 / medians[key] for key in products}
+    reference = max(rates.values())
+    rates |= {key: gflop / medians[key] for key in calls if gflop}
+    rows = []
+    for key in (*products, *attempts):
+        median, attempt = medians.get(key), attempts.get(key, Attempt())
+        speed_over = {
+            column: medians[other] / median if median and other in medians and key not in products else None
+            for column, other in (("over_eager", (OURS, "eager")), ("speedup", (THEIRS, key[1])))
+        }
+        rows.append(
+            dict(
+                model=key[0],
+                task=key[1],
+                batch=None if key in products else batch,
+                milliseconds=median and 1e3 * median,
+                **speed_over,
+                gflops=rates.get(key),
+                sgemm_share=rates[key] / reference if key in rates else None,
+                error=attempt.error,
+                peak_mib=hardware.peak_memory(attempt.call) if attempt.call else None,
+                reason=attempt.reason,
+            )
+        )
+    return rows

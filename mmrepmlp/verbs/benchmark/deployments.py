@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deployed folders side by side: accuracy, size, latency."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmrepmlp.verbs.config import load_config
+from mmrepmlp.verbs.deploy.folder import Deployment
+from mmrepmlp.verbs.deploy.images import dataset_images
+from mmrepmlp.verbs.deploy.proof import main_metric, points
+from mmrepmlp.verbs.test.evaluate_deployment import evaluate_deployment
+
+from .hardware import Hardware
+from .measure import interleave
+from .report import BenchmarkReport
+
+SIDE = 224  # of images for graphs of any size, pixels
+
+
+def benchmark_deployments(
+    folders: Sequence[str | Path],
+    config: str | Path | None,
+    size: tuple[int, int] | None,
+    repeats: int,
+    hardware: Hardware,
+    work_dir: str | None,
+    cfg_options: dict | None,
+) -> BenchmarkReport:
+    """Measure deployed folders: the arguments are those of :func:`benchmark`.
+
+    With a config the folders are of its model, and are evaluated on its test set; without one they may be of any
+    models, and the accuracy is what was measured when they were deployed.
+    """
+    hardware.prepare()
+    deployments = [Deployment.read(folder) for folder in folders]
+    cfg = load_config(config, cfg_options, work_dir) if config else None
+    image = dataset_images(cfg, "test", 1)[0] if cfg else None
+    names = [deployment.folder.name for deployment in deployments]
+    names = names if len(set(names)) == len(names) else list(map(str, folders))
+    rows, calls = [], {}
+    for name, deployment in zip(names, deployments):
+        settings = deployment.settings
+        row = dict(model=name, task=f"{settings['runtime']} {settings['precision']}", megabytes=deployment.megabytes)
+        try:
+            graph = deployment.load()
+        except (ImportError, OSError) as error:
+            row["reason"] = str(error)
+        else:
+            calls[name] = calling(graph, image if image is not None else random_image(settings["input"], size))
+        row |= evaluate_deployment(config, deployment.folder, work_dir, cfg_options) if cfg else stored_metric(settings)
+        rows.append(row)
+    seconds = interleave(calls, repeats, "one image")
+    for row in rows:
+        if row["model"] in seconds:
+            row |= dict(batch=1, milliseconds=1e3 * statistics.median(seconds[row["model"]]))
+    return BenchmarkReport(
+        {**(dict(config=str(config)) if config else {}), "repeats": repeats, **hardware.environment()}, rows
+    )
+
+
+def calling(graph: nn.Module, image: Tensor) -> object:
+    """A call of a graph with one image."""
+    return lambda: graph(image)
+
+
+def random_image(given: dict, size: tuple[int, int] | None) -> Tensor:
+    """An image as a graph takes it, by what its folder says of its input."""
+    height, width = (given[name] or side for name, side in zip(("height", "width"), size or (SIDE, SIDE)))
+    return torch.randint(0, 256, (1, height, width, given["channels"])).to(torch.uint8)
+
+
+def stored_metric(settings: dict) -> dict[str, object]:
+    """The metric of a network in PyTorch and as a graph, as far as it was measured when it was deployed, in points."""
+    if not settings["metrics"]:
+        return {}
+    name = main_metric(settings["metrics"]["before"])
+    before, after = (points(name, settings["metrics"][when][name]) for when in ("before", "after"))
+    return dict(metric=name.rpartition("/")[2], before=before, after=after, drop=before - after)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks that are measured: ours beside mmpretrain's, or the whole model of a config."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrepmlp.models import RepMLPNet, image_size
+from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.verbs.config import load_config
+from mmrepmlp.verbs.model import build_untrained
+
+OURS, THEIRS = "mmrepmlp", "mmpretrain"
+# Networks that compute as the deploy form does while they train, by their differences from ours.
+SINGLE_LAYER = {
+    "gradient_reparam": dict(gradient_reparam=True),
+    "no locality": dict(reparam_conv_kernels=None),
+}
+
+
+def build_networks(arch: str | dict, img_size: int, against: str | None, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Our network in training form and, if asked for, mmpretrain's with the same weights where the architecture allows.
+
+    Raises:
+        ValueError: Another package is asked for.
+    """
+    ours = RepMLPNet(arch, img_size)
+    networks = {OURS: ours}
+    if against == THEIRS:
+        from mmpretrain.models.backbones.repmlp import RepMLPNet as Theirs
+
+        networks = {THEIRS: Theirs(ours.arch_settings, img_size, reparam_conv_kernels=(1, 3)), OURS: ours}
+    elif against is not None:
+        raise ValueError(f"against={against!r}: expected None or {THEIRS!r}.")
+    first = next(iter(networks.values()))
+    set_statistics(first, torch.randn(2, 3, img_size, img_size))
+    if first is not ours and has_same_weights(first):
+        ours.load_state_dict(first.state_dict())
+    return {name: network.to(dtype).eval() for name, network in networks.items()}
+
+
+def build_whole(
+    config: str | Path, size: tuple[int, int] | None, cfg_options: dict | None
+) -> tuple[dict[str, nn.Module], tuple[int, int]]:
+    """The model of a config as a function of images, with random weights, and the size of its images."""
+    from mmrepmlp.export.network import NamedOutputs
+    from mmrepmlp.verbs.deploy.pipeline import describe_pipeline, graph_size
+
+    cfg = load_config(config, cfg_options)
+    model = build_untrained(cfg).eval()
+    size = size or graph_size(model, describe_pipeline(cfg)[1]) or image_size(model)
+    return {OURS: NamedOutputs(model).eval()}, tuple(size)
+
+
+@torch.no_grad()
+def set_statistics(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms the statistics of a batch, so that they are not trivial, as after training."""
+    norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(images)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+
+
+def has_same_weights(model: nn.Module) -> bool:
+    """Whether mmpretrain's network can have our weights: it rounds bottlenecks to multiples of 8."""
+    return all(channels % 32 == 0 for channels in model.channels)
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """A copy of a network in deploy form."""
+    return switch_to_deploy(copy.deepcopy(model))
+
+
+def gflop_per_image(model: nn.Module, image: Tensor) -> float:
+    """Floating point operations of the deploy form's forward pass, in units of 1e9."""
+    deployed = convert(model)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deployed(image)
+    return counter.get_total_flops() / 1e9

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both forms of a model on the images of a config's test set."""
+
+import copy
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, TestLoop
+from mmengine.runner.amp import autocast
+from torch import nn
+
+from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.reparam import named_tensors
+from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.explain import explained
+from mmrepmlp.verbs.reparameterize.verification import Verification
+from mmrepmlp.verbs.runner import build_runner
+from mmrepmlp.verbs.test.evaluate import run_test
+
+# The last digit to which frameworks round what they evaluate, by scope: percentages of mmseg, fractions of mmdet.
+ROUNDING = {"mmseg": 0.01, "mmdet": 0.001}
+UNCOMPARED = (".gt_", ".seg_logits")  # annotations, and scores of every pixel for every class
+
+
+@dataclass
+class Agreement:
+    """What a test set says of both forms of a model; pairs are training form and deploy form.
+
+    Attributes:
+        metrics: Metrics that are numbers, by name.
+        same: Number of equal numbers in the predictions, up to rounding.
+        total: Number of all numbers in the predictions of the training form.
+    """
+
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    same: int = 0
+    total: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of equal numbers; 0 if there are none."""
+        return self.same / max(self.total, 1)
+
+    def count(self, before: object, after: object) -> None:
+        """Count the numbers in predictions of some images that are equal, up to rounding.
+
+        Of lists of different lengths, such as the boxes of an image, the numbers at the same place are compared.
+        """
+        actual = dict(named_tensors(after))
+        for name, expected in named_tensors(before):
+            if any(part in name for part in UNCOMPARED):
+                continue
+            other = actual.get(name, expected.new_zeros(0))
+            self.total += max(expected.numel(), other.numel())
+            if other.shape[1:] == expected.shape[1:] and other.dim() == expected.dim():
+                pairs = [x[: min(len(expected), len(other))].double() if x.dim() else x for x in (other, expected)]
+                self.same += int(torch.isclose(*pairs, rtol=1e-3, atol=1e-6).sum())
+
+
+class CompareFormsHook(Hook):
+    """Tests the deploy form on the batches on which a runner tests the training form.
+
+    Args:
+        model: The deploy form.
+        verification: Compares the modules that it has not seen on the inputs that they get.
+    """
+
+    priority = "VERY_LOW"  # after the hooks that swap weights
+
+    def __init__(self, model: nn.Module, verification: Verification) -> None:
+        self.model, self.verification = copy.deepcopy(model), verification
+        self.result = Agreement()
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Set up an evaluator of its own."""
+        self.model.to(next(runner.model.parameters()).device)
+        self.evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
+        self.evaluator.dataset_meta = runner.test_loop.evaluator.dataset_meta
+        self.watching = self.verification.watch(runner.model, self.verification.unproven())
+        self.watching.__enter__()
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        """Copy the batch, since models write predictions into it."""
+        self.batch = copy.deepcopy(data_batch)
+        torch.manual_seed(batch_idx)
+
+    @torch.no_grad()
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
+        """Test the deploy form on the copy."""
+        torch.manual_seed(batch_idx)
+        with autocast(enabled=runner.test_loop.fp16):
+            predictions = self.model.test_step(self.batch)
+        self.result.count(outputs, predictions)
+        self.evaluator.process(data_samples=predictions, data_batch=self.batch)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Evaluate the predictions of the deploy form."""
+        self.watching.__exit__(None, None, None)
+        after = self.evaluator.evaluate(len(runner.test_loop.dataloader.dataset))
+        for name, value in (metrics or {}).items():
+            if isinstance(value, Real):
+                self.result.metrics[name] = (float(value), float(after.get(name, "nan")))
+
+
+def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verification: Verification) -> Agreement:
+    """Test both forms of a model on the same batches of a config's test set.
+
+    Args:
+        cfg: Config of the training form.
+        before: The model in training form.
+        after: The same in deploy form.
+        verification: Compares the modules that it has not seen on the inputs that they get.
+
+    Raises:
+        ValueError: The config sets nothing to test.
+        MMRepMLPError: A dataset does not exist, or the config's loop does more than to test each batch.
+    """
+    with TemporaryDirectory() as folder, torch.random.fork_rng():
+        cfg.dump(Path(folder, "training.py"))
+        save_checkpoint({"state_dict": before.state_dict()}, Path(folder, "training.pth"))
+        cfg = load_config(Path(folder, "training.py"), work_dir=folder)
+        require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
+        cfg.load_from, cfg.resume = str(Path(folder, "training.pth")), False
+        with explained(cfg):
+            runner = build_runner(cfg, progress=True)
+            if not isinstance(runner.test_loop, TestLoop):
+                raise MMRepMLPError(
+                    f"test_cfg.type={type(runner.test_loop).__name__}: --verify-on test needs MMEngine's TestLoop. "
+                    "Convert without it, and test both forms."
+                )
+            hook = CompareFormsHook(after, verification)
+            runner.register_hook(hook)
+            run_test(runner)
+        return hook.result

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every module of the network is really called, in every form and mode, and what it returned is left alone."""
+
+import copy
+from collections import Counter
+from contextlib import nullcontext
+
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmengine.analysis import get_model_complexity_info
+from mmengine.registry import MODELS, DefaultScope
+from timm.models._features import FeatureHooks
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrepmlp import switch_to_deploy
+from mmrepmlp.models import RepMLPBlock, RepMLPNet
+from mmrepmlp.models.repmlpnet import speed
+from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
+from tests.conftest import TINY
+from tests.helpers import randomize, relative_error
+
+CLASSIFIER = dict(type="ImageClassifier", head=dict(type="LinearClsHead", num_classes=5, in_channels=64))
+CLASSIFIER["neck"] = dict(type="GlobalAveragePooling")
+SEGMENTOR = dict(
+    type="EncoderDecoder",
+    decode_head=dict(type="FCNHead", in_channels=64, channels=8, num_classes=3, in_index=3),
+    test_cfg=dict(mode="whole"),
+)
+DETECTOR = dict(
+    type="RetinaNet",
+    neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=16, num_outs=5, norm_cfg=dict(type="BN")),
+    bbox_head=dict(type="RetinaHead", num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1),
+)
+SCOPES = dict(mmpretrain=CLASSIFIER, mmseg=SEGMENTOR, mmdet=DETECTOR)
+
+
+def tiny(**arguments) -> RepMLPNet:
+    model = RepMLPNet(TINY, 64, **{"out_indices": (0, 1, 2, 3), **arguments})
+    return randomize(model, torch.Generator().manual_seed(0), 0.2).eval()
+
+
+def forms(model: nn.Module) -> dict[str, nn.Module]:
+    return {"training form": model, "deploy form": switch_to_deploy(copy.deepcopy(model))}
+
+
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@pytest.mark.parametrize("mode", ["eval", "eval, no gradients", "train", "recomputed"])
+@pytest.mark.parametrize("elements", [1, speed.HIDDEN_ELEMENTS])
+def test_every_module_is_called_once_a_pass(monkeypatch, form, mode, elements):
+    monkeypatch.setattr(speed, "HIDDEN_ELEMENTS", elements)  # 1: every map would be run in slices
+    model = forms(tiny(drop_path_rate=0.2, with_cp=mode == "recomputed"))[form].train(mode in ("train", "recomputed"))
+    calls, shapes = Counter(), {}
+
+    def count(name: str, inputs: tuple) -> None:
+        calls[name] += 1
+        shapes[name] = inputs[0].shape
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda m, i, o, name=name: count(name, i))
+    with torch.no_grad() if mode == "eval, no gradients" else nullcontext():
+        model(torch.randn(2, 3, 72, 96))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) or name.endswith(".relu"):
+            continue  # a list cannot be called
+        if list(module.children()) or list(module.parameters(recurse=False)) or name.endswith("drop_path"):
+            assert calls[name] == (2 if name.endswith("drop_path") else 1), name
+            assert name.endswith("fc3") or ".repconv" in name or "fc3_bn" in name or shapes[name][0] == 2, name
+
+
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_hooks_keep_stays_what_it_was(form, gradients):
+    model, kept = forms(tiny())[form], []
+
+    def keep(output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        kept.extend((tensor, tensor.clone()) for tensor in (output if isinstance(output, tuple) else (output,)))
+
+    for name, module in model.named_modules():
+        # A ReLU works in place right behind these, which is the habit of the field.
+        if not name.startswith(("patch_embed.", "downsample_layers.")) and not name.endswith("gp.conv1.conv"):
+            module.register_forward_hook(lambda m, i, o: keep(o))
+    with torch.set_grad_enabled(gradients):
+        model(torch.randn(3, 3, 72, 96))
+    assert len(kept) > 60 and all(torch.equal(tensor, copied) for tensor, copied in kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+def test_outputs_are_not_overwritten_where_nobody_hooks(form):
+    """A module that stores its output by itself, which no look at hooks would find."""
+
+    class Recorder:
+        def __init__(self, module: nn.Module) -> None:
+            self.forward, self.kept = module.forward, []
+
+        def __call__(self, x: torch.Tensor, *arguments, **options) -> torch.Tensor:
+            out = self.forward(x, *arguments, **options)
+            self.kept.append((out, out.clone(), x, x.clone()))
+            return out
+
+    model, recorders = forms(tiny())[form], []
+    for unit in [unit for stage in model.stages for unit in stage]:
+        for name in ("norm1", "repmlp_block", "norm2", "ffn_block"):
+            recorders.append(Recorder(getattr(unit, name)))
+    expected = model(x := torch.randn(3, 3, 72, 96))
+    for i, unit in enumerate(unit for stage in model.stages for unit in stage):
+        for name, recorder in zip(("norm1", "repmlp_block", "norm2", "ffn_block"), recorders[4 * i :]):
+            getattr(unit, name).forward = recorder
+    for actual, out in zip(model(x), expected):
+        assert torch.equal(actual, out)
+    for recorder in recorders:
+        for out, copied, given, given_copy in recorder.kept:
+            assert torch.equal(out, copied) and torch.equal(given, given_copy)
+
+
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@pytest.mark.parametrize("layer", ["stages.3", "stages.2.1.repmlp_block", "stages.1.0.repmlp_block.fc3"])
+def test_grad_cam(form, layer):
+    model, seen = forms(tiny())[form], {}
+    target = model.get_submodule(layer)
+    target.register_forward_hook(lambda m, i, o: seen.update(activation=o))
+    target.register_full_backward_hook(lambda m, i, o: seen.update(gradient=o[0]))
+    x = torch.randn(1, 3, 64, 96, requires_grad=True)
+    model(x)[-1].mean((2, 3))[0, 5].backward()
+    assert seen["gradient"].shape == seen["activation"].shape and seen["gradient"].abs().sum() > 0
+    step = 1e-3 * seen["gradient"] / seen["gradient"].norm()
+    # The gradient is that of the activation: a step along it moves the score by its length.
+    shifted = copy.deepcopy(model)
+    shifted.get_submodule(layer)._forward_hooks.clear()
+    shifted.get_submodule(layer).register_forward_hook(lambda m, i, o: o + step)
+    gain = (shifted.double()(x.double())[-1] - model.double()(x.double())[-1]).mean((2, 3))[0, 5]
+    assert gain.item() == pytest.approx(1e-3 * seen["gradient"].norm().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@torch.no_grad()
+def test_feature_hooks_of_timm(form):
+    model, x = forms(tiny())[form], torch.randn(2, 3, 72, 96)
+    expected = model(x)
+    hooks = FeatureHooks([dict(module=f"stages.{i}", type="forward") for i in range(4)], model.named_modules())
+    model(x)
+    for actual, out in zip(list(hooks.get_output(x.device).values())[:3], expected[:3], strict=True):
+        assert torch.equal(actual, out)
+
+
+def build_model(scope: str) -> nn.Module:
+    settings = copy.deepcopy(SCOPES[scope])
+    settings["backbone"] = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))
+    with DefaultScope.overwrite_default_scope(scope):
+        return randomize(MODELS.build(settings), torch.Generator().manual_seed(0), 0.2).double().eval()
+
+
+def flat(outputs: object) -> list[torch.Tensor]:
+    return [outputs] if isinstance(outputs, torch.Tensor) else [t for part in outputs for t in flat(part)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scope", SCOPES)
+def test_fusing_by_mmcv_is_exact_and_converts(scope):
+    model, x = build_model(scope), torch.randn(2, 3, 72, 96, dtype=torch.float64)
+    expected = flat(model(x, mode="tensor"))
+
+    def check(network: nn.Module) -> None:
+        for actual, out in zip(flat(network(x, mode="tensor")), expected, strict=True):
+            assert relative_error(actual, out) < 1e-10
+
+    fused = fuse_conv_bn(copy.deepcopy(model))
+    check(fused)
+    check(switch_to_deploy(fused))
+    assert fused.backbone.deploy and not any(isinstance(m, _BatchNorm) for m in fused.backbone.modules())
+    check(fuse_conv_bn(switch_to_deploy(copy.deepcopy(model))))
+
+
+@torch.no_grad()
+def test_fused_branches_fold_in_a_block_alone():
+    block = randomize(RepMLPBlock(8, 3, 5, (1, 3), num_sharesets=2), torch.Generator().manual_seed(0)).double().eval()
+    x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
+    expected = block(x)
+    fuse_conv_bn(block)
+    assert isinstance(block.repconv3.bn, nn.Identity) and block.repconv3.conv.bias is not None
+    assert relative_error(block(x), expected) < 1e-12
+    block.local_inject()
+    assert not block.local_branches and relative_error(block(x), expected) < 1e-10
+    assert not hasattr(block, "locality_injection") and not hasattr(tiny(), "local_inject")
+
+
+@pytest.mark.parametrize("norm", ["norm1", "norm2", "final_norm"])
+def test_frozen_norms_stay_frozen(norm):
+    model = tiny()
+    for name, module in model.named_modules():
+        if name.endswith(norm):
+            module.requires_grad_(False)
+    model.switch_to_deploy()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (f"{norm}." not in f".{name}"), name
+
+
+@pytest.mark.parametrize("pad_mode", PAD_MODES)
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@pytest.mark.parametrize("size", [(24, 40), (5, 70), (64, 33)])
+def test_images_smaller_than_a_tile_can_be_traced(form, pad_mode, size):
+    model = forms(tiny(pad_mode=pad_mode))[form]
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        for actual, expected in zip(torch.jit.trace(model, x)(x), model(x)):
+            assert relative_error(actual, expected) < 1e-5
+    assert get_model_complexity_info(model, (3, *size), show_table=False, show_arch=False)["flops"] > 0

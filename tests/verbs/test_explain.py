@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of small models that the frameworks themselves end, and what is said about it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.models import FPN
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+
+from dev.sweep.trial import compute_loss
+from mmrepmlp.apis import evaluate, train
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.registry import MODELS
+from mmrepmlp.verbs.config import read_config
+from mmrepmlp.verbs.explain import ExplainedError, explain, explained
+from mmrepmlp.verbs.model import build_untrained
+from tests.fixtures import CONFIG
+from tests.verbs.explain_models import (
+    BACKBONE,
+    BATCH_NORM,
+    BN,
+    CASCADE,
+    CLASSIFIER,
+    CONCATENATED,
+    DETECTOR,
+    OTHERS,
+    SEGMENTOR,
+    SETR,
+    TWO_NECKS,
+    YOLO,
+    ChannelsLast,
+    Unpooled,
+    config,
+    norm,
+)
+
+
+@pytest.fixture(autouse=True)
+def without_nncf():
+    """A process that has imported NNCF may die in these tests, without a word; they run before it is imported."""
+    if "nncf" in sys.modules:
+        pytest.skip("NNCF is imported in this process")
+
+
+def call(cfg: Config) -> None:
+    """Build a model and call it as the framework does: detectors up to the raw outputs, others for their loss."""
+    model = build_untrained(cfg)
+    if cfg.default_scope == "mmdet":
+        model.eval()(torch.randn(1, 3, 64, 64), [], mode="tensor")
+    else:
+        compute_loss(model.train(), cfg, 64)
+
+
+def explain_call(cfg: Config) -> ExplainedError:
+    with pytest.raises(ExplainedError) as caught, explained(cfg):
+        call(cfg)
+    assert caught.value.__cause__ is not None
+    return caught.value
+
+
+@pytest.mark.parametrize("model", [SEGMENTOR, CASCADE, DETECTOR, YOLO, CLASSIFIER])
+def test_what_fits_works(model):
+    call(config(model))
+
+
+@pytest.mark.parametrize(
+    "model, changes, message",
+    [
+        (CLASSIFIER, {"head.in_channels": 51}, r"head\.fc was built for 51 .* gets 64.* Set .*\.in_channels=64\."),
+        (
+            CLASSIFIER,
+            {"neck": dict(_delete_=True, type=Unpooled)},
+            r"head\.fc takes vectors of 64 .* Set model\.neck=\[.*Unpooled.*GlobalAveragePooling",
+        ),
+        (CLASSIFIER, {"neck": None}, r"the backbone gives .*\[64\].* Set model\.neck=.*GlobalAveragePooling"),
+        (
+            CLASSIFIER,
+            {"neck": dict(type="GlobalAveragePooling", dim=1)},  # of a network of tokens
+            r"neck\.gap averages sequences, and gets .*\[64\].* Set model\.neck\.dim=2\.",
+        ),
+        (CLASSIFIER, {"neck": TWO_NECKS}, r"gets 12; the neck gives .*\[12\].* Set .*head\.in_channels=12\."),
+        (
+            CLASSIFIER,
+            {"neck": TWO_NECKS, "neck.1.in_channels": 99, "head.in_channels": 12},
+            r"neck\.1\.fc was built for 99 .* gets 64.*neck\.1\.in_channels=64\.",
+        ),
+        (CLASSIFIER, {"neck": dict(type=ChannelsLast, in_channels=65)}, r"Set model\.neck\.in_channels=64"),
+        (CLASSIFIER, {"neck": BATCH_NORM}, r"Set model\.neck\.1\.input_features=64\."),
+        (CLASSIFIER, {"neck": norm("batch", 60)}, r"norm was built for 60 .* 64"),
+        (CLASSIFIER, {"neck": norm("group", 60)}, r"norm was built for 60 .* 64"),
+        (SEGMENTOR, {"decode_head.in_channels": [9, 19, 38, 76]}, r"Set model\.decode_head.*=\[8, 16, 32, 64\]"),
+        (SEGMENTOR, {"decode_head": SETR}, r"built for 1024 .* gets 64.*decode_head\.in_channels=64\."),
+        (SEGMENTOR, {"decode_head": CONCATENATED}, r"Set .*in_channels=\[8, 16, 32, 64\] and .*\.channels=120"),
+        (SEGMENTOR, {"auxiliary_head.0.in_channels": 38}, r"gets 32.*auxiliary_head\.0\.in_channels=32"),
+        (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"takes feature map 3, .* only 2; .* Set .*in_index"),
+        (
+            SEGMENTOR,
+            {"neck": dict(type="Feature2Pyramid", embed_dim=24, norm_cfg=BN)},
+            r"neck\.upsample_4x\.0 was built for 24 .* gets 8; .* Change its input channels",
+        ),
+        (CASCADE, {"decode_head.1.in_channels": 63}, r"decode_head\.1\.in_channels=64"),
+        (DETECTOR, {"backbone.in_channels": 4}, r"of 4 channels and gets 3\. Set .*backbone\.in_channels=3,"),
+        (DETECTOR, {"neck.in_channels": [25, 51, 102, 204]}, r"gets 8; .*\.in_channels=\[8, 16, 32, 64\]"),
+        (YOLO, {"neck.in_channels": [1024, 512, 256]}, r"gets 64; .*\.in_channels=\[64, 32, 16\]"),
+        (DETECTOR, {"neck.in_channels": [8, 16, 32]}, r"takes 3 .* gets 4; .*\[8, 16, 32, 64\] channels"),
+        (DETECTOR, {"backbone.out_indices": (3,)}, r"neck.* takes 4 feature maps, but gets 1; .*\(0, 1, 2, 3\)"),
+        (DETECTOR, {"neck.type": FPN, "neck.in_channels": [8, 16, 32, 65]}, r"neck\.in_channels=\[8, 16, 32, 64\]"),
+        (DETECTOR, {"neck": None, "bbox_head.in_channels": 8}, r"cls_convs\.0\.conv .* Change its input"),
+        (DETECTOR, {"bbox_head.in_channels": 256}, r"the neck gives .*16.* Set model\.bbox_head\.in_channels=16\."),
+    ],
+)  # fmt: skip
+def test_a_neck_or_head_that_does_not_fit(model, changes, message):
+    cfg = config(model, **changes)
+    error = explain_call(cfg)
+    assert re.search(message, str(error)), error
+    assert str(error).startswith(f"{type(error.__cause__).__name__}") and explain(error) == str(error)
+    if error.options:
+        cfg.merge_from_dict(error.options)
+        call(cfg)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "model, setting, wrong",
+    [
+        (CLASSIFIER, "head.in_channels", 51),
+        (CLASSIFIER, "neck", None),
+        (SEGMENTOR, "decode_head.in_channels", [9, 19, 38, 76]),
+        (DETECTOR, "neck.in_channels", [25, 51, 102, 204]),
+    ],
+)
+def test_the_other_backbones_are_explained_alike(kind, model, setting, wrong):
+    backbone = {**OTHERS[kind], "out_indices": model["backbone"]["out_indices"]}
+    cfg = config({**model, "backbone": backbone}, **{setting: wrong})
+    error = explain_call(cfg)
+    assert list(error.options) == [f"model.{setting}"]
+    cfg.merge_from_dict(error.options)
+    call(cfg)
+
+
+@pytest.mark.parametrize(
+    "name", ["mocov2/mocov2_resnet50_8xb32-coslr-200e", "simsiam/simsiam_resnet50_8xb32-coslr-100e"]
+)
+def test_a_neck_that_only_the_loss_calls(name):
+    cfg = read_config(f"mmpretrain::{name}_in1k.py")
+    cfg.model.backbone = dict(BACKBONE, out_indices=(3,))
+    views = [torch.randn(2, 3, 64, 64)] * 2
+    with (
+        pytest.raises(ExplainedError, match=r"built for 2048 .*model\.neck\.in_channels=64\.") as caught,
+        explained(cfg),
+    ):
+        build_untrained(cfg)(views, [], mode="loss")
+    cfg.merge_from_dict(caught.value.options)
+    assert build_untrained(cfg)(views, [], mode="loss")["loss"].isfinite()
+
+
+def test_the_detector_inside_a_semi_supervised_model():
+    cfg = config(
+        dict(
+            type="mmdet.SemiBaseDetector",
+            detector=DETECTOR,
+            semi_train_cfg={"freeze_teacher": True},
+            semi_test_cfg={"predict_on": "student"},
+        )
+    )
+    cfg.model.detector.neck.in_channels = [8, 16, 32, 65]
+    with (
+        pytest.raises(ExplainedError, match=r"Set model\.detector\.neck\.in_channels=\[8, 16, 32, 64\]"),
+        explained(cfg),
+    ):
+        build_untrained(cfg).eval()(torch.randn(1, 3, 64, 64), [], mode="tensor")
+
+
+def test_names_do_not_have_what_wrappers_add():
+    cfg = config(CLASSIFIER, **{"head.in_channels": 51})
+    model = nn.Sequential()
+    model.module = build_untrained(cfg)
+    model.forward = lambda images: model.module(images, mode="tensor")
+    with pytest.raises(ExplainedError, match=r"\. model\.head\.fc was built for 51"), explained(cfg):
+        model(torch.randn(1, 3, 64, 64))
+
+
+class Raising(nn.Module):
+    """A part with an error of its own."""
+
+    def forward(self, x):
+        raise RuntimeError("not without my labels")
+
+
+def test_errors_that_are_not_understood_stay_as_they_are():
+    cfg = config(CLASSIFIER, **{"neck": dict(_delete_=True, type=Raising)})
+    with pytest.raises(RuntimeError, match="^not without my labels$") as caught, explained(cfg):
+        call(cfg)
+    assert type(caught.value) is RuntimeError and explain(caught.value) is None
+    error = KeyError("what")
+    for strange in (cfg, Config(), Config(dict(model="a string", train_dataloader=[3], test_dataloader=object()))):
+        with pytest.raises(KeyError) as caught, explained(strange):
+            raise error
+        assert caught.value is error
+
+
+LOAD = [dict(type="mmcv.LoadImageFromFile")]
+SEGMENTED = dict(type="mmseg.BaseSegDataset", data_prefix=dict(img_path="img", seg_map_path="ann"), pipeline=LOAD)
+
+
+def read(dataset: dict, workers: int = 0) -> str:
+    """Load samples as a runner does, and return what is said about the error."""
+    loader = dict(
+        dataset=dataset, batch_size=1, num_workers=workers, sampler=dict(type="DefaultSampler", shuffle=False)
+    )
+    cfg = Config(dict(train_dataloader=loader))
+    with pytest.raises(ExplainedError) as caught, explained(cfg), DefaultScope.overwrite_default_scope("mmseg"):
+        for _ in Runner.build_dataloader(cfg.train_dataloader):
+            pass
+    return str(caught.value)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "img").mkdir()
+    cv2.imwrite(str(tmp_path / "img/1.png"), np.zeros((8, 8, 3), np.uint8))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_folder_is_named_with_its_setting(root, workers):
+    leaf = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=[*LOAD, dict(type="LoadAnnotations")])
+    wrapped = dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[leaf]))
+    error = read(wrapped, workers)
+    setting = r"train_dataloader\.dataset\.dataset\.datasets\.0\.data_prefix\.seg_map_path\."
+    assert re.fullmatch(rf"FileNotFoundError: .*ann/1\.png'\. \S+/ann does not exist; it is set by {setting} .*", error)
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        (dict(SEGMENTED, data_root="{root}/none"), r"none does not exist; it is set by .*dataset\.data_root"),
+        (dict(SEGMENTED, data_root="{root}", ann_file="x.txt"), r"x\.txt does not exist; .*dataset\.ann_file"),
+        (dict(type="mmpretrain.CustomDataset", data_root="{root}/none"), r"none does not exist; .*\.data_root"),
+        (dict(type="mmpretrain.CustomDataset", data_prefix="none"), r"none does not exist; .*\.data_prefix"),
+        (dict(type="mmpretrain.ImageNet", data_root="{root}/none"), r"none does not exist; .*\.data_root"),
+        (dict(type="mmdet.CocoDataset", data_root="{root}", ann_file="a.json"), r"a\.json does not exist.*\.ann_file"),
+        (
+            dict(type="mmpretrain.CustomDataset", data_root="{root}", data_prefix="img", extensions=(".bmp",)),
+            r"Found 0 files .*Supported extensions are: \.bmp\. The path begins with \S+img, .*\.data_prefix",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_by_its_setting(root, dataset, message):
+    dataset = {
+        key: value.replace("{root}", str(root)) if isinstance(value, str) else value for key, value in dataset.items()
+    }
+    assert re.search(message, read(dataset))
+
+
+@pytest.mark.parametrize("kind, suffix", [("BaseSegDataset", ".jpg"), ("CityscapesDataset", "_leftImg8bit.png")])
+def test_images_with_another_extension(root, kind, suffix):
+    dataset = dict(SEGMENTED, type=f"mmseg.{kind}", data_root=str(root))
+    assert re.search(rf"ends in '{suffix}', but \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset))
+
+
+def test_a_coco_dataset_none_of_whose_categories_is_named(root):
+    boxes = [dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 4, 4], area=16, iscrowd=0)]
+    images = [dict(id=1, file_name="1.png", height=8, width=8)]
+    (root / "a.json").write_text(json.dumps(dict(images=images, annotations=boxes, categories=[dict(id=1, name="x")])))
+    dataset = dict(type="mmdet.CocoDataset", data_root=str(root), ann_file="a.json", data_prefix=dict(img="img/"))
+    dataset |= dict(metainfo=dict(classes=("y",)), filter_cfg=dict(filter_empty_gt=True))
+    assert re.search(r"None of the categories in \S+a\.json is in metainfo\.classes=\('y',\)", read(dataset))
+    dataset |= dict(metainfo=dict(classes=("x",)), filter_cfg=dict(filter_empty_gt=True, min_size=99))
+    assert re.search(r"CocoDataset is empty\. Check ann_file='\S+a\.json' .*filter_cfg", read(dataset))
+
+
+def test_runs_end_with_an_explanation(options, tmp_path):
+    missing = {**options, "val_dataloader.dataset.data_root": str(tmp_path / "nowhere")}
+    with pytest.raises(
+        ExplainedError, match=r"nowhere does not exist; it is set by val_dataloader\.dataset\.data_root"
+    ):
+        train(CONFIG, str(tmp_path / "run"), cfg_options=missing)
+    wrong = {**options, "model.head.in_channels": 100, "model.backbone.init_cfg": None}
+    with pytest.raises(
+        ExplainedError, match=r"model\.head\.fc was built for 100 .* Set model\.head\.in_channels=192\."
+    ):
+        train(CONFIG, str(tmp_path / "run"), cfg_options=wrong)
+    torch.save(build_untrained(Config.fromfile(CONFIG)).state_dict(), tmp_path / "x.pth")
+    missing = {**options, "test_dataloader.dataset.data_root": str(tmp_path / "nowhere")}
+    with pytest.raises(
+        ExplainedError, match=r"nowhere does not exist; it is set by test_dataloader\.dataset\.data_root"
+    ):
+        evaluate(CONFIG, tmp_path / "x.pth", str(tmp_path / "run"), cfg_options=missing)
+
+
+def raised(operation) -> Exception:
+    with pytest.raises(Exception) as caught:
+        operation()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "operation, message",
+    [
+        (lambda: Path("/nowhere/at/all").read_text(), "No such file"),
+        (lambda: __import__("no_such_package"), "No module named 'no_such_package'"),
+        (lambda: urlopen("file:///nowhere"), "A download failed: "),
+        (lambda: RepMLPNet("X"), "arch='X'"),
+        (lambda: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),
+        (lambda: raise_(MMRepMLPError("It is damaged.")), "It is damaged."),
+    ],
+)
+def test_expected_errors_are_one_sentence(operation, message):
+    assert message in explain(raised(operation))
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), RuntimeError("a kernel failed"), ValueError("of somebody else")]
+)
+def test_other_errors_keep_their_traceback(error):
+    assert explain(raised(lambda: raise_(error))) is None
+
+
+def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback():
+    def operation():
+        try:
+            Path("/nowhere/at/all").read_text()
+        except OSError:
+            1 / 0  # noqa: B018
+
+    assert explain(raised(operation)) is None
+
+
+LINEAR = dict(type="mmpretrain.LinearClsHead", num_classes=2)
+STACKED = dict(type="mmpretrain.StackedLinearClsHead", num_classes=2, in_channels=3, mid_channels=[4])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(type="Nope"), "type='Nope' in the config is unknown"),
+        (LINEAR, "cannot be built: LinearClsHead.__init__() missing 1 required positional argument: 'in_channels'"),
+        (dict(**LINEAR, in_channels=3, topks=1), "'topks'"),
+        (dict(**STACKED, norm_cfg={}), 'key "type"'),
+        (dict(**STACKED, norm_cfg=dict(type="BatchNrom")), "type='BatchNrom' in the config is unknown"),
+        (dict(**STACKED, norm_cfg=dict(type="BN1d", epsilon=1)), "'epsilon'"),
+    ],
+)
+def test_types_and_arguments_that_do_not_exist_are_named(settings, message):
+    assert message in explain(raised(lambda: MODELS.build(settings)))
+
+
+@MODELS.register_module()
+class Broken:
+    """A constructor with an error of its own, which no change of the config mends."""
+
+    def __init__(self, kind):
+        if kind == "key":
+            {}["type"]
+        if kind == "pretrained":
+            type(self)(kind, pretrained=None)
+        dict.fromkeys(wrong=1)
+
+
+@pytest.mark.parametrize("kind", ["key", "argument"])
+def test_errors_inside_of_a_constructor_keep_their_traceback(kind):
+    assert explain(raised(lambda: MODELS.build(dict(type="Broken", kind=kind)))) is None
+
+
+def test_an_old_argument_is_told_the_new_one():
+    message = explain(raised(lambda: MODELS.build(dict(type="Broken", kind="pretrained"))))
+    assert "Set model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)" in message
+
+
+def test_predictions_that_cannot_be_merged_are_explained():
+    from mmdet.models import DetTTAModel
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    masks = InstanceData(bboxes=torch.rand(2, 4), masks=torch.rand(2, 8, 8) > 0.5)
+    samples = [DetDataSample(pred_instances=masks) for _ in range(2)]
+    module = torch.nn.Identity()
+    module.test_step = None
+    message = "AssertionError: TTA of instance.*DetTTAModel cannot merge .*omit --tta"
+    with pytest.raises(ExplainedError, match=message), explained(Config(dict(model=dict()))):
+        DetTTAModel(module=module).merge_preds([samples])
