@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs in OpenVINO."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,17 @@ class OpenVinoNetwork(BatchedGraph):
         return tuple(torch.from_numpy(outputs[output].copy()) for output in self.compiled.outputs)
 
 
+@cache
+def core() -> openvino.Core:
+    """The one core of this process, which lives as long as it does.
+
+    A core installs an alternate stack for signals and puts back the one before it at its end. Of two whose lifetimes
+    overlap, the second puts back what the first has freed, and the next signal, of a data loader's worker that ends or
+    of Ctrl-C, ends the process.
+    """
+    return openvino.Core()
+
+
 def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: int) -> openvino.CompiledModel:
     """Compile a graph for the CPU.
 
@@ -70,14 +82,14 @@ def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: i
     settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads}
     try:
         graph = graph if isinstance(graph, openvino.Model) else str(graph)
-        return openvino.Core().compile_model(graph, "CPU", settings)
+        return core().compile_model(graph, "CPU", settings)
     except RuntimeError as error:
         raise ValueError(f"{graph} is not a graph that OpenVINO can run: {str(error).strip()}") from error
 
 
 def is_fast_here(precision: str) -> bool:
     """Whether this machine's processor has instructions for a precision."""
-    return CAPABILITIES[precision] in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return CAPABILITIES[precision] in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def to_openvino(onnx_file: str | Path) -> openvino.Model:

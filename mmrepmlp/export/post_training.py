@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """int8 quantization after training, by NNCF."""
 
+import ctypes
 import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ def quantize_graph(
     Returns:
         The int8 graph.
     """
+    put_back = remember_signal_stack()
     logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level, which changes handlers of other loggers
     calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
     is_onnx = isinstance(graph, onnx.ModelProto)
@@ -49,19 +51,38 @@ def quantize_graph(
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(types=list(FLOAT_IN_ONNX), validate=False) if is_onnx else None,
     )
-    if evaluate is None:
-        quantized = nncf.quantize(graph, calibration, **settings)
-    else:
-        quantized = nncf.quantize_with_accuracy_control(
-            graph,
-            calibration,
-            calibration,  # layers are ranked by what their rounding does to the outputs for these images
-            lambda candidate, _: (evaluate(positive_axes(candidate) if is_onnx else candidate), None),
-            max_drop=max_drop,
-            drop_type=nncf.DropType.ABSOLUTE,
-            **settings,
-        )
+
+    def measure(candidate: object, _: object) -> tuple[float, None]:
+        put_back()  # an evaluation may end processes
+        return evaluate(positive_axes(candidate) if is_onnx else candidate), None
+
+    try:
+        if evaluate is None:
+            quantized = nncf.quantize(graph, calibration, **settings)
+        else:
+            quantized = nncf.quantize_with_accuracy_control(
+                graph,
+                calibration,
+                calibration,  # layers are ranked by what their rounding does to the outputs for these images
+                measure,
+                max_drop=max_drop,
+                drop_type=nncf.DropType.ABSOLUTE,
+                **settings,
+            )
+    finally:
+        put_back()
     return positive_axes(quantized) if is_onnx else quantized
+
+
+def remember_signal_stack() -> Callable[[], None]:
+    """Remember the thread's alternate stack for signals, and return what puts it back.
+
+    NNCF makes and frees cores of OpenVINO's in any order, which leaves a stack that is freed:
+    see :func:`mmrepmlp.export.openvino.core`.
+    """
+    libc, stack = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # more than a stack_t
+    libc.sigaltstack(None, stack)
+    return lambda: libc.sigaltstack(stack, None)
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:

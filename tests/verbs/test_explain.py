@@ -3,7 +3,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -44,13 +43,6 @@ from tests.verbs.explain_models import (
     config,
     norm,
 )
-
-
-@pytest.fixture(autouse=True)
-def without_nncf():
-    """A process that has imported NNCF may die in these tests, without a word; they run before it is imported."""
-    if "nncf" in sys.modules:
-        pytest.skip("NNCF is imported in this process")
 
 
 def call(cfg: Config) -> None:
@@ -233,7 +225,6 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_folder_is_named_with_its_setting(root, workers):
     leaf = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=[*LOAD, dict(type="LoadAnnotations")])
@@ -256,9 +247,14 @@ def test_a_missing_folder_is_named_with_its_setting(root, workers):
             dict(type="mmpretrain.CustomDataset", data_root="{root}", data_prefix="img", extensions=(".bmp",)),
             r"Found 0 files .*Supported extensions are: \.bmp\. The path begins with \S+img, .*\.data_prefix",
         ),
+        (
+            dict(type="mmpretrain.CustomDataset", data_root="{root}", ann_file="list.txt", pipeline=LOAD),
+            r"2\.png'\. The path begins with \S+, which is set by train_dataloader\.dataset\.data_root",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_by_its_setting(root, dataset, message):
+    (root / "list.txt").write_text("2.png 0\n")
     dataset = {
         key: value.replace("{root}", str(root)) if isinstance(value, str) else value for key, value in dataset.items()
     }
