@@ -92,7 +92,7 @@ def compare_trainings(
 
     Raises:
         MMRepMLPError: There are no seeds, or two configs have the same name.
-        FileNotFoundError: A config or a data set does not exist.
+        FileNotFoundError: A config or a dataset does not exist.
         DeploymentError: A network cannot be quantized.
     """
     names = [Path(config).stem for config in configs]

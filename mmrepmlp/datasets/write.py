@@ -16,7 +16,7 @@ WRITERS = {
 def write_dataset(
     task: str = "cls", out: str | Path | None = None, overwrite: bool = False
 ) -> tuple[Path, dict[str, int]]:
-    """Write the data set of digits for a task.
+    """Write the dataset of digits for a task.
 
     Args:
         task: ``"cls"`` (the ImageNet folder layout), ``"sheets"`` (harder, the same layout), ``"seg"`` (scenes with

@@ -129,7 +129,7 @@ def class_metainfo(cfg: Config, meta: Mapping) -> dict:
 
 
 def trained_metainfo(meta: Mapping) -> dict:
-    """The classes and the palette of the data set that a checkpoint was trained on, as far as its ``meta`` tells."""
+    """The classes and the palette of the dataset that a checkpoint was trained on, as far as its ``meta`` tells."""
     given = meta.get("dataset_meta") or meta
     found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
     return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}

@@ -28,7 +28,7 @@ INFORMATION = re.compile(r"\S+ \S+ - \S+ - (\x1b\[\d*m)*(INFO|DEBUG)\b")
 INTERNAL = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is not set in metric class")
 
 
-def add_progress(runner: Runner) -> None:
+def add_progress(runner: Runner, name_log: bool = True) -> None:
     """Show the progress of a runner on the terminal, and write its log to the log file alone, but for warnings.
 
     It is shown inside of :func:`show_progress`.
@@ -38,7 +38,7 @@ def add_progress(runner: Runner) -> None:
         handler.setLevel(max(handler.level, logging.WARNING))
         handler.addFilter(concerns_user)
     if is_main_process():
-        runner.register_hook(ProgressHook(), priority="LOWEST")
+        runner.register_hook(ProgressHook(name_log), priority="LOWEST")
 
 
 @contextmanager
@@ -53,9 +53,13 @@ class ProgressHook(Hook):
     """Show a bar for training, validation and test, and print the metrics of each validation and test.
 
     Where the output is no terminal there is no bar, but a line after :data:`SILENCE` seconds without one.
+
+    Args:
+        name_log: Whether to print the path of the log. Default: True.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name_log: bool = True) -> None:
+        self.name_log = name_log
         self.console = Console(file=sys.stdout)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -88,7 +92,8 @@ class ProgressHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Say where the log is."""
-        self.print(f"log: {osp.relpath(osp.join(runner.log_dir, runner.timestamp + '.log'))}")
+        if self.name_log:
+            self.print(f"log: {osp.relpath(osp.join(runner.log_dir, runner.timestamp + '.log'))}")
 
     def before_train(self, runner: Runner) -> None:
         """Begin with the iteration from which on a run is resumed."""

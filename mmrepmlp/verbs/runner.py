@@ -19,13 +19,15 @@ CHECKS = {
 }
 
 
-def build_runner(cfg: Config, progress: bool = False) -> Runner:
+def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> Runner:
     """Build the runner of a config, with the distributed setup for its launcher and a check of what it loads.
 
     Args:
         cfg: The config.
         progress: Whether the terminal gets a progress bar and the metrics instead of the log; the bar while
             :func:`~mmrepmlp.verbs.progress.show_progress` has it. Default: False.
+        name_log: Whether the path of the log is printed, with ``progress``; no use where it does not stay.
+            Default: True.
 
     Raises:
         ValueError: The config's ``runner_type`` is unknown.
@@ -40,7 +42,7 @@ def build_runner(cfg: Config, progress: bool = False) -> Runner:
     with redirect_stdout(WithoutInformation(sys.stdout) if progress else sys.stdout):
         runner = kind.from_cfg(cfg)
     if progress:
-        add_progress(runner)
+        add_progress(runner, name_log)
     if cfg.get("check_weights", True):
         add_hooks(runner, CHECKS)
     return runner

@@ -1,30 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of small models that the frameworks themselves end, and what is said about it."""
 
-import json
 import re
-from pathlib import Path
-from urllib.request import urlopen
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from mmdet.models import FPN
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from torch import nn
 
 from dev.sweep.trial import compute_loss
-from mmrepmlp.apis import evaluate, train
-from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.models import RepMLPNet
-from mmrepmlp.registry import MODELS
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.explain import ExplainedError, explain, explained
 from mmrepmlp.verbs.model import build_untrained
-from tests.fixtures import CONFIG
 from tests.verbs.explain_models import (
     BACKBONE,
     BATCH_NORM,
@@ -200,184 +188,6 @@ def test_errors_that_are_not_understood_stay_as_they_are():
         with pytest.raises(KeyError) as caught, explained(strange):
             raise error
         assert caught.value is error
-
-
-LOAD = [dict(type="mmcv.LoadImageFromFile")]
-SEGMENTED = dict(type="mmseg.BaseSegDataset", data_prefix=dict(img_path="img", seg_map_path="ann"), pipeline=LOAD)
-
-
-def read(dataset: dict, workers: int = 0) -> str:
-    """Load samples as a runner does, and return what is said about the error."""
-    loader = dict(
-        dataset=dataset, batch_size=1, num_workers=workers, sampler=dict(type="DefaultSampler", shuffle=False)
-    )
-    cfg = Config(dict(train_dataloader=loader))
-    with pytest.raises(ExplainedError) as caught, explained(cfg), DefaultScope.overwrite_default_scope("mmseg"):
-        for _ in Runner.build_dataloader(cfg.train_dataloader):
-            pass
-    return str(caught.value)
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    (tmp_path / "img").mkdir()
-    cv2.imwrite(str(tmp_path / "img/1.png"), np.zeros((8, 8, 3), np.uint8))
-    return tmp_path
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_missing_folder_is_named_with_its_setting(root, workers):
-    leaf = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=[*LOAD, dict(type="LoadAnnotations")])
-    wrapped = dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[leaf]))
-    error = read(wrapped, workers)
-    setting = r"train_dataloader\.dataset\.dataset\.datasets\.0\.data_prefix\.seg_map_path\."
-    assert re.fullmatch(rf"FileNotFoundError: .*ann/1\.png'\. \S+/ann does not exist; it is set by {setting} .*", error)
-
-
-@pytest.mark.parametrize(
-    "dataset, message",
-    [
-        (dict(SEGMENTED, data_root="{root}/none"), r"none does not exist; it is set by .*dataset\.data_root"),
-        (dict(SEGMENTED, data_root="{root}", ann_file="x.txt"), r"x\.txt does not exist; .*dataset\.ann_file"),
-        (dict(type="mmpretrain.CustomDataset", data_root="{root}/none"), r"none does not exist; .*\.data_root"),
-        (dict(type="mmpretrain.CustomDataset", data_prefix="none"), r"none does not exist; .*\.data_prefix"),
-        (dict(type="mmpretrain.ImageNet", data_root="{root}/none"), r"none does not exist; .*\.data_root"),
-        (dict(type="mmdet.CocoDataset", data_root="{root}", ann_file="a.json"), r"a\.json does not exist.*\.ann_file"),
-        (
-            dict(type="mmpretrain.CustomDataset", data_root="{root}", data_prefix="img", extensions=(".bmp",)),
-            r"Found 0 files .*Supported extensions are: \.bmp\. The path begins with \S+img, .*\.data_prefix",
-        ),
-        (
-            dict(type="mmpretrain.CustomDataset", data_root="{root}", ann_file="list.txt", pipeline=LOAD),
-            r"2\.png'\. The path begins with \S+, which is set by train_dataloader\.dataset\.data_root",
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_missing_is_named_by_its_setting(root, dataset, message):
-    (root / "list.txt").write_text("2.png 0\n")
-    dataset = {
-        key: value.replace("{root}", str(root)) if isinstance(value, str) else value for key, value in dataset.items()
-    }
-    assert re.search(message, read(dataset))
-
-
-@pytest.mark.parametrize("kind, suffix", [("BaseSegDataset", ".jpg"), ("CityscapesDataset", "_leftImg8bit.png")])
-def test_images_with_another_extension(root, kind, suffix):
-    dataset = dict(SEGMENTED, type=f"mmseg.{kind}", data_root=str(root))
-    assert re.search(rf"ends in '{suffix}', but \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset))
-
-
-def test_a_coco_dataset_none_of_whose_categories_is_named(root):
-    boxes = [dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 4, 4], area=16, iscrowd=0)]
-    images = [dict(id=1, file_name="1.png", height=8, width=8)]
-    (root / "a.json").write_text(json.dumps(dict(images=images, annotations=boxes, categories=[dict(id=1, name="x")])))
-    dataset = dict(type="mmdet.CocoDataset", data_root=str(root), ann_file="a.json", data_prefix=dict(img="img/"))
-    dataset |= dict(metainfo=dict(classes=("y",)), filter_cfg=dict(filter_empty_gt=True))
-    assert re.search(r"None of the categories in \S+a\.json is in metainfo\.classes=\('y',\)", read(dataset))
-    dataset |= dict(metainfo=dict(classes=("x",)), filter_cfg=dict(filter_empty_gt=True, min_size=99))
-    assert re.search(r"CocoDataset is empty\. Check ann_file='\S+a\.json' .*filter_cfg", read(dataset))
-
-
-def test_runs_end_with_an_explanation(options, tmp_path):
-    missing = {**options, "val_dataloader.dataset.data_root": str(tmp_path / "nowhere")}
-    with pytest.raises(
-        ExplainedError, match=r"nowhere does not exist; it is set by val_dataloader\.dataset\.data_root"
-    ):
-        train(CONFIG, str(tmp_path / "run"), cfg_options=missing)
-    wrong = {**options, "model.head.in_channels": 100, "model.backbone.init_cfg": None}
-    with pytest.raises(
-        ExplainedError, match=r"model\.head\.fc was built for 100 .* Set model\.head\.in_channels=192\."
-    ):
-        train(CONFIG, str(tmp_path / "run"), cfg_options=wrong)
-    torch.save(build_untrained(Config.fromfile(CONFIG)).state_dict(), tmp_path / "x.pth")
-    missing = {**options, "test_dataloader.dataset.data_root": str(tmp_path / "nowhere")}
-    with pytest.raises(
-        ExplainedError, match=r"nowhere does not exist; it is set by test_dataloader\.dataset\.data_root"
-    ):
-        evaluate(CONFIG, tmp_path / "x.pth", str(tmp_path / "run"), cfg_options=missing)
-
-
-def raised(operation) -> Exception:
-    with pytest.raises(Exception) as caught:
-        operation()
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    "operation, message",
-    [
-        (lambda: Path("/nowhere/at/all").read_text(), "No such file"),
-        (lambda: __import__("no_such_package"), "No module named 'no_such_package'"),
-        (lambda: urlopen("file:///nowhere"), "A download failed: "),
-        (lambda: RepMLPNet("X"), "arch='X'"),
-        (lambda: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),
-        (lambda: raise_(MMRepMLPError("It is damaged.")), "It is damaged."),
-    ],
-)
-def test_expected_errors_are_one_sentence(operation, message):
-    assert message in explain(raised(operation))
-
-
-def raise_(error: Exception) -> None:
-    raise error
-
-
-@pytest.mark.parametrize(
-    "error", [ZeroDivisionError(), RuntimeError("a kernel failed"), ValueError("of somebody else")]
-)
-def test_other_errors_keep_their_traceback(error):
-    assert explain(raised(lambda: raise_(error))) is None
-
-
-def test_an_error_in_the_handling_of_an_expected_one_keeps_its_traceback():
-    def operation():
-        try:
-            Path("/nowhere/at/all").read_text()
-        except OSError:
-            1 / 0  # noqa: B018
-
-    assert explain(raised(operation)) is None
-
-
-LINEAR = dict(type="mmpretrain.LinearClsHead", num_classes=2)
-STACKED = dict(type="mmpretrain.StackedLinearClsHead", num_classes=2, in_channels=3, mid_channels=[4])
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        (dict(type="Nope"), "type='Nope' in the config is unknown"),
-        (LINEAR, "cannot be built: LinearClsHead.__init__() missing 1 required positional argument: 'in_channels'"),
-        (dict(**LINEAR, in_channels=3, topks=1), "'topks'"),
-        (dict(**STACKED, norm_cfg={}), 'key "type"'),
-        (dict(**STACKED, norm_cfg=dict(type="BatchNrom")), "type='BatchNrom' in the config is unknown"),
-        (dict(**STACKED, norm_cfg=dict(type="BN1d", epsilon=1)), "'epsilon'"),
-    ],
-)
-def test_types_and_arguments_that_do_not_exist_are_named(settings, message):
-    assert message in explain(raised(lambda: MODELS.build(settings)))
-
-
-@MODELS.register_module()
-class Broken:
-    """A constructor with an error of its own, which no change of the config mends."""
-
-    def __init__(self, kind):
-        if kind == "key":
-            {}["type"]
-        if kind == "pretrained":
-            type(self)(kind, pretrained=None)
-        dict.fromkeys(wrong=1)
-
-
-@pytest.mark.parametrize("kind", ["key", "argument"])
-def test_errors_inside_of_a_constructor_keep_their_traceback(kind):
-    assert explain(raised(lambda: MODELS.build(dict(type="Broken", kind=kind)))) is None
-
-
-def test_an_old_argument_is_told_the_new_one():
-    message = explain(raised(lambda: MODELS.build(dict(type="Broken", kind="pretrained"))))
-    assert "Set model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)" in message
 
 
 def test_predictions_that_cannot_be_merged_are_explained():

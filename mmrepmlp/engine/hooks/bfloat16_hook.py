@@ -12,7 +12,7 @@ from .switch_to_deploy_hook import get_model, set_model
 class Bfloat16Hook(Hook):
     """Test a model with its networks in bfloat16."""
 
-    # After SwitchToDeployHook, which folds in the precision of the checkpoint.
+    # After SwitchToDeployHook, which fuses in the precision of the checkpoint.
     priority = "VERY_LOW"
 
     def before_test_epoch(self, runner: Runner) -> None:

@@ -13,7 +13,7 @@ class BroadcastBuffersHook(Hook):
     Each process updates its own batch norm statistics, and only those of process 0 are saved.
     """
 
-    # After hooks that swap weights before an epoch, and before SwitchToDeployHook, which folds the statistics.
+    # After hooks that swap weights before an epoch, and before SwitchToDeployHook, which fuses the statistics.
     priority = "BELOW_NORMAL"
 
     def before_val_epoch(self, runner: Runner) -> None:

@@ -44,7 +44,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
             (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norm behind the fully connected layer. Below 1, training starts out
             from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
-            data sets. Default: 1.
+            datasets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         gradient_reparam: Whether to train in the structure of the deploy form: ``fc3`` alone holds the sum of what
             would be the fully connected layer, times ``fc3_norm_init``, and the local branches, with one batch norm

@@ -46,7 +46,7 @@ class RepMLPNet(StagedBackbone):
         pad_mode: What fills the last tiles where a feature map is no whole number of tiles: ``"zeros"`` or ``"shift"``
             (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
-            from the local perceptron, which suits small data sets. Default: 1.
+            from the local perceptron, which suits small datasets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         final_norm: Whether a batch norm follows the last stage. Default: True.
         drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0 at the first. Default: 0.

@@ -26,7 +26,7 @@ class RepOptVGG(StagedBackbone):
     arXiv 2205.15242).
 
     The target form is what is trained, by ``mmrepmlp.RepOptimizerConstructor``, with the scales that training the
-    hyper-search form on a small data set leaves. The deploy form has no batch norms. Checkpoints of the authors' code
+    hyper-search form on a small dataset leaves. The deploy form has no batch norms. Checkpoints of the authors' code
     load in all forms; in deploy form so do those of the two others.
 
     Args:

@@ -17,7 +17,7 @@ from mmrepmlp.verbs.model import iter_dicts
 
 
 def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
-    """Images of a data set, transformed as for testing and not yet normalized.
+    """Images of a dataset, transformed as for testing and not yet normalized.
 
     Args:
         cfg: The config.

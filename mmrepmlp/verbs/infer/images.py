@@ -105,10 +105,10 @@ def check_complete(path: Path) -> None:
 
 
 def image_loader(pipeline: list[dict], build: Callable[[dict], Callable]) -> Callable[[dict], dict | None]:
-    """The transform of a test pipeline that loads images from files, or the usual one where the data set does it."""
+    """The transform of a test pipeline that loads images from files, or the usual one where the dataset does it."""
     for step in pipeline:
         if str(step["type"]).rpartition(".")[2].startswith("Load"):
-            # The images are on this disk, wherever the data set is.
+            # The images are on this disk, wherever the dataset is.
             transform = build({key: step[key] for key in step if key not in ("backend_args", "file_client_args")})
             if isinstance(transform, LoadImageFromFile):
                 return transform

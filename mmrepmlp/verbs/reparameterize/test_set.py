@@ -130,7 +130,7 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
         require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
         cfg.load_from, cfg.resume = str(Path(folder, "training.pth")), False
         with explained(cfg):
-            runner = build_runner(cfg, progress=True)
+            runner = build_runner(cfg, progress=True, name_log=False)
             if not isinstance(runner.test_loop, TestLoop):
                 raise MMRepMLPError(
                     f"test_cfg.type={type(runner.test_loop).__name__}: --verify-on test needs MMEngine's TestLoop. "

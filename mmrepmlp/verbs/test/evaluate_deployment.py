@@ -61,7 +61,7 @@ def evaluate_deployment(
 
 
 class GraphEvaluator:
-    """Evaluates graphs of one network on a config's test set. The data set is read and the model built once.
+    """Evaluates graphs of one network on a config's test set. The dataset is read and the model built once.
 
     Args:
         cfg: The config.

@@ -38,7 +38,7 @@ def apply_tta(cfg: Config) -> None:
 
 
 def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:
-    """Replace the pipeline of a data set, inside wrappers as well, by a given one or by its own with flips.
+    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips.
 
     Raises:
         MMRepMLPError: There is neither.
