@@ -23,7 +23,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system: a twentieth of the time.
 TEST := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: env demo demo-seg demo-det demo-int8 demo-convs test test-fast lint clean
+.PHONY: env demo test test-fast lint clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirements/*.txt)
@@ -31,14 +31,10 @@ $(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirement
 	@VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' STACK='$(STACK)' tools/setup_env.sh
 	@touch $@
 
-demo: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo.sh cls
+demo: demo-cls
 
-demo-seg demo-det: demo-%: $(STAMP)
+demo-%: $(STAMP)
 	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo.sh $*
-
-demo-int8 demo-convs: demo-%: $(STAMP)
-	@PATH="$(abspath $(BIN)):$$PATH" tools/demo/demo_$*.sh
 
 test: $(STAMP)
 	$(TEST)

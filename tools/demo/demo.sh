@@ -1,37 +1,87 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The whole workflow on real images: prepare data, train, test, re-parameterize, test again. Every command is printed and
-# can be run by hand. Deletes the task's work dir and data first.
+# A whole workflow on real images. Every command is printed and can be run by hand. Deletes the task's work dir and data
+# first.
 #
-#   tools/demo/demo.sh cls    classify digits
-#   tools/demo/demo.sh seg    segment scenes of digits, from the weights of the classifier
-#   tools/demo/demo.sh det    detect digits in scenes, from the weights of the classifier
+#   tools/demo/demo.sh cls      classify digits: prepare data, train, test, re-parameterize, test again
+#   tools/demo/demo.sh seg      the same with segments of digits in scenes, from the weights of the classifier
+#   tools/demo/demo.sh det      the same with boxes
+#   tools/demo/demo.sh int8     int8 against float32 and bfloat16: quantized after training, fine-tuned from the deployed
+#                               network with batch norms after fc3, and trained with fake quantization
+#   tools/demo/demo.sh convs    a slim ResNet-18 with plain convolutions and with diverse branch blocks, five seeds each
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated"
 
 classifier=configs/repmlpnet/repmlpnet-mini_1xb64_digits-64px.py
-pretrained=work_dirs/repmlpnet-mini_1xb64_digits-64px
 task=${1:-cls}
-case $task in
-  cls) config=$classifier data=data/digits ;;
-  seg) config=configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py data=data/digits_seg ;;
-  det) config=configs/retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py data=data/digits_det ;;
-  *) echo "error: unknown task '$task'; expected cls, seg or det." >&2; exit 1 ;;
-esac
 work=work_dirs/demo_$task
-run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
-if [ "$task" != cls ] && [ ! -e $pretrained/last_checkpoint ]; then
-  [ -d data/digits ] || run python tools/dataset_converters/digits.py
+run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+write_digits() { run python tools/dataset_converters/digits.py "$@" --overwrite; }
+
+# train_and_convert CONFIG
+train_and_convert() {
+  local trained
+  run mmrepmlp train "$1" --work-dir "$work" --progress
+  trained=$(cat "$work/last_checkpoint")
+  trained=${trained#"$PWD/"}
+  run mmrepmlp test "$1" "$trained" --work-dir "$work/test" --progress
+  run mmrepmlp reparameterize "$1" "$trained" "$work/deploy.pth" --verify-on test
+  run mmrepmlp test "$work/deploy.py" --work-dir "$work/test" --show-dir "$work/predictions" --progress
+  echo "pictures: $work/predictions"
+}
+
+pretrain() {
+  [ ! -e work_dirs/repmlpnet-mini_1xb64_digits-64px/last_checkpoint ] || return 0
+  [ -d data/digits ] || write_digits
   run mmrepmlp train $classifier --progress
-fi
-rm -rf "$work"
-run python tools/dataset_converters/digits.py --task "$task" --out "$data" --overwrite
-run mmrepmlp train "$config" --work-dir "$work" --progress
-trained=$(cat "$work/last_checkpoint")
-trained=${trained#"$PWD/"}
-run mmrepmlp test "$config" "$trained" --work-dir "$work/test" --progress
-run mmrepmlp reparameterize "$config" "$trained" "$work/deploy.pth" --verify-on test
-run mmrepmlp test "$work/deploy.py" --work-dir "$work/test" --show-dir "$work/predictions" --progress
-echo "pictures: $work/predictions"
+}
+
+demo_cls() {
+  write_digits
+  train_and_convert $classifier
+}
+
+demo_seg() {
+  pretrain
+  write_digits --task seg --out data/digits_seg
+  train_and_convert configs/upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py
+}
+
+demo_det() {
+  pretrain
+  write_digits --task det --out data/digits_det
+  train_and_convert configs/retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py
+}
+
+demo_int8() {
+  local recover=configs/quantization/repmlpnet-mini_insert-bn_1xb64_digits-64px.py
+  local aware=configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py
+  write_digits
+  run mmrepmlp train $classifier --work-dir "$work/float" --progress
+  run mmrepmlp deploy $classifier "$work/float/epoch_14.pth" "$work/float32"
+  run mmrepmlp deploy $classifier "$work/float/epoch_14.pth" "$work/bfloat16" --precision bfloat16
+  run mmrepmlp deploy $classifier "$work/float/epoch_14.pth" "$work/after_training" --precision int8
+
+  run mmrepmlp reparameterize $classifier "$work/float/epoch_14.pth" "$work/float/deploy.pth"
+  run mmrepmlp train $recover --work-dir "$work/recovered_training" --progress \
+    --cfg-options load_from="$(echo "$work"/float/deploy-*.pth)"
+  run mmrepmlp deploy $recover "$work/recovered_training/epoch_4.pth" "$work/recovered" --precision int8
+
+  run mmrepmlp train $aware --work-dir "$work/aware_training" --progress
+  run mmrepmlp deploy $aware "$work/aware_training/epoch_14.pth" "$work/quantization_aware" --precision int8
+
+  run mmrepmlp benchmark $classifier "$work"/{float32,bfloat16,after_training,recovered,quantization_aware}
+}
+
+demo_convs() {
+  write_digits
+  run python -m dev.compare_trainings configs/dbb/resnet18-slim_1xb64_digits-64px.py \
+    configs/dbb/resnet18-slim_dbb_1xb64_digits-64px.py --work-dir "$work"
+}
+
+case $task in
+  cls | seg | det | int8 | convs) rm -rf "$work"; "demo_$task" ;;
+  *) echo "error: unknown task '$task'; expected cls, seg, det, int8 or convs." >&2; exit 1 ;;
+esac
