@@ -3,7 +3,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .addition import LinearAddition
 from .fuse import Affine
 
 # What a module converts itself by: RepVGG's protocol, which mmpretrain shares, then timm's two.
@@ -48,6 +49,27 @@ class Reparameterizable(nn.Module):
     def deploy(self) -> bool:
         """Whether the module, with all inside, is in deploy form."""
         return self.fused and all(part.deploy for part in self.parts().values())
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> "Reparameterizable":
+        """As in nn.Module; MMEngine's initializers, which know the kinds of layers alone, leave those of a module as
+        they should start."""
+        if getattr(fn, "__module__", None) != "mmengine.model.weight_init":
+            return super().apply(fn)
+        before = {name: self.get_parameter(name).clone() for name in self.linear_additions()}
+        super().apply(fn)
+        self.restart({name for name, weight in before.items() if not weight.equal(self.get_parameter(name))})
+        return self
+
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give layers the initial values that those of their kind do not have.
+
+        Args:
+            initialized: Names of weights that stand for sums and have just been initialized as one part of them.
+        """
+
+    def linear_additions(self) -> dict[str, LinearAddition]:
+        """What parameters stand for, by name, where gradients are re-parameterized."""
+        return {}
 
     def parts(self) -> dict[str, "Reparameterizable"]:
         """The outermost modules of this kind inside, by name."""

@@ -2,7 +2,7 @@
 """Convolutions with a training form of several branches, in place of any nn.Conv2d."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 
 import torch
@@ -96,7 +96,7 @@ class ReparameterizableConv2d(Reparameterizable):
         self.branches = nn.ModuleDict(self.build_branches(geometry, norm_cfg=norm_cfg, **settings))
         if not all(norm.affine for norm in self.last_norms().values()):
             raise ValueError(f"norm_cfg={norm_cfg}: expected batch norms with weight and bias, that is affine=True.")
-        self.reset_gammas()
+        self.restart()
 
     def build_branches(self, geometry: Geometry, norm_cfg: dict) -> dict[str, nn.Module]:
         """Build the branches of the training form, the main one first."""
@@ -139,16 +139,8 @@ class ReparameterizableConv2d(Reparameterizable):
         """The convolution."""
         return {"reparam": build_plain(**{**self.arguments, "bias": True})}
 
-    def apply(self, fn: Callable[[nn.Module], None]) -> "ReparameterizableConv2d":
-        """As in nn.Module. MMEngine's initializers, which give every batch norm of a host the weight 1, leave those of
-        the branches as they should start."""
-        super().apply(fn)
-        if getattr(fn, "__module__", None) == "mmengine.model.weight_init":
-            self.reset_gammas()
-        return self
-
-    def reset_gammas(self) -> None:
-        """Give the last batch norms their initial weights."""
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give the last batch norms of the branches their initial weights."""
         for index, norm in enumerate(self.last_norms().values()):
             nn.init.constant_(norm.weight, float(index == 0) if self.single_init else self.gamma_init)
 

@@ -2,7 +2,7 @@
 """RepMLPBlock and its perceptrons, in the order of the paper's section 3."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -79,24 +79,28 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
+        self.fc3_norm_init = 1.0
         if deploy:
             return
         if gradient_reparam:
-            self.build_addition(fc3_norm_init)
+            taps = [TileTaps(num_sharesets, kernel, h, w) for kernel in self.reparam_conv_kernels]
+            self.addition = LinearAddition(torch.tensor(fc3_norm_init, dtype=torch.float64, device="cpu"), taps)
+            self.restart(self.linear_additions())
             return
-        if self.fc3_bn.affine:
-            nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
+        self.fc3_norm_init = fc3_norm_init
+        self.restart()
         for kernel in self.reparam_conv_kernels:
             self.add_module(f"repconv{kernel}", ConvNorm(SetConv2d(num_sharesets, kernel, h, w), norm_cfg))
 
-    def build_addition(self, scale: float) -> None:
-        """Let ``fc3`` stand for the sum of itself, times a constant, and the local branches."""
-        sets, kernels = self.num_sharesets, self.reparam_conv_kernels
-        taps = [TileTaps(sets, kernel, self.h, self.w) for kernel in kernels]
-        self.addition = LinearAddition(torch.tensor(scale, dtype=torch.float64, device="cpu"), taps)
-        with torch.no_grad():
-            initial = [SetConv2d(sets, kernel, self.h, self.w).weight for kernel in kernels]
-            self.fc3.weight.copy_(self.addition.fuse(self.fc3.weight, initial))
+    @torch.no_grad()
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give the batch norm behind ``fc3`` its initial weight, or add those of the local branches to ``fc3``."""
+        if self.fc3_norm_init != 1 and getattr(self.fc3_bn, "affine", False):
+            nn.init.constant_(self.fc3_bn.weight, self.fc3_norm_init)
+        for addition in [self.linear_additions()[name] for name in initialized]:
+            sizes = (self.num_sharesets, self.h, self.w)
+            initial = [SetConv2d(sizes[0], kernel, *sizes[1:]).weight for kernel in self.reparam_conv_kernels]
+            self.fc3.weight.copy_(addition.fuse(self.fc3.weight, initial))
 
     def _check_arguments(self, ratio: int) -> None:
         check_positive(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets)

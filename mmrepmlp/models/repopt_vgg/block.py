@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocks of RepOptVGG: what is trained, and what finds the scales to train it by."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,15 @@ class RepOptBlock(ConvNorm):
         """
         self.scales = {name: scales[name].detach().to(self.conv.weight) for name in self.scale_shapes()}
         if initialize:
+            self.restart(self.linear_additions())
+
+    @torch.no_grad()
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Add the initial values of the other parts to the convolution's."""
+        for addition in [self.linear_additions()[name] for name in initialized]:
             pointwise = nn.Conv2d(self.conv.in_channels, self.conv.out_channels, 1, bias=False).weight
             parts = [pointwise.to(self.conv.weight)[:, :, 0, 0], self.scales.get("identity")]
-            self.conv.weight.copy_(addition_of(self.scales, self.conv.in_channels).fuse(self.conv.weight, parts))
+            self.conv.weight.copy_(addition.fuse(self.conv.weight, parts))
 
     def linear_additions(self) -> dict[str, LinearAddition]:
         """What parameters stand for, by name, where gradients are re-parameterized."""
