@@ -14,7 +14,7 @@ from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
-from mmrepmlp.reparam import fuse_state_dict, required_tensors
+from mmrepmlp.reparam import fuse_state_dict, refuse_wrapped, required_tensors
 
 State = Mapping[str, Tensor]
 PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
@@ -93,6 +93,7 @@ def adapt_state_dict(
             f"The state dict holds no {origin.network}: its names are {abbreviate(inside)}. Expected "
             f"{origin.expected}, with or without 'backbone.'."
         )
+    refuse_wrapped(model, state)
     state, message = origin.resize(model, expected, state)
     form, wanted = form_of(state), form_of(expected)
     if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form

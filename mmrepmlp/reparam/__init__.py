@@ -9,6 +9,7 @@ from .module import (
     required_tensors,
     switch_to_deploy,
 )
+from .wrapped import refuse_wrapped
 
 __all__ = [
     "TOLERANCE",
@@ -30,6 +31,7 @@ __all__ = [
     "fuse_state_dict",
     "identity_kernel",
     "named_tensors",
+    "refuse_wrapped",
     "required_tensors",
     "sum_kernels",
     "switch_to_deploy",

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .addition import LinearAddition
 from .fuse import Affine
+from .wrapped import has_wrapped_weights, make_weights_plain, refuse_wrapped, steady_weights
 
 # What a module converts itself by: RepVGG's protocol, which mmpretrain shares, then timm's two.
 METHODS = ("switch_to_deploy", "fuse", "reparameterize")
@@ -104,7 +105,10 @@ class Reparameterizable(nn.Module):
         """
         if self.deploy:
             return
-        with torch.no_grad():
+        with torch.no_grad(), steady_weights(self):
+            if has_wrapped_weights(self):
+                self.equivalents()  # what raises does so before anything changes
+                make_weights_plain(self)
             self.write(self.equivalents())
 
     def write(self, layers: Mapping[str, Affine]) -> None:
@@ -139,6 +143,7 @@ class Reparameterizable(nn.Module):
         return type(self)(**{**self.arguments, "deploy": False, **changes})
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        refuse_wrapped(self, [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)])
         if self.fused:
             self.fuse_loaded(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -245,7 +250,7 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     modules = convertible_modules(model).values()
     ours = [module for module in modules if isinstance(module, Reparameterizable)]
     if len(ours) > 1:  # what raises does so before the first of them is converted
-        with torch.no_grad():
+        with torch.no_grad(), steady_weights(model):
             for module in ours:
                 module.equivalents()
     replaced = {}

@@ -11,8 +11,10 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from mmrepmlp.models import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
+from mmrepmlp.models.common import GroupedLinear
 from mmrepmlp.quantization import QuantizedRepMLPNet  # noqa: F401  registers it
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import convertible_modules, switch_to_deploy
@@ -285,6 +287,34 @@ def test_fusing_by_mmcv_is_exact_and_converts(subject):
     for other in (fused, deployed(fused), fuse_conv_bn(deployed(model))):
         assert_equal_outputs(other, expected, x, 1e-10)
     assert deployed(fused).deploy
+
+
+WRAPPERS = dict(
+    weight_norm=weight_norm,
+    spectral_norm=spectral_norm,
+    parametrized_weight_norm=parametrizations.weight_norm,
+    parametrized_spectral_norm=parametrizations.spectral_norm,
+    pruned=lambda layer: prune.l1_unstructured(prune.random_unstructured(layer, "weight", 0.5), "weight", 0.5),
+)
+
+
+@every_model
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@torch.no_grad()
+def test_weights_that_torch_computes_are_converted(subject, wrap):
+    model, x = subject.random(spread=0.1).double(), subject.images(dtype=torch.float64)
+    for layer in (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear, GroupedLinear))):
+        wrap(layer).requires_grad_(False)
+    outputs(model.train(), x)  # of which spectral norms learn
+    expected = outputs(model.eval(), x)
+    converted = deployed(model.train())
+    assert converted.state_dict().keys() == subject.build(deploy=True).state_dict().keys()
+    assert all(module.training for module in model.modules())
+    assert_equal_outputs(converted.eval(), expected, x, 1e-10)
+    assert_equal_outputs(model.eval(), expected, x, 1e-15)  # the copy took nothing from it
+    with pytest.raises(ValueError, match=r"of which weight_norm, spectral_norm or pruning .* prune.remove"):
+        subject.build(deploy=True).load_state_dict(model.state_dict(), strict=False)
 
 
 @every_model
