@@ -9,6 +9,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .addition import LinearAddition
@@ -110,6 +111,7 @@ class Reparameterizable(nn.Module):
                 self.equivalents()  # what raises does so before anything changes
                 make_weights_plain(self)
             self.write(self.equivalents())
+        forget_traces(self)
 
     def write(self, layers: Mapping[str, Affine]) -> None:
         """Replace the parameters of layers, by name, and what vanishes."""
@@ -269,7 +271,17 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         for name, child in parent._modules.items():
             if child in replaced:
                 setattr(parent, name, replaced[child])
+    if modules:
+        forget_traces(model)
     return replaced.get(model, model)
+
+
+def forget_traces(model: nn.Module) -> None:
+    """Remove recorded forward passes, as MMEngine's efficient_conv_bn_eval puts in the place of methods: they are those
+    of the training form."""
+    for module in model.modules():
+        if isinstance(getattr(vars(module).get("forward"), "__self__", None), GraphModule):
+            del module.forward
 
 
 @contextmanager

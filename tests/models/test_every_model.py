@@ -9,10 +9,12 @@ import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
 from mmrepmlp.models.common import GroupedLinear
 from mmrepmlp.quantization import QuantizedRepMLPNet  # noqa: F401  registers it
@@ -439,4 +441,26 @@ def compiled(model: nn.Module, x: Tensor) -> Callable:
 @torch.no_grad()
 def test_what_is_recorded_computes_the_same(subject, deploy, record):
     model, x = in_form(subject, deploy), subject.images(2)
-    assert_equal_outputs(record(model, x), outputs(model, x), x, 1e-5)
+    recorded = record(model, x)
+    assert_equal_outputs(recorded, outputs(model, x), x, 1e-5)
+    x = subject.images(4)
+    assert_equal_outputs(recorded, outputs(model, x), x, 1e-5)
+
+
+@every_model
+@torch.no_grad()
+def test_the_memory_saver_for_frozen_norms(subject):
+    model, x = subject.random(), subject.images()
+    expected = outputs(model, x)
+    try:
+        turn_on_efficient_conv_bn_eval_for_single_model(model)
+    except MMRepMLPError as error:
+        assert (
+            "cannot be traced by torch.fx" in str(error) and subject.type != "RepOptVGG"
+        ) or "form" in subject.settings
+    else:
+        assert_equal_outputs(model, expected, x, 1e-5)
+        for convert in (switch_to_deploy, lambda model: model.switch_to_deploy()):
+            convert(converted := copy.deepcopy(model))
+            assert "forward" not in vars(converted)
+            assert_equal_outputs(converted, expected, x, 1e-5)

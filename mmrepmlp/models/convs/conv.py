@@ -14,6 +14,7 @@ from torch.nn.modules.utils import _pair
 from mmrepmlp.checkpoint.names import rename
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, sum_kernels
 
+from ..common import refuse_fx
 from .branches import ChainBranch
 from .geometry import Geometry
 
@@ -116,6 +117,7 @@ class ReparameterizableConv2d(Reparameterizable):
         """Map (N, in_channels, H, W) as the nn.Conv2d of the same arguments does."""
         if self.fused:
             return self.reparam(x)
+        refuse_fx(self, x)
         if self.padding_mode != "zeros":
             x = F.pad(x, self.border, mode=self.padding_mode)
         return reduce(torch.add, (branch(x) for branch in self.branches.values()))

@@ -12,7 +12,7 @@ from torch.nn.modules.utils import _pair
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, conv_to_fc, fuse_after, fuse_before, sum_kernels
 
 from ..backbone import check_kernels, check_positive
-from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute, refuse_fx
 
 
 class RepMLPv1Block(Reparameterizable, BaseModule):
@@ -118,6 +118,7 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
             ValueError: The map has another size than the block was built for; without a global perceptron: it is no
                 whole number of partitions.
         """
+        refuse_fx(self, x)
         self._check_size(x)
         (n, c, height, width), h, w = x.shape, self.h, self.w
         rows, columns = height // h, width // w

@@ -22,7 +22,7 @@ from mmrepmlp.reparam import (
 )
 
 from ..backbone import check_kernels, check_positive
-from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add, refuse_fx
 from .speed import multiply_tiles
 from .tiling import PAD_MODES, join_tiles, split_tiles
 
@@ -150,6 +150,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
+        refuse_fx(self, x)
         tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
         if self.fused:
             out = self.fc3(tiles)
@@ -271,8 +272,8 @@ class SetConv2d(nn.Conv2d):
             out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
             return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
         _, sets, rows, _ = tiles.shape
-        # The number of groups can be neither symbolic nor zero.
-        if is_symbolic(rows) or not tiles.numel():
+        # The number of groups can be neither symbolic nor zero, and torch.jit.trace would keep it.
+        if is_symbolic(rows) or torch.jit.is_tracing() or not tiles.numel():
             maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
             return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)
         weight = self.weight.repeat_interleave(rows, 0)

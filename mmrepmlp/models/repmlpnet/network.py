@@ -10,7 +10,7 @@ from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Affine, affine
 
 from ..backbone import StagedBackbone, to_pair
-from ..common import ConvNorm, ScaleShift, build_batch_norm
+from ..common import ConvNorm, ScaleShift, build_batch_norm, refuse_fx
 from .unit import RepMLPNetUnit
 
 ARCHITECTURES = {
@@ -153,6 +153,7 @@ class RepMLPNet(StagedBackbone):
             The feature map of each stage in ``out_indices``, before its downsampling: shape (N, channels[i],
             ceil(H / stride), ceil(W / stride)) with strides 4, 8, 16, 32 at the default patch size.
         """
+        refuse_fx(self, x)
         outs = []
         x = self.patch_embed(x)
         for i, stage in enumerate(self.stages):

@@ -19,7 +19,7 @@ from mmrepmlp.reparam import (
     sum_kernels,
 )
 
-from ..common import ConvNorm, build_batch_norm, recompute
+from ..common import ConvNorm, build_batch_norm, recompute, refuse_fx
 
 Scales = Mapping[str, Tensor]  # of the parts "conv", "1x1" and, where there is a shortcut, "identity"; each (O,)
 
@@ -155,6 +155,7 @@ class LinearAddBlock(Reparameterizable):
         """The forward pass, which may run twice."""
         if self.fused:
             return self.relu(self.bn(self.conv(x)))
+        refuse_fx(self, x)
         out = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))
         if self.has_shortcut:
             out = out + self.scale_identity(x)
