@@ -3,6 +3,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,12 @@ from torch import Tensor
 FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
 
 
-def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tuple[dict[str, Tensor], list[str]]:
+Tile = tuple[int, int]
+
+
+def resample_tiles(
+    state: dict[str, Tensor], tiles: list[Tile], noted: list[Tile] = ()
+) -> tuple[dict[str, Tensor], dict[int, tuple[Tile, Tile]]]:
     """Resample every ``fc3`` whose tile size differs from the model's.
 
     Local branches do not depend on the tile size and stay unchanged.
@@ -19,40 +25,62 @@ def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tu
     Args:
         state: A backbone's state dict with our names, in any form.
         tiles: The model's tile (h, w) in pixels, one for each stage.
+        noted: Those of the state dict, as its metadata says. Default: they are inferred.
 
     Returns:
-        The state dict, and a description of the change for each stage that changed.
+        The state dict, and the tile size of the state dict and the model for each stage with such a layer.
 
     Raises:
         ValueError: The tile size of a layer cannot be inferred from its shape.
     """
-    resampled, changes = {}, {}
+    resampled, sizes = {}, {}
     for name, value in state.items():
         match = FC3.match(name)
         weight = state.get(name.replace(".bias", ".weight"))
         if match and int(match[1]) < len(tiles) and weight is not None and weight.dim() > 1:
-            new = tiles[int(match[1])]
-            old = infer_tile(name, weight.size(1), new)
+            stage = int(match[1])
+            old, new = infer_tile(name, weight.size(1), tiles[stage], dict(enumerate(noted)).get(stage)), tiles[stage]
             if old != new:
                 value = resample_weight(value, old, new) if match[2] == "weight" else resample_bias(value, old, new)
-                changes[int(match[1])] = f"stage {match[1]} {old[0]}x{old[1]} -> {new[0]}x{new[1]}"
+            sizes[stage] = old, new
         resampled[name] = value
-    return resampled, list(changes.values())
+    return resampled, sizes
 
 
-def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]:
-    """Infer height and width of a tile from its pixels: as the model's, of the same aspect ratio, or square."""
+def infer_tile(name: str, pixels: int, like: Tile, noted: Tile | None = None) -> Tile:
+    """Infer height and width of a tile from its pixels: as noted, as the model's, of the same aspect ratio, or
+    square."""
     h, w = like
-    if h * w == pixels:
-        return like
     scale = math.sqrt(pixels / (h * w))
-    for tile in ((round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
+    for tile in (noted or like, like, (round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
         if tile[0] * tile[1] == pixels:
             return tile
     raise ValueError(
         f"{name} is for tiles of {pixels} pixels, which are neither square nor of the aspect ratio {h}:{w} of the "
         "model's tiles. Build the model with the img_size of the checkpoint."
     )
+
+
+def note_tiles(state: Mapping[str, Tensor], prefix: str, tiles: list[Tile]) -> None:
+    """Write tile sizes into the metadata of a state dict: of 8x16 and of 16x8 pixels a weight has the same shape."""
+    if hasattr(state, "_metadata"):
+        state._metadata[prefix[:-1]]["tiles"] = [list(tile) for tile in tiles]
+
+
+def noted_tiles(metadata: Mapping) -> list[Tile]:
+    """The tile sizes that :func:`note_tiles` wrote; none where there is anything else."""
+    tiles = metadata.get("tiles")
+    pairs = [tuple(tile) for tile in tiles if isinstance(tile, (list, tuple))] if isinstance(tiles, list) else []
+    return [] if any(len(pair) != 2 or not all(isinstance(n, int) for n in pair) for pair in pairs) else pairs
+
+
+def resample_noted(state: dict[str, Tensor], prefix: str, noted: list[Tile], tile: Tile) -> None:
+    """Resample one layer of a state dict, in place, where its metadata says that it is for another tile."""
+    weight = state.get(f"{prefix}weight")
+    if noted and noted != [tile] and weight is not None and weight.shape[1:] == (math.prod(noted[0]), 1, 1):
+        for name, resample in (("weight", resample_weight), ("bias", resample_bias)):
+            if prefix + name in state:
+                state[prefix + name] = resample(state[prefix + name], noted[0], tile)
 
 
 def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -230,7 +231,10 @@ def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> d
         source: The module that it belongs to, without values, on the meta device. Converted in place.
         state: The state dict.
     """
-    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
+    precise = OrderedDict((n, v.float() if v.is_floating_point() and v.itemsize < 4 else v) for n, v in state.items())
+    # What the source notes of itself holds for the state, but for versions: counters of batches may be missing.
+    metadata = source.state_dict()._metadata.items()
+    precise._metadata = {name: {key: notes[key] for key in notes if key != "version"} for name, notes in metadata}
     nn.Module.load_state_dict(source, precise, assign=True)
     source.switch_to_deploy()
     return source.state_dict()

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint.tiles import note_tiles, noted_tiles, resample_noted
 from mmrepmlp.reparam import (
     Affine,
     LinearAddition,
@@ -79,6 +80,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
+        self.has_network = False  # a RepMLPNet, which notes and resamples the tiles of all its blocks
         self.fc3_norm_init = 1.0
         if deploy:
             return
@@ -182,6 +184,16 @@ class RepMLPBlock(Reparameterizable, BaseModule):
     def linear_additions(self) -> dict[str, LinearAddition]:
         """What parameters stand for, by name, where gradients are re-parameterized."""
         return {} if self.addition is None or self.fused else {"fc3.weight": self.addition}
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.has_network:
+            note_tiles(destination, prefix, [(self.h, self.w)])
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
+        if not self.has_network:
+            resample_noted(state_dict, f"{prefix}fc3.", noted_tiles(metadata), (self.h, self.w))
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
         """Put a batch norm behind the fully connected layer of the deploy form, in place.
