@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, architecture_of, backbone_part, form_of, rename
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
-from mmrepmlp.checkpoint.tiles import noted_tiles, resample_tiles
+from mmrepmlp.checkpoint.tiles import Tile, noted_tiles, resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
 from mmrepmlp.reparam import fuse_state_dict, refuse_wrapped, required_tensors
@@ -35,8 +35,8 @@ class Origin:
         known: Parts of names by which a state dict of it, or a part of one, is known.
         synonyms: The authors' names of modules, and ours.
         heads: Beginnings of names that belong to a classifier's head: the authors' and mmpretrain's.
-        resize: Fits tensors to the sizes of a model, given the model, its state, the state dict and its metadata; also
-            returns what cannot be fitted, or None.
+        resize: Fits tensors to the sizes of a model, given the model, its state, the state dict and its noted tiles;
+            also returns what cannot be fitted, or None.
         compare: Raises a ValueError if two state dicts, the model's first, belong to different architectures.
         training_form: Arguments of the constructor that a state dict in training form asks for.
     """
@@ -47,10 +47,7 @@ class Origin:
     known: tuple[str, ...]
     synonyms: Mapping[str, str] = field(default_factory=dict)
     heads: tuple[str, ...] = ("head.", "linear.")
-    resize: Callable[[nn.Module, State, State, Mapping], tuple[State, str | None]] = lambda model, expected, state, _: (
-        state,
-        None,
-    )
+    resize: Callable[[nn.Module, State, State, list[Tile]], tuple[State, str | None]] = lambda *args: (args[2], None)
     compare: Callable[[State, State], None] = lambda expected, state: None
     training_form: Callable[[State], dict[str, object]] = lambda state: {}
 
@@ -101,7 +98,7 @@ def adapt_state_dict(
             f"{origin.expected}, with or without 'backbone.'."
         )
     refuse_wrapped(model, state)
-    state, message = origin.resize(model, expected, state, metadata)
+    state, message = origin.resize(model, expected, state, noted_tiles(metadata, state_dict))
     form, wanted = form_of(state), form_of(expected)
     if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form
         if wanted != "deploy":
@@ -144,9 +141,8 @@ def build_form(model: nn.Module, form: str, /, **settings: object) -> nn.Module:
     return source
 
 
-def resize_repmlpnet(model: nn.Module, expected: State, state: State, metadata: Mapping) -> tuple[State, None]:
+def resize_repmlpnet(model: nn.Module, expected: State, state: State, noted: list[Tile]) -> tuple[State, None]:
     """Resample ``fc3`` to other tile sizes, and adapt the stem to other image channels or patches."""
-    noted = noted_tiles(metadata)
     state, tiles = resample_tiles(state, model.tiles, noted)
     if tiles and not noted:
         log_once(f"The state dict does not say its tile sizes, taken as {describe(old for old, _ in tiles.values())}.")

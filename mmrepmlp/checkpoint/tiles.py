@@ -4,6 +4,7 @@
 import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -67,9 +68,15 @@ def note_tiles(state: Mapping[str, Tensor], prefix: str, tiles: list[Tile]) -> N
         state._metadata[prefix[:-1]]["tiles"] = [list(tile) for tile in tiles]
 
 
-def noted_tiles(metadata: Mapping) -> list[Tile]:
-    """The tile sizes that :func:`note_tiles` wrote; none where there is anything else."""
-    tiles = metadata.get("tiles")
+def noted_tiles(metadata: Mapping, state: Mapping[str, Tensor] = MappingProxyType({})) -> list[Tile]:
+    """The tile sizes that :func:`note_tiles` wrote; none where there is anything else.
+
+    Args:
+        metadata: Of the module that loads.
+        state: What is loaded, in case that the module is bare and this is a whole model's with one such module.
+    """
+    found = [notes["tiles"] for notes in getattr(state, "_metadata", {}).values() if "tiles" in notes]
+    tiles = metadata.get("tiles", found[0] if len(found) == 1 else ())
     pairs = [tuple(tile) for tile in tiles if isinstance(tile, (list, tuple))] if isinstance(tiles, list) else []
     return [] if any(len(pair) != 2 or not all(isinstance(n, int) for n in pair) for pair in pairs) else pairs
 

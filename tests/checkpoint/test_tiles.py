@@ -102,15 +102,14 @@ def test_resampling_comes_before_folding():
 
 
 @pytest.mark.parametrize("old, new", [((8, 16), (16, 8)), ((8, 32), (16, 16))])
-@pytest.mark.parametrize("deploy", [False, True])
-def test_tiles_of_as_many_pixels_are_told_apart(old, new, deploy, tmp_path, logged):
+@pytest.mark.parametrize("deploy, whole", [(False, True), (True, False)])
+def test_tiles_of_as_many_pixels_are_told_apart(old, new, deploy, whole, tmp_path, logged):
     image = [tuple(4 * side for side in tile) for tile in (old, new)]
     settings = dict(arch=dict(channels=[4], depths=[1], sharesets_nums=[2]), out_indices=(0,))
     source = randomize(RepMLPNet(**settings, img_size=image[0]), torch.Generator().manual_seed(0)).eval()
     save_checkpoint(nn.ModuleDict(dict(backbone=source)).state_dict(), tmp_path / "source.pth")
     moved = RepMLPNet(**settings, img_size=image[1], deploy=deploy).eval()
-    whole = nn.ModuleDict(dict(backbone=moved))
-    load_checkpoint(whole, str(tmp_path / "source.pth"), strict=True)
+    load_checkpoint(nn.ModuleDict(dict(backbone=moved)) if whole else moved, str(tmp_path / "source.pth"), strict=True)
     assert len(logged) == 1 and logged[0].endswith("stage 0 {}x{} -> {}x{}.".format(*old, *new))
     if deploy:
         source.switch_to_deploy()
