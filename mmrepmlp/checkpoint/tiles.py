@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrepmlp.reparam import to_float64
+
 FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
 
 
@@ -106,15 +108,15 @@ def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) 
         Shape (S * P', P', 1, 1).
     """
     pixels = old[0] * old[1]
-    matrices = weight.double().view(-1, pixels, pixels)
-    matrices = resize_matrix(old, new) @ matrices @ resize_matrix(new, old)
-    return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight.dtype)
+    matrices = to_float64(weight).view(-1, pixels, pixels)
+    matrices = resize_matrix(old, new).to(matrices) @ matrices @ resize_matrix(new, old).to(matrices)
+    return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight)
 
 
 def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Resample the bias (S * P,) of a fully connected layer over tiles to (S * P',)."""
-    images = bias.double().view(-1, old[0] * old[1])
-    return (images @ resize_matrix(old, new).T).flatten().to(bias.dtype)
+    images = to_float64(bias).view(-1, old[0] * old[1])
+    return (images @ resize_matrix(old, new).T.to(images)).flatten().to(bias)
 
 
 def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:

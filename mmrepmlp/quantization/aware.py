@@ -83,10 +83,10 @@ class QuantizedRepMLPNet(RepMLPNet):
 
     def rounded_layers(self) -> dict[str, Tensor]:
         """The parameters of the deploy form, by name, as rounded functions of this network's."""
-        inside, dtype = dict(self.named_parameters()), next(self.parameters()).dtype
+        inside, like = dict(self.named_parameters()), next(self.parameters())
         tensors = {name: inside.get(name) for name, _ in self.deploy_skeleton().named_parameters()}
         for name, layer in self.equivalents().items():
-            tensors |= {f"{name}.weight": layer.weight.to(dtype), f"{name}.bias": layer.bias.to(dtype)}
+            tensors |= {f"{name}.weight": layer.weight.to(like), f"{name}.bias": layer.bias.to(like)}
         if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         for name in (f"{name}.weight" for name in quantizable_layers(self.deploy_skeleton())):

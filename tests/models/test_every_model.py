@@ -11,8 +11,11 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
@@ -289,6 +292,27 @@ def test_fusing_by_mmcv_is_exact_and_converts(subject):
     for other in (fused, deployed(fused), fuse_conv_bn(deployed(model))):
         assert_equal_outputs(other, expected, x, 1e-10)
     assert deployed(fused).deploy
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Of GPUs, which no longer have float64, as MPS."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            assert (tensor.device.type, tensor.dtype) != ("cuda", torch.float64), function
+        return out
+
+
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if "RepMLPNet" not in name] + ["RepMLPNetUnit"])
+def test_devices_without_float64_convert_by_the_cpu(name, monkeypatch):
+    monkeypatch.setattr("mmrepmlp.reparam.fuse.WITH_FLOAT64", ("cpu", "meta"))
+    with FakeTensorMode(allow_non_fake_inputs=True), WithoutFloat64():
+        with torch.device("cuda"):
+            model = SUBJECTS[name].build()
+        model.switch_to_deploy()
+        kinds = {(parameter.device.type, parameter.dtype) for parameter in model.parameters()}
+    assert model.deploy and kinds == {("cuda", torch.float32)}
 
 
 WRAPPERS = dict(
