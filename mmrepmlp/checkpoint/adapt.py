@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapt a state dict of any origin to one of our backbones, or explain why that is impossible."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import MappingProxyType
 
 import torch
 from mmengine.logging import print_log
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, architecture_of, backbone_part, form_of, rename
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
-from mmrepmlp.checkpoint.tiles import resample_tiles
+from mmrepmlp.checkpoint.tiles import Tile, noted_tiles, resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
 from mmrepmlp.checkpoint.validate import check_state_dict, check_values
-from mmrepmlp.reparam import fuse_state_dict, required_tensors
+from mmrepmlp.reparam import fuse_state_dict, refuse_wrapped, required_tensors
 
 State = Mapping[str, Tensor]
 PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
@@ -33,8 +35,8 @@ class Origin:
         known: Parts of names by which a state dict of it, or a part of one, is known.
         synonyms: The authors' names of modules, and ours.
         heads: Beginnings of names that belong to a classifier's head: the authors' and mmpretrain's.
-        resize: Fits tensors to the sizes of a model, given the model, its state and the state dict; also returns what
-            cannot be fitted, or None.
+        resize: Fits tensors to the sizes of a model, given the model, its state, the state dict and its noted tiles;
+            also returns what cannot be fitted, or None.
         compare: Raises a ValueError if two state dicts, the model's first, belong to different architectures.
         training_form: Arguments of the constructor that a state dict in training form asks for.
     """
@@ -45,7 +47,7 @@ class Origin:
     known: tuple[str, ...]
     synonyms: Mapping[str, str] = field(default_factory=dict)
     heads: tuple[str, ...] = ("head.", "linear.")
-    resize: Callable[[nn.Module, State, State], tuple[State, str | None]] = lambda model, expected, state: (state, None)
+    resize: Callable[[nn.Module, State, State, list[Tile]], tuple[State, str | None]] = lambda *args: (args[2], None)
     compare: Callable[[State, State], None] = lambda expected, state: None
     training_form: Callable[[State], dict[str, object]] = lambda state: {}
 
@@ -60,6 +62,7 @@ def adapt_state_dict(
     prefix: str = "",
     expected: State | None = None,
     errors: list[str] | None = None,
+    metadata: Mapping = MappingProxyType({}),
 ) -> None:
     """Adapt the part of a state dict that belongs to a backbone to the model.
 
@@ -72,6 +75,7 @@ def adapt_state_dict(
         prefix: Prefix of the model's names in the state dict, e.g. ``"backbone."``.
         expected: The part of the model's state dict to adapt to. Default: all of it.
         errors: Gets a message about what cannot be loaded where the rest can.
+        metadata: What the state dict notes about the backbone. Default: nothing.
 
     Raises:
         ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
@@ -93,7 +97,8 @@ def adapt_state_dict(
             f"The state dict holds no {origin.network}: its names are {abbreviate(inside)}. Expected "
             f"{origin.expected}, with or without 'backbone.'."
         )
-    state, message = origin.resize(model, expected, state)
+    refuse_wrapped(model, state)
+    state, message = origin.resize(model, expected, state, noted_tiles(metadata, state_dict))
     form, wanted = form_of(state), form_of(expected)
     if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form
         if wanted != "deploy":
@@ -136,16 +141,29 @@ def build_form(model: nn.Module, form: str, /, **settings: object) -> nn.Module:
     return source
 
 
-def resize_repmlpnet(model: nn.Module, expected: State, state: State) -> tuple[State, None]:
+def resize_repmlpnet(model: nn.Module, expected: State, state: State, noted: list[Tile]) -> tuple[State, None]:
     """Resample ``fc3`` to other tile sizes, and adapt the stem to other image channels or patches."""
-    blocks = [stage[0].repmlp_block for stage in model.stages]
-    state, changes = resample_tiles(state, [(block.h, block.w) for block in blocks])
+    state, tiles = resample_tiles(state, model.tiles, noted)
+    if tiles and not noted:
+        log_once(f"The state dict does not say its tile sizes, taken as {describe(old for old, _ in tiles.values())}.")
+    changes = [f"stage {i} {describe([old])} -> {describe([new])}" for i, (old, new) in tiles.items() if old != new]
     if changes:
         print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
     state, changes = adapt_stem(state, expected[STEM].shape)
     if changes:
         print_log(f"The stem is adapted: {', '.join(changes)}.", "current")
     return state, None
+
+
+def describe(tiles: Iterable[tuple[int, int]]) -> str:
+    """Heights and widths, to read."""
+    return ", ".join(f"{h}x{w}" for h, w in tiles)
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log what each copy of a network would say again."""
+    print_log(message, "current")
 
 
 def check_architecture(expected: State, state: State) -> None:
@@ -166,7 +184,9 @@ def check_architecture(expected: State, state: State) -> None:
     raise ValueError(f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. {advice}")
 
 
-def resize_repmlp_resnet(model: nn.Module, expected: State, state: State) -> tuple[State, str | None]:
+def resize_repmlp_resnet(
+    model: nn.Module, expected: State, state: State, metadata: Mapping
+) -> tuple[State, str | None]:
     """Replace global perceptrons of another size, which belong to another number of partitions, by the model's own, as
     the paper does (section 4.4)."""
     for name, value in expected.items():

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+from mmrepmlp.reparam import to_float64
+
 from .tiles import resize_matrix
 
 STEM = "patch_embed.projection.weight"
@@ -46,12 +48,12 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     Returns:
         Shape (O, I', height, width).
     """
-    given = weight.size(1)
-    place = torch.arange(max(given, channels), device=weight.device)
-    matrix = torch.zeros(channels, given, dtype=torch.float64, device=weight.device)
+    given, precise = weight.size(1), to_float64(weight)
+    place = torch.arange(max(given, channels), device=precise.device)
+    matrix = precise.new_zeros(channels, given)
     matrix[place % channels, place % given] = 1
     matrix /= matrix.sum(0, keepdim=True)
-    return torch.einsum("oihw,ji->ojhw", weight.double(), matrix).to(weight)
+    return torch.einsum("oihw,ji->ojhw", precise, matrix).to(weight)
 
 
 def resize_patch(weight: Tensor, patch: tuple[int, int]) -> Tensor:
@@ -64,5 +66,6 @@ def resize_patch(weight: Tensor, patch: tuple[int, int]) -> Tensor:
     Returns:
         Shape (O, I, *patch). The response to a constant image stays the same.
     """
-    resize = resize_matrix(patch, tuple(weight.shape[2:])).to(weight.device)
-    return (weight.double().flatten(2) @ resize).unflatten(2, patch).to(weight)
+    precise = to_float64(weight)
+    resize = resize_matrix(patch, tuple(weight.shape[2:])).to(precise)
+    return (precise.flatten(2) @ resize).unflatten(2, patch).to(weight)

@@ -3,15 +3,24 @@
 
 import math
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrepmlp.reparam import to_float64
+
 FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
 
 
-def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tuple[dict[str, Tensor], list[str]]:
+Tile = tuple[int, int]
+
+
+def resample_tiles(
+    state: dict[str, Tensor], tiles: list[Tile], noted: list[Tile] = ()
+) -> tuple[dict[str, Tensor], dict[int, tuple[Tile, Tile]]]:
     """Resample every ``fc3`` whose tile size differs from the model's.
 
     Local branches do not depend on the tile size and stay unchanged.
@@ -19,40 +28,68 @@ def resample_tiles(state: dict[str, Tensor], tiles: list[tuple[int, int]]) -> tu
     Args:
         state: A backbone's state dict with our names, in any form.
         tiles: The model's tile (h, w) in pixels, one for each stage.
+        noted: Those of the state dict, as its metadata says. Default: they are inferred.
 
     Returns:
-        The state dict, and a description of the change for each stage that changed.
+        The state dict, and the tile size of the state dict and the model for each stage with such a layer.
 
     Raises:
         ValueError: The tile size of a layer cannot be inferred from its shape.
     """
-    resampled, changes = {}, {}
+    resampled, sizes = {}, {}
     for name, value in state.items():
         match = FC3.match(name)
         weight = state.get(name.replace(".bias", ".weight"))
         if match and int(match[1]) < len(tiles) and weight is not None and weight.dim() > 1:
-            new = tiles[int(match[1])]
-            old = infer_tile(name, weight.size(1), new)
+            stage = int(match[1])
+            old, new = infer_tile(name, weight.size(1), tiles[stage], dict(enumerate(noted)).get(stage)), tiles[stage]
             if old != new:
                 value = resample_weight(value, old, new) if match[2] == "weight" else resample_bias(value, old, new)
-                changes[int(match[1])] = f"stage {match[1]} {old[0]}x{old[1]} -> {new[0]}x{new[1]}"
+            sizes[stage] = old, new
         resampled[name] = value
-    return resampled, list(changes.values())
+    return resampled, sizes
 
 
-def infer_tile(name: str, pixels: int, like: tuple[int, int]) -> tuple[int, int]:
-    """Infer height and width of a tile from its pixels: as the model's, of the same aspect ratio, or square."""
+def infer_tile(name: str, pixels: int, like: Tile, noted: Tile | None = None) -> Tile:
+    """Infer height and width of a tile from its pixels: as noted, as the model's, of the same aspect ratio, or
+    square."""
     h, w = like
-    if h * w == pixels:
-        return like
     scale = math.sqrt(pixels / (h * w))
-    for tile in ((round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
+    for tile in (noted or like, like, (round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
         if tile[0] * tile[1] == pixels:
             return tile
     raise ValueError(
         f"{name} is for tiles of {pixels} pixels, which are neither square nor of the aspect ratio {h}:{w} of the "
         "model's tiles. Build the model with the img_size of the checkpoint."
     )
+
+
+def note_tiles(state: Mapping[str, Tensor], prefix: str, tiles: list[Tile]) -> None:
+    """Write tile sizes into the metadata of a state dict: of 8x16 and of 16x8 pixels a weight has the same shape."""
+    if hasattr(state, "_metadata"):
+        state._metadata[prefix[:-1]]["tiles"] = [list(tile) for tile in tiles]
+
+
+def noted_tiles(metadata: Mapping, state: Mapping[str, Tensor] = MappingProxyType({})) -> list[Tile]:
+    """The tile sizes that :func:`note_tiles` wrote; none where there is anything else.
+
+    Args:
+        metadata: Of the module that loads.
+        state: What is loaded, in case that the module is bare and this is a whole model's with one such module.
+    """
+    found = [notes["tiles"] for notes in getattr(state, "_metadata", {}).values() if "tiles" in notes]
+    tiles = metadata.get("tiles", found[0] if len(found) == 1 else ())
+    pairs = [tuple(tile) for tile in tiles if isinstance(tile, (list, tuple))] if isinstance(tiles, list) else []
+    return [] if any(len(pair) != 2 or not all(isinstance(n, int) for n in pair) for pair in pairs) else pairs
+
+
+def resample_noted(state: dict[str, Tensor], prefix: str, noted: list[Tile], tile: Tile) -> None:
+    """Resample one layer of a state dict, in place, where its metadata says that it is for another tile."""
+    weight = state.get(f"{prefix}weight")
+    if noted and noted != [tile] and weight is not None and weight.shape[1:] == (math.prod(noted[0]), 1, 1):
+        for name, resample in (("weight", resample_weight), ("bias", resample_bias)):
+            if prefix + name in state:
+                state[prefix + name] = resample(state[prefix + name], noted[0], tile)
 
 
 def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -71,15 +108,15 @@ def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) 
         Shape (S * P', P', 1, 1).
     """
     pixels = old[0] * old[1]
-    matrices = weight.double().view(-1, pixels, pixels)
-    matrices = resize_matrix(old, new) @ matrices @ resize_matrix(new, old)
-    return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight.dtype)
+    matrices = to_float64(weight).view(-1, pixels, pixels)
+    matrices = resize_matrix(old, new).to(matrices) @ matrices @ resize_matrix(new, old).to(matrices)
+    return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight)
 
 
 def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Resample the bias (S * P,) of a fully connected layer over tiles to (S * P',)."""
-    images = bias.double().view(-1, old[0] * old[1])
-    return (images @ resize_matrix(old, new).T).flatten().to(bias.dtype)
+    images = to_float64(bias).view(-1, old[0] * old[1])
+    return (images @ resize_matrix(old, new).T.to(images)).flatten().to(bias)
 
 
 def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:

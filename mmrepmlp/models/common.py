@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, fuse_after
 
 
@@ -21,6 +23,19 @@ def is_tracing() -> bool:
     What makes eager mode fast on one machine has no place in a graph that another one optimizes.
     """
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def refuse_fx(module: nn.Module, x: Tensor | Proxy) -> None:
+    """Say that torch.fx, which follows no size and no choice of a module, cannot record it.
+
+    Raises:
+        MMRepMLPError: The input is what torch.fx traces with.
+    """
+    if isinstance(x, Proxy):
+        raise MMRepMLPError(
+            f"{type(module).__name__} cannot be traced by torch.fx, as efficient_conv_bn_eval does: leave the part of "
+            "the model that contains it out of efficient_conv_bn_eval."
+        )
 
 
 def is_symbolic(size: int | torch.SymInt) -> bool:

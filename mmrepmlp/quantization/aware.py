@@ -83,10 +83,10 @@ class QuantizedRepMLPNet(RepMLPNet):
 
     def rounded_layers(self) -> dict[str, Tensor]:
         """The parameters of the deploy form, by name, as rounded functions of this network's."""
-        inside, dtype = dict(self.named_parameters()), next(self.parameters()).dtype
+        inside, like = dict(self.named_parameters()), next(self.parameters())
         tensors = {name: inside.get(name) for name, _ in self.deploy_skeleton().named_parameters()}
         for name, layer in self.equivalents().items():
-            tensors |= {f"{name}.weight": layer.weight.to(dtype), f"{name}.bias": layer.bias.to(dtype)}
+            tensors |= {f"{name}.weight": layer.weight.to(like), f"{name}.bias": layer.bias.to(like)}
         if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         for name in (f"{name}.weight" for name in quantizable_layers(self.deploy_skeleton())):
@@ -132,7 +132,7 @@ class QuantizedRepMLPNet(RepMLPNet):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         additional = self.take_additional(state_dict, prefix)
         plain = {name: value for name, value in self.state_dict().items() if not self.is_additional(name)}
-        adapt_state_dict(self, state_dict, prefix, plain)
+        adapt_state_dict(self, state_dict, prefix, plain, metadata=args[0])
         state_dict.update(additional)
         if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
             self.put_on_grid(state_dict, prefix)

@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from mmrepmlp.models import RepMLPBlock
+from mmrepmlp.reparam import to_float64
 
 
 def insert_bn(
@@ -67,7 +68,7 @@ def collect_statistics(
     sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
 
     def add(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].double().transpose(0, 1).flatten(1)
+        x = to_float64(inputs[0]).transpose(0, 1).flatten(1)
         sums[norm] = sums[norm].to(x.device) + torch.stack(
             [torch.full_like(x[:, 0], x.size(1)), x.sum(1), (x * x).sum(1)]
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from .addition import Addend, IdentityTap, LinearAddition, MiddleTap, TileTaps
 from .compare import TOLERANCE, Difference, compare_outputs, distance, named_tensors
-from .fuse import Affine, affine, conv_to_fc, fuse_after, fuse_before, identity_kernel, sum_kernels
+from .fuse import Affine, affine, conv_to_fc, fuse_after, fuse_before, identity_kernel, sum_kernels, to_float64
 from .module import (
     Reparameterizable,
     convertible_modules,
@@ -9,6 +9,7 @@ from .module import (
     required_tensors,
     switch_to_deploy,
 )
+from .wrapped import refuse_wrapped
 
 __all__ = [
     "TOLERANCE",
@@ -30,7 +31,9 @@ __all__ = [
     "fuse_state_dict",
     "identity_kernel",
     "named_tensors",
+    "refuse_wrapped",
     "required_tensors",
     "sum_kernels",
     "switch_to_deploy",
+    "to_float64",
 ]

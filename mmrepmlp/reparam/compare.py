@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .fuse import to_float64
+
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -64,7 +66,7 @@ def distance(actual: Tensor | None, expected: Tensor | None) -> tuple[float, flo
         return float("inf"), float("inf")
     if not expected.numel():
         return 0.0, 0.0
-    actual, expected = actual.double(), expected.double()
+    actual, expected = to_float64(actual), to_float64(expected)
     # Masked scores are infinite, and equal infinities have no difference.
     gap = (actual - expected).masked_fill(actual == expected, 0).abs().max().item()
     scale = expected.masked_fill(expected.isinf(), 0).abs().max().item()

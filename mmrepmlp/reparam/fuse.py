@@ -13,6 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+WITH_FLOAT64 = ("cpu", "cuda", "meta")
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64, on the CPU where its device may not have that, as MPS."""
+    return (tensor if tensor.device.type in WITH_FLOAT64 else tensor.cpu()).double()
+
 
 class Affine(NamedTuple):
     """What a layer multiplies by and adds.
@@ -48,8 +55,8 @@ def affine(layer: nn.Module) -> Affine | None:
         return layer.to_affine()
     if isinstance(layer, _BatchNorm):
         return affine_of_norm(layer)
-    weight, bias = layer.weight.double(), getattr(layer, "bias", None)
-    return Affine(weight, weight.new_zeros(len(weight)) if bias is None else bias.double())
+    weight, bias = to_float64(layer.weight), getattr(layer, "bias", None)
+    return Affine(weight, weight.new_zeros(len(weight)) if bias is None else to_float64(bias))
 
 
 def affine_of_norm(norm: _BatchNorm) -> Affine:
@@ -59,11 +66,11 @@ def affine_of_norm(norm: _BatchNorm) -> Affine:
             f"{norm} has track_running_stats=False: its output depends on the batch and cannot be fused. "
             "Use a norm_cfg with running statistics."
         )
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = torch.rsqrt(to_float64(norm.running_var) + norm.eps)
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return Affine(scale, shift if norm.bias is None else shift + norm.bias.double())
+        scale = scale * to_float64(norm.weight)
+    shift = -to_float64(norm.running_mean) * scale
+    return Affine(scale, shift if norm.bias is None else shift + to_float64(norm.bias))
 
 
 def fuse_after(layer: Affine, norm: Affine | None) -> Affine:
@@ -128,8 +135,8 @@ def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Ten
     """
     outputs, inputs, side, _ = kernel.shape
     groups = outputs if groups is None else groups
-    kernels = kernel.double().view(outputs * inputs, 1, side, side)
-    pixels = torch.eye(h * w, dtype=torch.float64, device=kernel.device).view(h * w, 1, h, w)
+    kernels = to_float64(kernel).view(outputs * inputs, 1, side, side)
+    pixels = torch.eye(h * w, dtype=torch.float64, device=kernels.device).view(h * w, 1, h, w)
     # Each pair of channels for itself, so that the identity has one channel.
     response = F.conv2d(pixels.expand(-1, len(kernels), -1, -1), kernels, padding=side // 2, groups=len(kernels))
     matrices = response.view(h * w, outputs, inputs, h * w).permute(1, 3, 2, 0)

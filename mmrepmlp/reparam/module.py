@@ -3,15 +3,19 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .addition import LinearAddition
 from .fuse import Affine
+from .wrapped import has_wrapped_weights, make_weights_plain, refuse_wrapped, steady_weights
 
 # What a module converts itself by: RepVGG's protocol, which mmpretrain shares, then timm's two.
 METHODS = ("switch_to_deploy", "fuse", "reparameterize")
@@ -49,6 +53,27 @@ class Reparameterizable(nn.Module):
         """Whether the module, with all inside, is in deploy form."""
         return self.fused and all(part.deploy for part in self.parts().values())
 
+    def apply(self, fn: Callable[[nn.Module], None]) -> "Reparameterizable":
+        """As in nn.Module; MMEngine's initializers, which know the kinds of layers alone, leave those of a module as
+        they should start."""
+        if getattr(fn, "__module__", None) != "mmengine.model.weight_init":
+            return super().apply(fn)
+        before = {name: self.get_parameter(name).clone() for name in self.linear_additions()}
+        super().apply(fn)
+        self.restart({name for name, weight in before.items() if not weight.equal(self.get_parameter(name))})
+        return self
+
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give layers the initial values that those of their kind do not have.
+
+        Args:
+            initialized: Names of weights that stand for sums and have just been initialized as one part of them.
+        """
+
+    def linear_additions(self) -> dict[str, LinearAddition]:
+        """What parameters stand for, by name, where gradients are re-parameterized."""
+        return {}
+
     def parts(self) -> dict[str, "Reparameterizable"]:
         """The outermost modules of this kind inside, by name."""
         return outermost(self, lambda module: module is not self and isinstance(module, Reparameterizable))
@@ -82,8 +107,12 @@ class Reparameterizable(nn.Module):
         """
         if self.deploy:
             return
-        with torch.no_grad():
+        with torch.no_grad(), steady_weights(self):
+            if has_wrapped_weights(self):
+                self.equivalents()  # what raises does so before anything changes
+                make_weights_plain(self)
             self.write(self.equivalents())
+        forget_traces(self)
 
     def write(self, layers: Mapping[str, Affine]) -> None:
         """Replace the parameters of layers, by name, and what vanishes."""
@@ -117,6 +146,7 @@ class Reparameterizable(nn.Module):
         return type(self)(**{**self.arguments, "deploy": False, **changes})
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        refuse_wrapped(self, [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)])
         if self.fused:
             self.fuse_loaded(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -201,7 +231,10 @@ def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> d
         source: The module that it belongs to, without values, on the meta device. Converted in place.
         state: The state dict.
     """
-    precise = {name: v.float() if v.is_floating_point() and v.itemsize < 4 else v for name, v in state.items()}
+    precise = OrderedDict((n, v.float() if v.is_floating_point() and v.itemsize < 4 else v) for n, v in state.items())
+    # What the source notes of itself holds for the state, but for versions: counters of batches may be missing.
+    metadata = source.state_dict()._metadata.items()
+    precise._metadata = {name: {key: notes[key] for key in notes if key != "version"} for name, notes in metadata}
     nn.Module.load_state_dict(source, precise, assign=True)
     source.switch_to_deploy()
     return source.state_dict()
@@ -223,7 +256,7 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     modules = convertible_modules(model).values()
     ours = [module for module in modules if isinstance(module, Reparameterizable)]
     if len(ours) > 1:  # what raises does so before the first of them is converted
-        with torch.no_grad():
+        with torch.no_grad(), steady_weights(model):
             for module in ours:
                 module.equivalents()
     replaced = {}
@@ -242,7 +275,17 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         for name, child in parent._modules.items():
             if child in replaced:
                 setattr(parent, name, replaced[child])
+    if modules:
+        forget_traces(model)
     return replaced.get(model, model)
+
+
+def forget_traces(model: nn.Module) -> None:
+    """Remove recorded forward passes, as MMEngine's efficient_conv_bn_eval puts in the place of methods: they are those
+    of the training form."""
+    for module in model.modules():
+        if isinstance(getattr(vars(module).get("forward"), "__self__", None), GraphModule):
+            del module.forward
 
 
 @contextmanager

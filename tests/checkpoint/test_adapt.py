@@ -113,7 +113,7 @@ def another(**changes) -> dict[str, Tensor]:
         (lambda: another(arch=dict(depths=[1, 1, 3, 1])), r"depths \[1, 1, 3, 1\] \(the model: \[1, 1, 2, 1\]\)"),
         (lambda: another(arch=dict(channels=[8, 16, 32, 128])), r"channels \[8, 16, 32, 128\]"),
         (lambda: another(arch=dict(sharesets_nums=[1, 2, 4, 16])), r"sharesets_nums \[1, 2, 4, 16\]"),
-        (lambda: another(img_size=(32, 96)), r"fc3.*tiles of 192 pixels, .* 16:16 .*img_size of the checkpoint"),
+        (lambda: dict(another(img_size=(32, 96))), r"fc3.*tiles of 192 pixels, .* 16:16 .*img_size of the checkpoint"),
         (lambda: another(globalperceptron_ratio=2), r"bottlenecks \[4, 8, 16, 32\]"),
         (lambda: {"layer1.0.conv1.weight": torch.zeros(1)}, "holds no RepMLPNet: its names are layer1"),
     ],

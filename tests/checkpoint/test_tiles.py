@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-import logging
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.runner import load_checkpoint
+from torch import nn
 
+from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.checkpoint.adapt import log_once
 from mmrepmlp.checkpoint.tiles import infer_tile, resample_bias, resample_tiles, resample_weight, resize_matrix
-from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models import RepMLPBlock, RepMLPNet, RepMLPv1Block
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
 
@@ -63,20 +65,28 @@ def test_the_tile_is_told_by_the_number_of_pixels():
         infer_tile("fc3", 6, (8, 8))
 
 
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """Messages of the adapter."""
+    messages = []
+    monkeypatch.setattr("mmrepmlp.checkpoint.adapt.print_log", lambda message, _: messages.append(message))
+    return messages
+
+
 @pytest.mark.parametrize("img_size", [96, 48, (64, 96)])
 @pytest.mark.parametrize("deploy", [False, True])
-def test_a_model_of_another_img_size_loads_and_says_so(img_size, deploy, caplog):
+def test_a_model_of_another_img_size_loads_and_says_so(img_size, deploy, logged):
     source = randomize(RepMLPNet(TINY, 64), torch.Generator().manual_seed(0)).eval()
     if deploy:
         source.switch_to_deploy()
     moved = RepMLPNet(TINY, img_size, deploy=deploy).eval()
-    with caplog.at_level(logging.INFO):
-        moved.load_state_dict(source.state_dict(), strict=True)
-    expected, changes = resample_tiles(
+    moved.load_state_dict(source.state_dict(), strict=True)
+    expected, sizes = resample_tiles(
         source.state_dict(), [(s[0].repmlp_block.h, s[0].repmlp_block.w) for s in moved.stages]
     )
     torch.testing.assert_close(moved.state_dict(), expected, rtol=0, atol=0)
-    assert changes[0] == f"stage 0 16x16 -> {moved.img_size[0] // 4}x{moved.img_size[1] // 4}"
+    assert sizes[0] == ((16, 16), (moved.img_size[0] // 4, moved.img_size[1] // 4))
+    assert f"stage 0 16x16 -> {sizes[0][1][0]}x{sizes[0][1][1]}" in logged[-1]
     untouched = [name for name in expected if ".fc3." not in name]
     assert all(torch.equal(expected[name], source.state_dict()[name]) for name in untouched)
 
@@ -89,3 +99,46 @@ def test_resampling_comes_before_folding():
     x = torch.randn(1, 3, 96, 96)
     with torch.no_grad():
         assert relative_error(deployed(x)[0], moved(x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("old, new", [((8, 16), (16, 8)), ((8, 32), (16, 16))])
+@pytest.mark.parametrize("deploy, whole", [(False, True), (True, False)])
+def test_tiles_of_as_many_pixels_are_told_apart(old, new, deploy, whole, tmp_path, logged):
+    image = [tuple(4 * side for side in tile) for tile in (old, new)]
+    settings = dict(arch=dict(channels=[4], depths=[1], sharesets_nums=[2]), out_indices=(0,))
+    source = randomize(RepMLPNet(**settings, img_size=image[0]), torch.Generator().manual_seed(0)).eval()
+    save_checkpoint(nn.ModuleDict(dict(backbone=source)).state_dict(), tmp_path / "source.pth")
+    moved = RepMLPNet(**settings, img_size=image[1], deploy=deploy).eval()
+    load_checkpoint(nn.ModuleDict(dict(backbone=moved)) if whole else moved, str(tmp_path / "source.pth"), strict=True)
+    assert len(logged) == 1 and logged[0].endswith("stage 0 {}x{} -> {}x{}.".format(*old, *new))
+    if deploy:
+        source.switch_to_deploy()
+    name = "stages.0.0.repmlp_block.fc3.weight"
+    if not deploy:
+        expected = resample_weight(source.state_dict()[name], old, new)
+        torch.testing.assert_close(moved.state_dict()[name], expected, rtol=0, atol=0)
+    assert not torch.equal(moved.state_dict()[name], source.state_dict()[name])
+    log_once.cache_clear()
+    moved.load_state_dict(dict(source.state_dict()))
+    assert f"does not say its tile sizes, taken as {new[0]}x{new[1]}" in logged[-1]
+    torch.testing.assert_close(moved.state_dict()[name], source.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+def test_a_block_alone_knows_its_tile(deploy):
+    settings = dict(channels=4, reparam_conv_kernels=(1, 3), num_sharesets=2)
+    source = randomize(RepMLPBlock(**settings, h=2, w=4), torch.Generator().manual_seed(0)).double().eval()
+    expected = RepMLPBlock(**settings, h=4, w=2).double().eval()
+    expected.load_state_dict(dict(source.state_dict()), strict=True)  # which notes nothing
+    expected.fc3.weight.data = resample_weight(source.fc3.weight.data, (2, 4), (4, 2))
+    block = RepMLPBlock(**settings, h=4, w=2, deploy=deploy).double().eval()
+    state = nn.Sequential(nn.ReLU(), source).state_dict()
+    nn.Sequential(nn.ReLU(), block).load_state_dict(state, strict=True)
+    x = torch.randn(2, 4, 4, 6, dtype=torch.float64)
+    assert relative_error(block(x), expected(x)) < 1e-12
+
+
+def test_other_partitions_are_said():
+    source, other = (RepMLPv1Block(2, 2, 8, h, w) for h, w in [(2, 4), (4, 2)])
+    with pytest.raises(ValueError, match=r"0.fc3 is for partitions of h=2 by w=4 pixels, the model has h=4 and w=2"):
+        nn.Sequential(other).load_state_dict(nn.Sequential(source).state_dict())

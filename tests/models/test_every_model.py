@@ -9,10 +9,17 @@ import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPBlock, RepMLPNetUnit, RepMLPv1Block
+from mmrepmlp.models.common import GroupedLinear
 from mmrepmlp.quantization import QuantizedRepMLPNet  # noqa: F401  registers it
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import convertible_modules, switch_to_deploy
@@ -287,6 +294,55 @@ def test_fusing_by_mmcv_is_exact_and_converts(subject):
     assert deployed(fused).deploy
 
 
+class WithoutFloat64(TorchDispatchMode):
+    """Of GPUs, which no longer have float64, as MPS."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            assert (tensor.device.type, tensor.dtype) != ("cuda", torch.float64), function
+        return out
+
+
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if "RepMLPNet" not in name] + ["RepMLPNetUnit"])
+def test_devices_without_float64_convert_by_the_cpu(name, monkeypatch):
+    monkeypatch.setattr("mmrepmlp.reparam.fuse.WITH_FLOAT64", ("cpu", "meta"))
+    with FakeTensorMode(allow_non_fake_inputs=True), WithoutFloat64():
+        with torch.device("cuda"):
+            model = SUBJECTS[name].build()
+        model.switch_to_deploy()
+        kinds = {(parameter.device.type, parameter.dtype) for parameter in model.parameters()}
+    assert model.deploy and kinds == {("cuda", torch.float32)}
+
+
+WRAPPERS = dict(
+    weight_norm=weight_norm,
+    spectral_norm=spectral_norm,
+    parametrized_weight_norm=parametrizations.weight_norm,
+    parametrized_spectral_norm=parametrizations.spectral_norm,
+    pruned=lambda layer: prune.l1_unstructured(prune.random_unstructured(layer, "weight", 0.5), "weight", 0.5),
+)
+
+
+@every_model
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@torch.no_grad()
+def test_weights_that_torch_computes_are_converted(subject, wrap):
+    model, x = subject.random(spread=0.1).double(), subject.images(dtype=torch.float64)
+    for layer in (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear, GroupedLinear))):
+        wrap(layer).requires_grad_(False)
+    outputs(model.train(), x)  # of which spectral norms learn
+    expected = outputs(model.eval(), x)
+    converted = deployed(model.train())
+    assert converted.state_dict().keys() == subject.build(deploy=True).state_dict().keys()
+    assert all(module.training for module in model.modules())
+    assert_equal_outputs(converted.eval(), expected, x, 1e-10)
+    assert_equal_outputs(model.eval(), expected, x, 1e-15)  # the copy took nothing from it
+    with pytest.raises(ValueError, match=r"of which weight_norm, spectral_norm or pruning .* prune.remove"):
+        subject.build(deploy=True).load_state_dict(model.state_dict(), strict=False)
+
+
 @every_model
 @torch.no_grad()
 def test_averaged_weights_convert(subject):
@@ -409,4 +465,26 @@ def compiled(model: nn.Module, x: Tensor) -> Callable:
 @torch.no_grad()
 def test_what_is_recorded_computes_the_same(subject, deploy, record):
     model, x = in_form(subject, deploy), subject.images(2)
-    assert_equal_outputs(record(model, x), outputs(model, x), x, 1e-5)
+    recorded = record(model, x)
+    assert_equal_outputs(recorded, outputs(model, x), x, 1e-5)
+    x = subject.images(4)
+    assert_equal_outputs(recorded, outputs(model, x), x, 1e-5)
+
+
+@every_model
+@torch.no_grad()
+def test_the_memory_saver_for_frozen_norms(subject):
+    model, x = subject.random(), subject.images()
+    expected = outputs(model, x)
+    try:
+        turn_on_efficient_conv_bn_eval_for_single_model(model)
+    except MMRepMLPError as error:
+        assert (
+            "cannot be traced by torch.fx" in str(error) and subject.type != "RepOptVGG"
+        ) or "form" in subject.settings
+    else:
+        assert_equal_outputs(model, expected, x, 1e-5)
+        for convert in (switch_to_deploy, lambda model: model.switch_to_deploy()):
+            convert(converted := copy.deepcopy(model))
+            assert "forward" not in vars(converted)
+            assert_equal_outputs(converted, expected, x, 1e-5)

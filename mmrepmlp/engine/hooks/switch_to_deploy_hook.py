@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+from types import MethodType
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from mmrepmlp.registry import HOOKS
-from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.reparam import convertible_modules, switch_to_deploy
 
 
 @HOOKS.register_module()
@@ -31,7 +33,7 @@ class SwitchToDeployHook(Hook):
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Replace the runner's model by its deploy form."""
-        set_model(runner, deployed_copy(get_model(runner)))
+        set_model(runner, switch_to_deploy(copy.deepcopy(get_model(runner))))
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Replace the runner's model by a converted copy."""
@@ -47,8 +49,23 @@ class SwitchToDeployHook(Hook):
 
 
 def deployed_copy(model: nn.Module) -> nn.Module:
-    """Convert a copy: other hooks keep references to the runner's model and swap its weights after the evaluation."""
-    return switch_to_deploy(copy.deepcopy(model))
+    """Convert a copy: other hooks keep references to the runner's model and swap its weights after the evaluation.
+
+    Modules that are not converted, and what those around converted ones keep of the last iteration, are shared with the
+    model: copying tensors of a graph raises.
+    """
+    parts = set(convertible_modules(model).values())
+    inside = {module for part in parts for module in part.modules()}
+    outside = [module for module in model.modules() if module not in inside]
+    around = [module for module in outside if not parts.isdisjoint(module.modules())]
+    shared = [module for module in outside if module not in around]
+    shared += [value for module in around for value in vars(module).values() if not holds_modules(value)]
+    return switch_to_deploy(copy.deepcopy(model, {id(part): part for part in shared}))
+
+
+def holds_modules(value: object) -> bool:
+    """Whether an attribute is or contains a module, or a method of one."""
+    return any(isinstance(leaf, (nn.Module, MethodType)) for leaf in tree_leaves(value))
 
 
 def get_model(runner: Runner) -> nn.Module:

@@ -26,7 +26,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.rate = paramwise_cfg.pop("layer_decay_rate", None)
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
             raise ValueError(f"layer_decay_rate={self.rate!r} in paramwise_cfg: expected a number above 0, at most 1.")
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        # MMEngine makes groups only if there is a setting.
+        super().__init__(optim_wrapper_cfg, dict(bypass_duplicate=False) | paramwise_cfg)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
         """Make a parameter group for each parameter below ``module``."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrepmlp.models.common import ConvNorm, build_batch_norm
-from mmrepmlp.reparam import Affine, affine, fuse_after, identity_kernel
+from mmrepmlp.reparam import Affine, affine, fuse_after, identity_kernel, to_float64
 
 from .geometry import Geometry, pad
 
@@ -152,7 +152,7 @@ class IdentityBasedConv(nn.Module):
 
     def to_affine(self) -> Affine:
         """Kernel (C, C / groups, 1, 1), and no bias."""
-        weight = self.weight.double()
+        weight = to_float64(self.weight)
         return Affine(weight + identity_kernel(weight, self.groups), torch.zeros_like(weight[:, 0, 0, 0]))
 
 
@@ -177,5 +177,5 @@ class PaddingBatchNorm(nn.Module):
         x = self.bn(x)
         if self.padding == (0, 0):
             return x
-        border = affine(self.bn).bias.detach().to(x.dtype).view(1, -1, 1, 1)
+        border = affine(self.bn).bias.detach().to(x).view(1, -1, 1, 1)
         return pad(x - border, self.padding) + border

@@ -2,7 +2,7 @@
 """Convolutions with a training form of several branches, in place of any nn.Conv2d."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.utils import _pair
 from mmrepmlp.checkpoint.names import rename
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, sum_kernels
 
+from ..common import refuse_fx
 from .branches import ChainBranch
 from .geometry import Geometry
 
@@ -96,7 +97,7 @@ class ReparameterizableConv2d(Reparameterizable):
         self.branches = nn.ModuleDict(self.build_branches(geometry, norm_cfg=norm_cfg, **settings))
         if not all(norm.affine for norm in self.last_norms().values()):
             raise ValueError(f"norm_cfg={norm_cfg}: expected batch norms with weight and bias, that is affine=True.")
-        self.reset_gammas()
+        self.restart()
 
     def build_branches(self, geometry: Geometry, norm_cfg: dict) -> dict[str, nn.Module]:
         """Build the branches of the training form, the main one first."""
@@ -116,6 +117,7 @@ class ReparameterizableConv2d(Reparameterizable):
         """Map (N, in_channels, H, W) as the nn.Conv2d of the same arguments does."""
         if self.fused:
             return self.reparam(x)
+        refuse_fx(self, x)
         if self.padding_mode != "zeros":
             x = F.pad(x, self.border, mode=self.padding_mode)
         return reduce(torch.add, (branch(x) for branch in self.branches.values()))
@@ -139,16 +141,8 @@ class ReparameterizableConv2d(Reparameterizable):
         """The convolution."""
         return {"reparam": build_plain(**{**self.arguments, "bias": True})}
 
-    def apply(self, fn: Callable[[nn.Module], None]) -> "ReparameterizableConv2d":
-        """As in nn.Module. MMEngine's initializers, which give every batch norm of a host the weight 1, leave those of
-        the branches as they should start."""
-        super().apply(fn)
-        if getattr(fn, "__module__", None) == "mmengine.model.weight_init":
-            self.reset_gammas()
-        return self
-
-    def reset_gammas(self) -> None:
-        """Give the last batch norms their initial weights."""
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give the last batch norms of the branches their initial weights."""
         for index, norm in enumerate(self.last_norms().values()):
             nn.init.constant_(norm.weight, float(index == 0) if self.single_init else self.gamma_init)
 

@@ -9,10 +9,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from mmrepmlp.checkpoint.tiles import note_tiles, noted_tiles
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, conv_to_fc, fuse_after, fuse_before, sum_kernels
 
 from ..backbone import check_kernels, check_positive
-from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute, refuse_fx
 
 
 class RepMLPv1Block(Reparameterizable, BaseModule):
@@ -118,6 +119,7 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
             ValueError: The map has another size than the block was built for; without a global perceptron: it is no
                 whole number of partitions.
         """
+        refuse_fx(self, x)
         self._check_size(x)
         (n, c, height, width), h, w = x.shape, self.h, self.w
         rows, columns = height // h, width // w
@@ -152,6 +154,19 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
                 f"The map has {size[0]}x{size[1]} pixels, which is no whole number of partitions of {self.h}x{self.w}: "
                 "give images of the backbone's img_size, or of a multiple."
             )
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        note_tiles(destination, prefix, [(self.h, self.w)])
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
+        noted = noted_tiles(metadata) or [(self.h, self.w)]
+        if noted != [(self.h, self.w)]:
+            raise ValueError(
+                f"{prefix}fc3 is for partitions of h={noted[0][0]} by w={noted[0][1]} pixels, the model has h={self.h} "
+                f"and w={self.w}. Build it with those of the state dict."
+            )
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def equivalents(self) -> dict[str, Affine]:
         """Local branches and batch norms as part of the fully connected layers (paper section 3.3)."""

@@ -2,7 +2,7 @@
 """RepMLPBlock and its perceptrons, in the order of the paper's section 3."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint.tiles import note_tiles, noted_tiles, resample_noted
 from mmrepmlp.reparam import (
     Affine,
     LinearAddition,
@@ -22,7 +23,7 @@ from mmrepmlp.reparam import (
 )
 
 from ..backbone import check_kernels, check_positive
-from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add, refuse_fx
 from .speed import multiply_tiles
 from .tiling import PAD_MODES, join_tiles, split_tiles
 
@@ -79,24 +80,29 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
+        self.has_network = False  # a RepMLPNet, which notes and resamples the tiles of all its blocks
+        self.fc3_norm_init = 1.0
         if deploy:
             return
         if gradient_reparam:
-            self.build_addition(fc3_norm_init)
+            taps = [TileTaps(num_sharesets, kernel, h, w) for kernel in self.reparam_conv_kernels]
+            self.addition = LinearAddition(torch.tensor(fc3_norm_init, dtype=torch.float64, device="cpu"), taps)
+            self.restart(self.linear_additions())
             return
-        if self.fc3_bn.affine:
-            nn.init.constant_(self.fc3_bn.weight, fc3_norm_init)
+        self.fc3_norm_init = fc3_norm_init
+        self.restart()
         for kernel in self.reparam_conv_kernels:
             self.add_module(f"repconv{kernel}", ConvNorm(SetConv2d(num_sharesets, kernel, h, w), norm_cfg))
 
-    def build_addition(self, scale: float) -> None:
-        """Let ``fc3`` stand for the sum of itself, times a constant, and the local branches."""
-        sets, kernels = self.num_sharesets, self.reparam_conv_kernels
-        taps = [TileTaps(sets, kernel, self.h, self.w) for kernel in kernels]
-        self.addition = LinearAddition(torch.tensor(scale, dtype=torch.float64, device="cpu"), taps)
-        with torch.no_grad():
-            initial = [SetConv2d(sets, kernel, self.h, self.w).weight for kernel in kernels]
-            self.fc3.weight.copy_(self.addition.fuse(self.fc3.weight, initial))
+    @torch.no_grad()
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Give the batch norm behind ``fc3`` its initial weight, or add those of the local branches to ``fc3``."""
+        if self.fc3_norm_init != 1 and getattr(self.fc3_bn, "affine", False):
+            nn.init.constant_(self.fc3_bn.weight, self.fc3_norm_init)
+        for addition in [self.linear_additions()[name] for name in initialized]:
+            sizes = (self.num_sharesets, self.h, self.w)
+            initial = [SetConv2d(sizes[0], kernel, *sizes[1:]).weight for kernel in self.reparam_conv_kernels]
+            self.fc3.weight.copy_(addition.fuse(self.fc3.weight, initial))
 
     def _check_arguments(self, ratio: int) -> None:
         check_positive(channels=self.channels, h=self.h, w=self.w, num_sharesets=self.num_sharesets)
@@ -146,6 +152,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
         """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
+        refuse_fx(self, x)
         tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
         if self.fused:
             out = self.fc3(tiles)
@@ -177,6 +184,16 @@ class RepMLPBlock(Reparameterizable, BaseModule):
     def linear_additions(self) -> dict[str, LinearAddition]:
         """What parameters stand for, by name, where gradients are re-parameterized."""
         return {} if self.addition is None or self.fused else {"fc3.weight": self.addition}
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.has_network:
+            note_tiles(destination, prefix, [(self.h, self.w)])
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
+        if not self.has_network:
+            resample_noted(state_dict, f"{prefix}fc3.", noted_tiles(metadata), (self.h, self.w))
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
         """Put a batch norm behind the fully connected layer of the deploy form, in place.
@@ -267,8 +284,8 @@ class SetConv2d(nn.Conv2d):
             out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
             return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
         _, sets, rows, _ = tiles.shape
-        # The number of groups can be neither symbolic nor zero.
-        if is_symbolic(rows) or not tiles.numel():
+        # The number of groups can be neither symbolic nor zero, and torch.jit.trace would keep it.
+        if is_symbolic(rows) or torch.jit.is_tracing() or not tiles.numel():
             maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
             return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)
         weight = self.weight.repeat_interleave(rows, 0)

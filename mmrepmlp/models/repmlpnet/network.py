@@ -6,11 +6,12 @@ from mmengine.model import ModuleList, Sequential
 from torch import Tensor, nn
 
 from mmrepmlp.checkpoint.adapt import REPMLPNET
+from mmrepmlp.checkpoint.tiles import note_tiles
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Affine, affine
 
 from ..backbone import StagedBackbone, to_pair
-from ..common import ConvNorm, ScaleShift, build_batch_norm
+from ..common import ConvNorm, ScaleShift, build_batch_norm, refuse_fx
 from .unit import RepMLPNetUnit
 
 ARCHITECTURES = {
@@ -127,6 +128,8 @@ class RepMLPNet(StagedBackbone):
                 )
                 for _ in range(depth)
             ]
+            for unit in units:
+                unit.repmlp_block.has_network = True
             self.stages.append(Sequential(*units))
         if not final_norm or self.num_built < stages:
             self.final_norm = nn.Identity()
@@ -135,6 +138,15 @@ class RepMLPNet(StagedBackbone):
         else:
             self.final_norm = build_batch_norm(norm_cfg, self.channels[-1])
         self.freeze_stages()
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """Tile size (h, w) in pixels of each stage that is built."""
+        return [(stage[0].repmlp_block.h, stage[0].repmlp_block.w) for stage in self.stages]
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        note_tiles(destination, prefix, self.tiles)
 
     @property
     def unbuilt(self) -> tuple[str, ...]:
@@ -153,6 +165,7 @@ class RepMLPNet(StagedBackbone):
             The feature map of each stage in ``out_indices``, before its downsampling: shape (N, channels[i],
             ceil(H / stride), ceil(W / stride)) with strides 4, 8, 16, 32 at the default patch size.
         """
+        refuse_fx(self, x)
         outs = []
         x = self.patch_embed(x)
         for i, stage in enumerate(self.stages):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocks of RepOptVGG: what is trained, and what finds the scales to train it by."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mmrepmlp.reparam import (
     sum_kernels,
 )
 
-from ..common import ConvNorm, build_batch_norm, recompute
+from ..common import ConvNorm, build_batch_norm, recompute, refuse_fx
 
 Scales = Mapping[str, Tensor]  # of the parts "conv", "1x1" and, where there is a shortcut, "identity"; each (O,)
 
@@ -71,9 +71,15 @@ class RepOptBlock(ConvNorm):
         """
         self.scales = {name: scales[name].detach().to(self.conv.weight) for name in self.scale_shapes()}
         if initialize:
+            self.restart(self.linear_additions())
+
+    @torch.no_grad()
+    def restart(self, initialized: Collection[str] = ()) -> None:
+        """Add the initial values of the other parts to the convolution's."""
+        for addition in [self.linear_additions()[name] for name in initialized]:
             pointwise = nn.Conv2d(self.conv.in_channels, self.conv.out_channels, 1, bias=False).weight
             parts = [pointwise.to(self.conv.weight)[:, :, 0, 0], self.scales.get("identity")]
-            self.conv.weight.copy_(addition_of(self.scales, self.conv.in_channels).fuse(self.conv.weight, parts))
+            self.conv.weight.copy_(addition.fuse(self.conv.weight, parts))
 
     def linear_additions(self) -> dict[str, LinearAddition]:
         """What parameters stand for, by name, where gradients are re-parameterized."""
@@ -149,6 +155,7 @@ class LinearAddBlock(Reparameterizable):
         """The forward pass, which may run twice."""
         if self.fused:
             return self.relu(self.bn(self.conv(x)))
+        refuse_fx(self, x)
         out = self.scale_conv(self.conv(x)) + self.scale_1x1(self.conv_1x1(x))
         if self.has_shortcut:
             out = out + self.scale_identity(x)

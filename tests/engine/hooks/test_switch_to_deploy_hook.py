@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +10,13 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmrepmlp.engine import SwitchToDeployHook
-from mmrepmlp.models import RepMLPNet
+from mmrepmlp.models import RepMLPNet, RepVGGConv2d
+from mmrepmlp.reparam import convertible_modules
 from tests.helpers import relative_error
 
 ARCH = dict(channels=[8, 16], depths=[1, 1], sharesets_nums=[1, 2])
@@ -150,3 +152,29 @@ def test_a_model_inside_a_distributed_wrapper_is_converted_there():
     assert runner.model.module is model
     hook.before_test_epoch(runner)
     assert isinstance(runner.model, nn.DataParallel) and runner.model.module.backbone.deploy
+
+
+class KeepingHead(nn.Module):
+    """A head with a convertible layer that keeps tensors of the last iteration, as those of YOLACT and CondInst do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.plain = RepVGGConv2d(16, 2, 3, padding=1), nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.kept = dict(parts=[InstanceData(scores=self.conv(x).mean((2, 3)))])
+        return self.plain(self.kept["parts"][0].scores)
+
+
+def test_what_is_not_converted_is_not_copied():
+    model = Classifier()
+    model.head, model.forward = KeepingHead(), MethodType(lambda self, x: self.head(self.backbone(x)[0]), model)
+    hook, runner, x = SwitchToDeployHook(val=True), SimpleNamespace(model=model), torch.randn(2, 3, 16, 16)
+    model(x)
+    expected = model.eval()(x).detach()
+    hook.before_val_epoch(runner)
+    assert not convertible_modules(runner.model) and runner.model.fc is model.fc
+    assert relative_error(runner.model(x), expected) < 1e-5
+    hook.after_val_epoch(runner)
+    assert runner.model is model and len(convertible_modules(model)) == 2
+    assert torch.equal(model(x), expected)

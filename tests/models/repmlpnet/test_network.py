@@ -5,12 +5,14 @@ import pytest
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.analysis import get_model_complexity_info
+from mmengine.model import initialize
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
@@ -282,3 +284,19 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
     x = torch.randn(3, 64, 2, 2)
     assert torch.equal(unit(x), x)
     assert not torch.equal(unit.eval()(x), x)
+
+
+def test_initializers_leave_what_starts_otherwise():
+    resnet = [dict(type="Kaiming", layer="Conv2d"), dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"])]
+    network = RepMLPNet(TINY, 64, fc3_norm_init=0.1, init_cfg=resnet)
+    network.init_weights()
+    norms = {name: norm.weight for name, norm in network.named_modules() if isinstance(norm, _BatchNorm)}
+    assert all(weight.eq(0.1 if name.endswith("fc3_bn") else 1).all() for name, weight in norms.items())
+    torch.manual_seed(0)
+    merged = RepMLPNet(TINY, 64, gradient_reparam=True)
+    initialize(merged, dict(type="Constant", layer="GroupedLinear", val=0.0))
+    block = merged.stages[0][0].repmlp_block
+    matrix = block.fc3.weight.detach().flatten(1)  # of 3x3 kernels alone: neighbours see each other, others do not
+    far = torch.cartesian_prod(*[torch.arange(16)] * 2)
+    far = (far[:, None] - far[None]).abs().amax(2) > 1
+    assert not matrix[far].any() and matrix[~far].ne(0).all()

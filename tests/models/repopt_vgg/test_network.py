@@ -214,3 +214,21 @@ def test_wrong_scales_are_said(tmp_path):
             RepOptVGG(**NETWORK),
             dict(type="OptimWrapper", constructor="mmrepmlp.RepOptimizerConstructor", optimizer=OPTIMIZERS["sgd"]),
         )
+
+
+def test_initializers_that_run_behind_the_optimizer_keep_the_sums(tmp_path):
+    # As MMEngine's runner does; a second initializer does not add them twice.
+    constants = [dict(type="Constant", layer="Conv2d", val=0.0), dict(type="Constant", layer="_BatchNorm", val=0.5)]
+    network, search = RepOptVGG(**NETWORK, init_cfg=constants), searched(torch.float32)
+    build_optimizer(network, OPTIMIZERS["sgd"], save_scales(tmp_path / "scales.pth", search))
+    network.init_weights()
+    for name, block in network.blocks.items():
+        weight, scales = block.conv.weight.detach().clone(), search.blocks[name]
+        pointwise = weight[:, :, 1, 1].clone()
+        weight[:, :, 1, 1] = 0
+        assert not weight.any() and block.bn.weight.eq(0.5).all(), name
+        if block.has_shortcut:
+            pointwise.diagonal().sub_(scales.scale_identity.weight)
+        initial = pointwise / scales.scale_1x1.weight[:, None]
+        bound = block.conv.in_channels**-0.5  # torch's own
+        assert initial.any() and initial.abs().max() <= bound + 1e-6, name
