@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
 from mmrepmlp.checkpoint import meta_of, unwrap
-from mmrepmlp.verbs.config import class_metainfo, innermost_dataset, require
+from mmrepmlp.verbs.config import class_metainfo, framework_of, innermost_dataset, require
 from mmrepmlp.verbs.infer.drawing import draw_sample
 from mmrepmlp.verbs.model import drop_pretrained, fitting_config
 
@@ -39,7 +39,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str | None = None) -> None:
-        self.framework = cfg.get("default_scope")
+        self.framework = framework_of(cfg)
         if self.framework not in VISUALIZERS:
             raise ValueError(
                 f"The config has default_scope={self.framework!r}: expected one of {', '.join(VISUALIZERS)}."
@@ -113,7 +113,8 @@ def prepare_config(cfg: Config) -> Config:
     That is the test set's pipeline at the top, beginning with the transform that loads images and without those that
     load annotations, a visualizer, and the data preprocessor in the model.
     """
-    cfg, scope = copy.deepcopy(cfg), cfg.default_scope
+    cfg, scope = copy.deepcopy(cfg), framework_of(cfg)
+    cfg.default_scope = scope
     drop_pretrained(cfg.model)
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
