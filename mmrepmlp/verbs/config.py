@@ -8,6 +8,7 @@ from pathlib import Path
 from traceback import extract_tb
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS, DefaultScope, Registry, root
 from mmengine.utils import get_object_from_string
@@ -75,7 +76,9 @@ def replace_callables(settings: object) -> object:
         return {key: replace_callables(value) for key, value in settings.items()}
     if isinstance(settings, (list, tuple)):
         return type(settings)(replace_callables(part) for part in settings)
-    return registered_name(settings) if callable(settings) else settings
+    if isinstance(settings, (LazyObject, LazyAttr)):  # in lists
+        settings = settings.build()
+    return registered_name(settings) if hasattr(settings, "__qualname__") else settings
 
 
 def registered_name(target: Callable) -> object:

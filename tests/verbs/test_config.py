@@ -66,7 +66,7 @@ from torch.nn import BatchNorm2d
 
 model = dict(type=RetinaNet, backbone=dict(type=RepMLPNet), norm_cfg=dict(type=BatchNorm2d), test_cfg=[dict(type=nms)])
 model.update(parts=(dict(type=L1Loss), dict(type=BboxOverlaps2D), dict(type=ResNet)))
-loader = dict(sampler=dict(type=DefaultSampler), collate_fn=dict(type=default_collate))
+loader = dict(sampler=dict(type=DefaultSampler), collate_fn=dict(type=default_collate), kinds=[L1Loss, nms])
 """
 
 
@@ -78,6 +78,7 @@ def test_names_stand_for_classes_and_functions(tmp_path):
     assert (cfg.model.type, cfg.model.backbone.type) == ("mmdet.RetinaNet", "mmrepmlp.RepMLPNet")
     assert (cfg.model.test_cfg[0].type, cfg.model.norm_cfg.type) == ("nms", "BN")
     assert (cfg.loader.sampler.type, cfg.loader.collate_fn.type) == ("DefaultSampler", "default_collate")
+    assert cfg.loader.kinds == ["mmdet.L1Loss", "nms"]
     assert "nms" not in cfg and framework_of(cfg) == "mmdet"
     assert Config.fromstring(cfg.pretty_text, ".py").to_dict() == cfg.to_dict()
 

@@ -14,7 +14,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
-from mmrepmlp.checkpoint import meta_of, unwrap
+from mmrepmlp.checkpoint import load_weights, meta_of, unwrap
 from mmrepmlp.verbs.config import class_metainfo, framework_of, innermost_dataset, require
 from mmrepmlp.verbs.infer.drawing import draw_sample
 from mmrepmlp.verbs.model import drop_pretrained, fitting_config
@@ -47,10 +47,12 @@ class Predictor:
         require(cfg, "test_dataloader")
         device = device or get_device()
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location=device, logger="silent")
-        self.cfg = prepare_config(fitting_config(cfg, unwrap(content)))
+        state = unwrap(content)
+        self.cfg = prepare_config(fitting_config(cfg, state))
         with self.scope():
             self.load = image_loader(innermost_dataset(cfg).get("pipeline") or [], TRANSFORMS.build)
             self.inferencer = build_inferencer(self.cfg, str(checkpoint), device)
+        load_weights(self.inferencer.model, state)  # whatever their names, of which MMEngine knows its own
         meta = class_metainfo(cfg, meta_of(content))
         self.classes, self.palette = meta.get("classes"), meta.get("palette")
 
