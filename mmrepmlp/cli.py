@@ -5,6 +5,7 @@ Nothing here imports torch or a framework before a verb begins, so that the help
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -270,6 +271,9 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     An expected error ends the process with ``error: ...`` and exit code 1; with ``--traceback``, and if it is any
     other, with its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the locale's encoding may lack characters of paths and classes
+            stream.reconfigure(errors="backslashreplace")
     arguments = vars(parser.parse_args(argv))
     run, parser, traceback = arguments.pop("run"), arguments.pop("parser", parser), arguments.pop("traceback", False)
     if "local_rank" in arguments:

@@ -15,7 +15,7 @@ from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, architecture_of, ba
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import Tile, noted_tiles, resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
-from mmrepmlp.checkpoint.validate import check_state_dict, check_values
+from mmrepmlp.checkpoint.validate import NOT_FINITE, check_state_dict, check_values, not_finite
 from mmrepmlp.reparam import fuse_state_dict, refuse_wrapped, required_tensors
 
 State = Mapping[str, Tensor]
@@ -63,6 +63,7 @@ def adapt_state_dict(
     expected: State | None = None,
     errors: list[str] | None = None,
     metadata: Mapping = MappingProxyType({}),
+    unexpected: list[str] | None = None,
 ) -> None:
     """Adapt the part of a state dict that belongs to a backbone to the model.
 
@@ -76,6 +77,8 @@ def adapt_state_dict(
         expected: The part of the model's state dict to adapt to. Default: all of it.
         errors: Gets a message about what cannot be loaded where the rest can.
         metadata: What the state dict notes about the backbone. Default: nothing.
+        unexpected: Gets the names of tensors that are not finite, which torch refuses unless ``strict`` is False.
+            Default: they are refused.
 
     Raises:
         ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
@@ -112,7 +115,10 @@ def adapt_state_dict(
     elif message and errors is not None:
         errors.append(f"{message} The model keeps its own.")
     origin.compare(expected, state)
-    check_values(expected, state)
+    bad = not_finite(expected, state)
+    check_values(expected, state if unexpected is None else {n: v for n, v in state.items() if n not in bad})
+    if unexpected is not None:
+        unexpected.extend(f"{prefix}{name}: {NOT_FINITE}" for name in bad)
     for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in {**others, **state}.items()})

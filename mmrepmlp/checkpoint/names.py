@@ -71,7 +71,7 @@ def backbone_part(
             f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix='{prefix}')."
         )
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return own if prefix else {name: value for name, value in own.items() if not name.startswith(heads)}
+    return {name: value for name, value in own.items() if not name.startswith(heads)}
 
 
 def form_of(names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mmengine
 import torch
 from mmengine.logging import print_log
 from safetensors import safe_open
+from torch import nn
 
 from mmrepmlp.errors import MMRepMLPError
 
@@ -32,7 +34,8 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         filename: Path of a file written by ``torch.save``, or of a ``.safetensors`` file.
         map_location: Device of the tensors, or what else ``torch.load`` takes. Default: ``"cpu"``; None keeps the
             devices in the file where there is a GPU.
-        allow_unsafe: Whether to execute code in the file, with all permissions of the user. Default: False.
+        allow_unsafe: Whether to execute code in the file, with all permissions of the user; of whole modules in it the
+            state dicts are taken. Default: False.
 
     Returns:
         The content of the file; for safetensors, the tensors under ``state_dict`` and the metadata under ``meta``.
@@ -52,7 +55,8 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
             content = read_safetensors(path, map_location)
         elif allow_unsafe:
             print_log(f"Unsafe loading: code that {path} may contain is executed.", "current")
-            content = torch.load(path, map_location=map_location, weights_only=False)
+            content = weights_of(torch.load(path, map_location=map_location, weights_only=False))
+            content = content if isinstance(content, dict) else {"state_dict": content}
         elif tarfile.is_tarfile(path):  # torch < 2.6 would execute code in it, weights_only or not
             raise CheckpointError(
                 f"{path} has torch's first format, tar, which cannot be read safely. If you trust its author, {ADVICE}."
@@ -68,6 +72,15 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         raise CheckpointError(explain_failure(path, error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a dict of tensors by name.")
+    return content
+
+
+def weights_of(content: object) -> object:
+    """Replace each module in nested dicts by its state dict."""
+    if isinstance(content, nn.Module):
+        return content.state_dict()
+    if isinstance(content, dict):
+        content.update({name: weights_of(part) for name, part in content.items()})
     return content
 
 
@@ -120,10 +133,17 @@ def explain_failure(path: Path, error: Exception) -> str:
             f"its author for the plain state dict, or, if you trust the author, {ADVICE}: that runs the code with all "
             "your permissions, and what it writes loads everywhere."
         )
+    parts = set()
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+        parts = {name.partition("/")[2] for name in file.namelist()}
+    if "constants.pkl" in parts:
+        return f"{path} is a TorchScript program. To take its weights, if you trust its author, {ADVICE}."
+    if parts & {"archive_format", "serialized_exported_program.json"}:
+        return f"{path} is a program of torch.export. Ask its author for the checkpoint that it was made from."
     # torch's message surrounds the reason with advice.
     reason = re.search(r"WeightsUnpickler error:\s+(.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
     reason = reason[1].split(". In PyTorch")[0].strip().rstrip(".")
-    if "Unsupported operand" in reason and zipfile.is_zipfile(path):
+    if "Unsupported operand" in reason and parts:
         return (
             f"{path} was saved with a pickle_protocol other than 2, which torch does not read safely ({reason}). Ask "
             f"its author for a file that torch.save wrote by default, or, if you trust the author, {ADVICE}."

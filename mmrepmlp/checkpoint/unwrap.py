@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the state dict inside the content of a checkpoint file, whoever wrote it."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,14 +11,11 @@ from torch import Tensor
 # Names of entries with the weights, the usual ones first, and with averaged weights.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "module")
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "params_ema", "ema_model", "teacher")
-# Around a whole model: of distributed wrappers and torch.compile; then of Lightning and of averaged models.
-WRAPPERS_ONLY = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
-PREFIXES = (*WRAPPERS_ONLY, "model.", "ema_model.", "averaged_model.", "net.", "network.")
 MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_block.", "stage0.conv.")
 
 
 def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
-    """Find the state dict inside a checkpoint, without prefixes such as ``module.``, its arrays as tensors.
+    """Find the state dict inside a checkpoint, its arrays as tensors; the names are those in the file.
 
     Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
     included, if it is the only one that holds parameters by name, or those of a backbone; otherwise the checkpoint
@@ -31,9 +29,7 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
         ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
             weights.
     """
-    state = tensors_of(find_state_dict(checkpoint, ema))
-    # With meta it is OpenMMLab's, who store a model under its own names, and a model may have a part named "model".
-    return strip_prefixes(state, WRAPPERS_ONLY if meta_of(checkpoint) else PREFIXES)
+    return tensors_of(find_state_dict(checkpoint, ema))
 
 
 def find_state_dict(checkpoint: object, ema: bool = False) -> Mapping:
@@ -72,14 +68,16 @@ def is_array(value: object) -> bool:
 
 
 def tensors_of(state: Mapping) -> dict[str, object]:
-    """The entries of a state dict with their names, arrays and sparse tensors as dense tensors."""
+    """The entries of a state dict with their names, arrays and sparse ones as dense tensors, and torch's metadata."""
 
     def to_tensor(value: object) -> object:
         if isinstance(value, np.ndarray) and is_array(value):
             return torch.tensor(value)
         return value.to_dense() if isinstance(value, Tensor) and value.layout != torch.strided else value
 
-    return {name: to_tensor(value) for name, value in state.items() if isinstance(name, str)}
+    tensors = OrderedDict((name, to_tensor(value)) for name, value in state.items() if isinstance(name, str))
+    vars(tensors).update(getattr(state, "__dict__", {}))
+    return tensors
 
 
 def holds_state(key: object, value: object) -> bool:
@@ -98,28 +96,6 @@ def holds_network(value: object) -> bool:
     return isinstance(value, Mapping) and any(
         any(f".{part}" in f".{name}" for part in MODEL) or holds_network(inner) for name, inner in value.items()
     )
-
-
-def strip_prefixes(state: dict[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:
-    """Remove what wrappers put in front of a model's names, and the tensors outside of the wrapped model.
-
-    A prefix that a model may have by itself is removed only where a model of OpenMMLab, a RepMLPNet or a RepMLP-ResNet
-    is behind it.
-    """
-    for prefix in prefixes:
-        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        if not inside:
-            continue
-        is_whole = len(inside) == len(state) and prefix in WRAPPERS_ONLY
-        inside = strip_prefixes(inside, prefixes)
-        if is_whole or (has_model(inside) and not has_model(state)):
-            return inside
-    return state
-
-
-def has_model(names: Iterable[str]) -> bool:
-    """Whether the names are those of a whole model of OpenMMLab, of a RepMLPNet or of a RepMLP-ResNet."""
-    return any(name.startswith(MODEL) for name in names)
 
 
 def abbreviate(names: Iterable, limit: int = 10) -> str:

@@ -1,14 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the tensors of a state dict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from .classifier import fit_names
 from .unwrap import abbreviate
 
-# The range of a torch observer is empty before its first input: from infinity to minus infinity.
-OBSERVED = (".min_val", ".max_val")
+NOT_FINITE = "not finite (NaN or Inf)"
+AUXILIARY = "auxiliary_head."  # of heads that take part in training alone
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Load all that fits of a state dict, whatever is in front of its names.
+
+    Args:
+        model: The model.
+        state: The state dict.
+
+    Returns:
+        The names of tensors that were not loaded: those that are ``missing``, ``of another shape`` or ``unexpected``.
+
+    Raises:
+        ValueError: The state dict holds several such models, another architecture of a network that knows its own, or
+            values that no network has.
+    """
+    expected = model.state_dict()
+    state = fit_names(state, expected)
+    check_values(expected, state)
+    faults: dict[str, list[str]] = {"missing": [], "of another shape": [], "unexpected": []}
+
+    def note(_: nn.Module, keys: NamedTuple) -> None:
+        faults["missing"] = [name for name in keys.missing_keys if not name.endswith("num_batches_tracked")]
+        faults["unexpected"] = list(keys.unexpected_keys)
+
+    handle = model.register_load_state_dict_post_hook(note)  # which torch calls before it raises an error of shapes
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch's list of them, one per line
+        lines = str(error).splitlines()
+        if not lines[0].startswith("Error(s) in loading state_dict"):
+            raise
+        faults["of another shape"] = [line.strip().rstrip(".").removeprefix("size mismatch for ") for line in lines[1:]]
+    finally:
+        handle.remove()
+    return faults
+
+
+def needed(faults: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The faults of :func:`load_weights` that change what a model predicts: not those of auxiliary heads, and tensors
+    that it has not."""
+    kinds = ("missing", "of another shape")
+    return {kind: [name for name in faults[kind] if not name.startswith(AUXILIARY)] for kind in kinds}
 
 
 def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -52,18 +98,29 @@ def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
             ]
         }
     )
-    numbers = {name: value for name, value in shared.items() if value.is_floating_point() and not value.is_meta}
-    numbers = {name: value.half() if value.itemsize == 1 else value for name, value in numbers.items()}  # float8
+    variances = {name: value for name, value in shared.items() if name.endswith("running_var") and not value.is_meta}
     raise_faults(
         {
-            "not finite (NaN or Inf)": [
-                name for name, value in numbers.items() if not name.endswith(OBSERVED) and not value.isfinite().all()
-            ],
-            "a variance below zero": [
-                name for name, value in numbers.items() if name.endswith("running_var") and (value < 0).any()
-            ],
+            NOT_FINITE: not_finite(expected, state),
+            "a variance below zero": [name for name, value in variances.items() if (value.double() < 0).any()],
         }
     )
+
+
+def not_finite(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The tensors of a state dict with NaN, or with Inf where the model's own have none, as masks and the empty ranges
+    of torch's observers do."""
+
+    def holds(test: Callable[[Tensor], Tensor], value: Tensor) -> bool:
+        return not value.is_meta and bool(test(value.half() if value.itemsize == 1 else value).any())  # float8
+
+    shared = {name: value for name, value in state.items() if name in expected and isinstance(value, Tensor)}
+    return [
+        name
+        for name, value in shared.items()
+        if value.is_floating_point()
+        and (holds(torch.isnan, value) or (holds(torch.isinf, value) and not holds(torch.isinf, expected[name])))
+    ]
 
 
 def raise_faults(faults: Mapping[str, list[str]]) -> None:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writing of files."""
 
-import fcntl
+import errno
 import glob
 import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +56,7 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
     """Write a folder atomically: yields a temporary folder beside it, which takes its place on success.
 
     A folder that exists is replaced, whatever is in it; on an exception it stays unchanged. Temporary folders left by
-    killed processes are removed.
+    killed processes are removed, and a folder that one had moved away to replace it is put back.
 
     Args:
         path: The folder to write.
@@ -63,32 +64,49 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
     """
     path = Path(path)
     with temporary_path(path, is_folder=True) as temporary:
+        restore(path)
         yield temporary
         for file in temporary.rglob("*") if durable else ():
             flush(file)
+        replaced = replaced_path(path)
         if path.exists():
-            with temporary_path(path, is_folder=True) as replaced:
-                path.rename(replaced / path.name)
-                try:
-                    temporary.rename(path)
-                except OSError:
-                    (replaced / path.name).rename(path)
-                    raise
-        else:
+            path.rename(replaced)
+        try:
             temporary.rename(path)
+        finally:
+            restore(path)
         flush(path.parent)
+
+
+def replaced_path(path: Path) -> Path:
+    """Where a folder is while another takes its place."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def restore(path: Path) -> None:
+    """End the replacement of a folder: remove the old one if there is a new one, else put it back."""
+    replaced = replaced_path(path)
+    if path.exists():
+        remove(replaced)
+    elif replaced.exists():
+        replaced.rename(path)
 
 
 @contextmanager
 def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """A file or folder beside ``path``, locked while it is written, and removed at the end unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
+    import fcntl  # which Windows has not
+
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    if is_folder:
-        temporary.mkdir()
-    else:
-        temporary.touch()
+    with explained_path(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not is_folder:
+            raise IsADirectoryError(errno.EISDIR, "It is a folder")
+        remove_leftovers(path)
+        if is_folder:
+            temporary.mkdir()
+        else:
+            temporary.touch()
     handle = os.open(temporary, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -96,6 +114,34 @@ def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
     finally:
         remove(temporary)
         os.close(handle)
+
+
+@contextmanager
+def explained_path(path: str | os.PathLike) -> Iterator[None]:
+    """Name a path that cannot be written, and why.
+
+    Raises:
+        OSError: Of the kind that the system raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        inside = [str(parent) for parent in Path(path).parents if parent.exists() and not parent.is_dir()]
+        reason = f"{inside[0]} is a file" if inside else error.strerror or str(error)
+        raise type(error)(f"{path} cannot be written: {reason}. Choose another path.") from error
+
+
+def check_folder(path: str | os.PathLike) -> None:
+    """Create a folder unless it exists, and check that files can be written to it.
+
+    Raises:
+        OSError: They cannot.
+    """
+    with explained_path(path):
+        if Path(path).is_file():
+            raise NotADirectoryError(errno.ENOTDIR, "It is a file")
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
 
 
 def remove(path: Path) -> None:
@@ -125,6 +171,8 @@ def flush(path: Path) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files and folders for ``path`` that no process is writing: a lock is released when its process
     ends."""
+    import fcntl
+
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(BlockingIOError, FileNotFoundError):
             handle = os.open(leftover, os.O_RDONLY)

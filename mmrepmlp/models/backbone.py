@@ -100,7 +100,7 @@ class StagedBackbone(Reparameterizable, BaseModule):
         return len(layers), len(layers) + 1
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        adapt_state_dict(self, state_dict, prefix, errors=args[-1], metadata=args[0])
+        adapt_state_dict(self, state_dict, prefix, metadata=args[0], unexpected=args[-2], errors=args[-1])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading of configs, from files and from installed packages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from inspect import getmro, isclass
 from pathlib import Path
 from traceback import extract_tb
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.hub import get_config
-from mmengine.registry import DATASETS, DefaultScope, Registry
+from mmengine.registry import DATASETS, MODELS, DefaultScope, Registry, root
+from mmengine.utils import get_object_from_string
+
+FRAMEWORKS = ("mmpretrain", "mmseg", "mmdet")
 
 
 class ConfigNotFound(ValueError):
@@ -26,7 +32,7 @@ def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
         ValueError: ``package::path`` names no config, the file is not a config, or the config has no model.
     """
     try:
-        cfg = read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config)
+        cfg = with_names(read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config))
         cfg.merge_from_dict(cfg_options or {})
     except (FileNotFoundError, ImportError, ConfigNotFound):
         raise
@@ -36,7 +42,67 @@ def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
         raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{where}") from error
     if not isinstance(cfg.get("model"), Mapping):
         raise ValueError(f"{config} has no model. Name a whole config; those in configs/_base_ are parts of one.")
+    weights, folder = Path(str(cfg.get("load_from"))), Path(config).parent
+    if weights.name == cfg.get("load_from") and not weights.exists() and (folder / weights).is_file():
+        cfg.load_from = str(folder / weights)  # of a deploy form, whose weights lie beside its config
     return cfg
+
+
+def with_names(cfg: Config) -> Config:
+    """A config in which registered names stand for the classes and functions that configs in pure Python hold.
+
+    MMEngine writes such configs with paths of modules, some of which lead to something else when they are read.
+    """
+    settings = {key: cfg[key] for key in cfg.to_dict()}  # without what the file imports
+    if not any(callable(part) for part in iter_values(settings)):
+        return cfg
+    return Config(replace_callables(settings), filename=cfg.filename)
+
+
+def iter_values(settings: object) -> Iterator[object]:
+    """Iterate over the values in nested settings that are no containers."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, (list, tuple)):
+        for part in settings:
+            yield from iter_values(part)
+    else:
+        yield settings
+
+
+def replace_callables(settings: object) -> object:
+    """Replace classes and functions in nested settings by their names."""
+    if isinstance(settings, Mapping):
+        return {key: replace_callables(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return type(settings)(replace_callables(part) for part in settings)
+    if isinstance(settings, (LazyObject, LazyAttr)):  # in lists
+        settings = settings.build()
+    return registered_name(settings) if hasattr(settings, "__qualname__") else settings
+
+
+def registered_name(target: Callable) -> object:
+    """The name of a class or function in MMEngine's registries, else in mmcv.ops, else its path; itself where none
+    leads to it."""
+    registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
+    for registry in registries:
+        registries += registry.children.values()
+        for name, registered in registry.module_dict.items():
+            if registered is target:
+                return name if registry.scope == "mmengine" else f"{registry.scope}.{name}"
+    module, name = target.__module__, target.__qualname__
+    if module.startswith("mmcv.ops.") and getattr(import_module("mmcv.ops"), name, None) is target:
+        return name  # where frameworks look for non-maximum suppression and RoI layers
+    return f"{module}.{name}" if get_object_from_string(f"{module}.{name}") is target else target
+
+
+def framework_of(cfg: Config) -> str | None:
+    """The framework of a config: its default scope, else that of its model's type; None where neither tells."""
+    if cfg.get("default_scope"):
+        return cfg.default_scope
+    kind = resolve_type(cfg.model, MODELS)
+    packages = [base.__module__.partition(".")[0] for base in (getmro(kind) if isclass(kind) else ())]
+    return next((package for package in packages if package in FRAMEWORKS), None)
 
 
 def require(cfg: Config, *names: str) -> None:
@@ -83,7 +149,7 @@ def load_config(
     cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
     add_import(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
-    if cfg.get("default_scope") == "mmpretrain":
+    if framework_of(cfg) == "mmpretrain":
         # The defaults of mmpretrain's own tools, on which its configs rely.
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if isinstance(cfg.get(name), Mapping):

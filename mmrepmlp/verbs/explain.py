@@ -25,6 +25,7 @@ from mmrepmlp.verbs.config import as_list
 # How layers name the number of channels that they are built for, and the axis of their input that has them.
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
 WORKER = "\nOriginal Traceback"  # where torch quotes what a data loader's worker raised
+BUILDERS = ("build_from_cfg", "build_train_loop", "build_val_loop", "build_test_loop")
 UNKNOWN_TYPE = re.compile(r"is not in the \S+ registry|Cannot find \S+ in registry")
 WRONG_ARGUMENT = re.compile(r"unexpected keyword argument|missing \d+ required|got multiple values for")
 
@@ -59,7 +60,7 @@ def explained(cfg: Config) -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        for advise in (advise_on_model, advise_on_data, advise_on_merging):
+        for advise in (advise_on_model, advise_on_data, advise_on_merging, advise_on_resuming):
             advice = None
             with suppress(Exception):  # of configs and models of a kind that is not understood
                 advice = advise(error, frames, cfg)
@@ -83,7 +84,7 @@ def explain(error: BaseException) -> str | None:
     own = isinstance(error, ValueError) and frames and frames[-1].f_globals.get("__name__", "").startswith("mmrepmlp.")
     if own or isinstance(error, MMRepMLPError):
         return str(error)
-    in_builder = any(frame.f_code.co_name == "build_from_cfg" for frame in frames)
+    in_builder = any(frame.f_code.co_name in BUILDERS for frame in frames)
     found = explain_build(error, frames[-1]) if in_builder and isinstance(error, (KeyError, TypeError)) else None
     return found or (explain(error.__cause__) if error.__cause__ else None)
 
@@ -314,3 +315,11 @@ def advise_on_merging(error: Exception, frames: list[FrameType], cfg: Config) ->
     merging = next(frame.f_locals["self"] for frame in frames if frame.f_code.co_name == "merge_preds")
     text = f"{type(merging).__name__} cannot merge the predictions of this model."
     return f"{text} Set another tta_model, with its tta_pipeline, in the config, or omit --tta.", {}
+
+
+def advise_on_resuming(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
+    """Say that the optimizer cannot go on from the state that a checkpoint has of it."""
+    if not (cfg.get("resume") and any(f.f_globals["__name__"].startswith("torch.optim.") for f in frames[-3:])):
+        return None
+    text = f"The state of the optimizer in {cfg.get('load_from')} does not fit the optimizer of this config."
+    return f"{text} Resume with the optim_wrapper it was trained with, or start from its weights: load_from=...", {}

@@ -5,6 +5,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -14,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrepmlp.checkpoint import abbreviate, check_values, raise_faults, to_classifier_names
+from mmrepmlp.checkpoint import abbreviate, load_weights, needed, raise_faults
 from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.verbs.config import add_import, as_list, resolve_type
 
@@ -27,25 +28,17 @@ PRETRAINED = ("Pretrained", PretrainedInit)
 def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     """Build a config's model with the weights of a state dict, in eval mode.
 
-    The authors' classifiers have other names, with which they are loaded as well.
+    What wrappers put in front of the names is removed, and the authors' classifiers are loaded with theirs.
 
     Raises:
         ValueError: The state dict does not fit the model.
     """
     model = build_untrained(cfg)
-    state = to_classifier_names(state, model.state_dict())
-    check_values(model.state_dict(), state)
-    try:
-        result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # torch's list of shape mismatches, one per line
-        _, *lines = str(error).splitlines()
-        raise_faults({"of another shape": [line.strip().rstrip(".") for line in lines]})
-    unexpected = result.unexpected_keys
-    raise_faults(
-        {"missing": result.missing_keys, "unexpected": [name for name in unexpected if name.startswith("backbone.")]}
-    )
-    if unexpected:  # of heads that only trained, which MMEngine ignores as well
-        print_log(f"Ignored, since the model has no such tensors: {abbreviate(unexpected)}.", "current")
+    faults = load_weights(model, state)
+    own = [name for name in faults["unexpected"] if name.startswith("backbone.")]
+    raise_faults({**needed(faults), "unexpected": own})
+    if left := list(chain(*faults.values())):  # of heads that only train, which MMEngine ignores as well
+        print_log(f"Ignored, of parts that only train: {abbreviate(left)}.", "current")
     return model.eval()
 
 

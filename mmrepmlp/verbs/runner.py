@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,12 +12,15 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmrepmlp.checkpoint import check_folder
+
 from .distributed import setup_distributed
 from .progress import WithoutInformation, add_progress
 
 # Hooks added to those of a config, with the reason.
 CHECKS = {
-    "CheckWeightsHook": "a checkpoint without weights stops the run; check_weights=False in the config turns it off.",
+    "CheckWeightsHook": "a checkpoint that does not fit the model stops a test, and a training says so; "
+    "check_weights=False in the config turns it off.",
 }
 
 
@@ -31,6 +36,7 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
 
     Raises:
         ValueError: The config's ``runner_type`` is unknown.
+        OSError: The work dir cannot be written.
     """
     setup_distributed(cfg)
     kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
@@ -38,9 +44,15 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
         raise ValueError(
             f"runner_type={cfg.runner_type!r} is unknown. Correct it, or add its module to custom_imports."
         )
-    wait_for_own_name(cfg)
+    folder = wait_for_own_name(cfg)
     with redirect_stdout(WithoutInformation(sys.stdout) if progress else sys.stdout):
         runner = kind.from_cfg(cfg)
+    if folder.absolute() != Path(runner.log_dir):  # a second later
+        with suppress(OSError):
+            folder.rmdir()
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):  # in the locale's encoding, in which not every path can be written
+            handler.stream.reconfigure(encoding="utf-8")
     if progress:
         add_progress(runner, name_log)
     if cfg.get("check_weights", True):
@@ -48,17 +60,34 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
     return runner
 
 
-def wait_for_own_name(cfg: Config) -> None:
-    """Wait until the second is over in which a run of the same config began in this process.
+def wait_for_own_name(cfg: Config) -> Path:
+    """Wait until the second is over in which another run began, of the same config in this process or with the same
+    work dir in any.
 
-    MMEngine names the logger, the message hub and the visualizer of a run after its config and the second in which it
-    begins. Two runs of one second would share all three: log file, loss history and pictures.
+    MMEngine names the logger, the message hub, the visualizer and the log folder of a run after the second in which it
+    begins, the former after its config as well. Two runs of one second would share log files, loss history and
+    pictures.
 
     Args:
         cfg: The config.
+
+    Returns:
+        The log folder of this run, which is created, unless this is another process of the same run.
+
+    Raises:
+        OSError: The work dir cannot be written.
     """
     name = cfg.get("experiment_name") or (Path(cfg.filename).stem if cfg.filename else None)
-    while MMLogger.check_instance_created("_".join(filter(None, [name, time.strftime("%Y%m%d_%H%M%S")]))):
+    check_folder(cfg.work_dir)
+    while True:
+        second = time.strftime("%Y%m%d_%H%M%S")
+        folder = Path(cfg.work_dir, second)
+        if not MMLogger.check_instance_created("_".join(filter(None, [name, second]))):
+            if int(os.environ.get("RANK", 0)) > 0:
+                return folder
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
         time.sleep(0.05)
 
 

@@ -11,7 +11,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
-from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
+from mmrepmlp.checkpoint import CheckpointError, fit_names, load_from_local, save_checkpoint, unwrap
 from tests.conftest import DATA
 from tests.helpers import CreatesAFile
 
@@ -137,3 +137,42 @@ def test_safetensors_hold_no_optimizer(tmp_path):
     with pytest.raises(ValueError, match="not optimizer.*pth"):
         save_checkpoint({"state_dict": {}, "optimizer": {}}, tmp_path / "checkpoint.safetensors")
     assert not os.listdir(tmp_path)
+
+
+class Wrapped(torch.nn.Module):
+    """What is pickled whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda net: net,
+        lambda net: {"model": net, "epoch": 3},
+        lambda net: {"state_dict": net},
+        lambda net: {"model": net, "ema": {"module": net}},
+        lambda net: torch.nn.DataParallel(net),
+        torch.jit.script,
+    ],
+    ids=["bare", "model", "state_dict", "beside ema", "DataParallel", "TorchScript"],
+)
+def test_of_a_module_pickled_whole_the_weights_are_taken_where_code_may_run(layout, ema, tmp_path):
+    net = Wrapped()
+    content = layout(net)
+    if isinstance(content, torch.jit.ScriptModule):
+        content.save(tmp_path / "x.pth")
+    else:
+        torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="TorchScript program|holds more than tensors"):
+        load_from_local(tmp_path / "x.pth")
+    read = load_from_local(tmp_path / "x.pth", allow_unsafe=True)
+    state = fit_names(unwrap(read, ema and "ema" in read), net.state_dict())
+    assert state.keys() == net.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())

@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
-from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.checkpoint import CheckpointError, fit_names, load_from_local, save_checkpoint, unwrap
 from mmrepmlp.engine import CheckWeightsHook
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.model import build_model
@@ -79,7 +79,7 @@ def test_weights_are_found_by_their_content(name, state, tmp_path):
         return
     whole = MODELS.build(CLASSIFIER)
     loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
-    CheckWeightsHook().after_load_checkpoint(SimpleNamespace(model=whole), loaded)  # as in each run
+    CheckWeightsHook().after_load_checkpoint(SimpleNamespace(model=whole, cfg={}, hooks=[]), loaded)  # as in each run
     whole.load_state_dict(loaded.get("state_dict", loaded))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, state[key])
@@ -213,5 +213,39 @@ def test_a_model_of_a_single_parameter():
 
 def test_names_that_belong_to_the_model_stay():
     state = {"model.conv1.weight": torch.ones(1), "model.fc.bias": torch.ones(1)}
-    assert unwrap({"state_dict": state}) == state
-    assert unwrap(prefixed(state, "module.")).keys() == state.keys()
+    for prefix in ("", "module.", "student.", "architecture.module."):
+        assert fit_names(prefixed(state, prefix) | {"n_averaged": torch.ones(1)}, state).keys() >= state.keys()
+    assert fit_names(state, ["conv1.weight", "fc.bias"]).keys() == {"conv1.weight", "fc.bias"}
+    assert fit_names(state, ["another.weight"]) is state
+
+
+def test_a_part_named_like_a_wrapper_keeps_its_name_without_meta():
+    """As MMEngine loads it, while names of the same beginning are removed for a model that does not have them."""
+    source, target = Wrapper(), Wrapper()
+    runner = SimpleNamespace(model=target, cfg={}, hooks=[])
+    CheckWeightsHook().after_load_checkpoint(runner, {"state_dict": source.state_dict()})
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key])
+
+
+@pytest.mark.parametrize("prefix", ["student.", "teacher.", "architecture.", "model.student.module."])
+def test_what_a_wrapper_put_in_front_is_removed_beside_meta(state, prefix):
+    other = {"connectors.0.weight": torch.ones(1), "teacher_2.backbone.conv1.weight": torch.ones(1)}
+    content = {"state_dict": {**prefixed(state, prefix), **other}, "meta": dict(epoch=3)}
+    model = build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), unwrap(content))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_a_model_that_is_there_twice_is_named(state):
+    both = {**prefixed(state, "student."), **prefixed(state, "teacher.")}
+    with pytest.raises(ValueError, match="several times, under 'student.', 'teacher.'"):
+        build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), both)
+    smaller = {name: value for name, value in both.items() if "student.head" not in name}
+    build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), smaller)
+
+
+def test_the_versions_of_modules_are_known_behind_a_prefix():
+    model = torch.nn.ModuleDict(dict(student=torch.nn.Sequential(torch.nn.BatchNorm2d(2))))
+    fitted = fit_names(unwrap({"state_dict": model.state_dict()}), ["0.weight"])
+    assert fitted._metadata == {"": {"version": 1}, "0": {"version": 2}}

@@ -4,11 +4,12 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from mmrepmlp.checkpoint import atomic_folder, atomic_write, load_from_local, save_checkpoint, save_hashed
+from mmrepmlp.checkpoint import atomic_folder, atomic_write, check_folder, load_from_local, save_checkpoint, save_hashed
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -78,3 +79,50 @@ def test_folders_of_killed_processes_are_removed_and_those_of_living_ones_are_no
         with atomic_folder(tmp_path / "network"):
             assert first.exists()
     assert os.listdir(tmp_path) == ["network"]
+
+
+def test_a_folder_whose_replacement_was_killed_is_put_back(tmp_path, monkeypatch):
+    """Between the two renames, whatever the next call does; a rename that fails puts it back at once."""
+    folder, rename = tmp_path / "network", Path.rename
+    with atomic_folder(folder) as temporary:
+        (temporary / "graph").write_text("one")
+
+    def fail(path: Path, target: Path) -> None:
+        if path.suffix == ".tmp":
+            raise OSError("disk")
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk"), atomic_folder(folder) as temporary:
+        (temporary / "graph").write_text("two")
+    assert os.listdir(tmp_path) == ["network"] and (folder / "graph").read_text() == "one"
+    monkeypatch.setattr(Path, "rename", lambda path, target: fail(path, target) or os._exit(9))
+    process = os.fork()
+    if not process:
+        with atomic_folder(folder) as temporary:
+            (temporary / "graph").write_text("two")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9 and not folder.exists()
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError), atomic_folder(folder):
+        assert (folder / "graph").read_text() == "one"
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["network"]
+    with atomic_folder(folder) as temporary:
+        (temporary / "graph").write_text("three")
+    assert os.listdir(tmp_path) == ["network"] and (folder / "graph").read_text() == "three"
+
+
+def test_paths_that_cannot_be_written_are_named_with_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"file/a/x.pth cannot be written: \S+/file is a file. Choose another path"):
+        save_checkpoint({}, tmp_path / "file/a/x.pth")
+    with pytest.raises(IsADirectoryError, match="folder cannot be written: It is a folder"):
+        save_checkpoint({}, tmp_path / "folder")
+    with pytest.raises(NotADirectoryError, match="file cannot be written: It is a file"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(OSError, match="proc/nothing/a cannot be written: No such file or directory"):
+        save_checkpoint({}, "/proc/nothing/a")
+    check_folder(tmp_path / "new/one")
+    assert not os.listdir(tmp_path / "new/one")

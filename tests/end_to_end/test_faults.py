@@ -69,7 +69,7 @@ def converted_bias(out: Path) -> torch.Tensor | None:
     if not config.exists():
         return None
     cfg = Config.fromfile(config)
-    checkpoint = Path(cfg.load_from)
+    checkpoint = config.parent / cfg.load_from
     assert checkpoint.stem == f"deploy-{file_hash(checkpoint)}"
     assert mmengine.load(checkpoint.with_suffix(".json"))["checkpoint"] == str(checkpoint)
     return build_model(cfg, load_from_local(checkpoint)["state_dict"]).head.fc.bias

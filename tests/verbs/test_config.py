@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+from mmengine.config import Config
 
-from mmrepmlp.verbs.config import load_config, read_config
+from mmrepmlp.verbs.config import framework_of, load_config, read_config
 from tests.fixtures import CONFIG, ROOT
 
 
@@ -51,3 +52,49 @@ def test_a_model_that_is_not_a_dict_is_none(tmp_path):
     (tmp_path / "a.py").write_text("model = 3")
     with pytest.raises(ValueError, match="a.py has no model"):
         read_config(tmp_path / "a.py")
+
+
+PURE = """
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler, default_collate
+from mmcv.ops import nms
+from mmdet.models import ResNet, RetinaNet
+from mmdet.models.losses import L1Loss
+from mmdet.models.task_modules import BboxOverlaps2D
+from mmrepmlp.models import RepMLPNet
+from torch.nn import BatchNorm2d
+
+model = dict(type=RetinaNet, backbone=dict(type=RepMLPNet), norm_cfg=dict(type=BatchNorm2d), test_cfg=[dict(type=nms)])
+model.update(parts=(dict(type=L1Loss), dict(type=BboxOverlaps2D), dict(type=ResNet)))
+loader = dict(sampler=dict(type=DefaultSampler), collate_fn=dict(type=default_collate), kinds=[L1Loss, nms])
+"""
+
+
+def test_names_stand_for_classes_and_functions(tmp_path):
+    """Each of them leads to the class, where the path that MMEngine writes would lead to a function, or to nothing."""
+    (tmp_path / "a.py").write_text(PURE)
+    cfg = read_config(tmp_path / "a.py")
+    assert [part.type for part in cfg.model.parts] == ["mmdet.L1Loss", "mmdet.BboxOverlaps2D", "mmdet.ResNet"]
+    assert (cfg.model.type, cfg.model.backbone.type) == ("mmdet.RetinaNet", "mmrepmlp.RepMLPNet")
+    assert (cfg.model.test_cfg[0].type, cfg.model.norm_cfg.type) == ("nms", "BN")
+    assert (cfg.loader.sampler.type, cfg.loader.collate_fn.type) == ("DefaultSampler", "default_collate")
+    assert cfg.loader.kinds == ["mmdet.L1Loss", "nms"]
+    assert "nms" not in cfg and framework_of(cfg) == "mmdet"
+    assert Config.fromstring(cfg.pretty_text, ".py").to_dict() == cfg.to_dict()
+
+
+def test_the_framework_is_that_of_the_scope_or_of_the_model():
+    assert framework_of(Config(dict(default_scope="mmseg", model=dict(type="X")))) == "mmseg"
+    assert framework_of(Config(dict(model=dict(type="mmpretrain.ImageClassifier")))) == "mmpretrain"
+    assert framework_of(Config(dict(model=dict(type="nobody.X")))) is None
+
+
+def test_a_file_name_in_load_from_is_looked_for_beside_the_config_as_well(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("model = dict()\nload_from = 'x.pth'")
+    monkeypatch.chdir(tmp_path.parent)
+    assert read_config(tmp_path / "a.py").load_from == "x.pth"
+    (tmp_path / "x.pth").touch()
+    assert read_config(tmp_path / "a.py").load_from == str(tmp_path / "x.pth")
+    assert read_config(tmp_path / "a.py", {"load_from": "b/x.pth"}).load_from == "b/x.pth"
+    monkeypatch.chdir(tmp_path)
+    assert read_config("a.py").load_from == "x.pth"

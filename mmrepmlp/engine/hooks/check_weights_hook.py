@@ -1,32 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Mapping
+from itertools import chain
 
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmrepmlp.checkpoint import to_classifier_names, unwrap
+from mmrepmlp.checkpoint import abbreviate, fit_names, load_weights, needed, raise_faults, unwrap
 from mmrepmlp.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CheckWeightsHook(Hook):
-    """Find the weights of a run, whoever wrote them; stop it where there are none, or several of no usual name.
+    """Find the weights of a run, whoever wrote them, and say what is not loaded.
 
-    MMEngine looks under ``state_dict`` and for the model's own names, warns of every tensor that is missing, and goes
-    on with random weights. What wrappers put in front of the names, such as Lightning's ``model.``, is removed.
+    MMEngine looks under ``state_dict`` and for the model's own names, prints which tensors are missing, and goes on
+    with random weights. What wrappers put in front of the names, such as Lightning's ``model.``, is removed. A test
+    stops where the model lacks weights, a resumed training where the optimizer would not fit them; a training that
+    begins warns.
     """
 
     priority = "LOWEST"  # after hooks that choose among the weights
 
+    def __init__(self) -> None:
+        self.faults: dict[str, list[str]] = {}
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the weights where MMEngine looks for them.
+        """Load the weights; MMEngine gets them under the model's names.
 
         Raises:
-            ValueError: They are not found; the message lists the entries of the checkpoint.
+            ValueError: They are not found, the message lists the entries of the checkpoint; or there are several.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        state = to_classifier_names(unwrap(checkpoint), model.state_dict())
-        loaded = checkpoint.get("state_dict", checkpoint)
-        if not isinstance(loaded, Mapping) or loaded.keys() != state.keys():
-            checkpoint["state_dict"] = state
+        model, state = without_wrappers(runner.model), unwrap(checkpoint)
+        if is_model_wrapper(model):  # of one that shards, which loads in ways of its own
+            checkpoint["state_dict"] = fit_names(state, model.module.state_dict())
+            return
+        if runner.cfg.get("resume"):
+            check_resumable(model, fit_names(state, model.state_dict()))
+        self.faults = load_weights(model, state)
+        checkpoint["state_dict"] = model.state_dict()
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and "ema_state_dict" not in checkpoint:  # it looked for the model's own names
+                without_wrappers(hook.ema_model.module).load_state_dict(checkpoint["state_dict"])
+
+    def before_train(self, runner: Runner) -> None:
+        """Say what keeps its initial values."""
+        texts = [f"{kind}: {abbreviate(names)}" for kind, names in self.faults.items() if names]
+        if texts:
+            runner.logger.warning(
+                f"Not all of load_from={runner.cfg.get('load_from')} fits the model. Not loaded are tensors "
+                f"{'; '.join(texts)}. What the model lacks keeps its initial values."
+            )
+        self.faults = {}
+
+    def before_test(self, runner: Runner) -> None:
+        """Refuse to evaluate random weights.
+
+        Raises:
+            ValueError: The model lacks tensors, or has them in another shape.
+        """
+        if self.faults:
+            raise_faults(needed(self.faults))
+            if left := list(chain(*self.faults.values())):
+                runner.logger.info(f"Ignored, of parts that only train: {abbreviate(left)}.")
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model that has the weights: not what runs it in several processes, or merges its predictions."""
+    while isinstance(model, (BaseTTAModel, DataParallel, DistributedDataParallel)):
+        model = model.module
+    return model
+
+
+def check_resumable(model: nn.Module, state: dict) -> None:
+    """Check that a checkpoint has the parameters for which it has the state of an optimizer.
+
+    Raises:
+        ValueError: It is of another model; the message names a tensor, and both shapes.
+    """
+    for name, parameter in model.named_parameters():
+        given = tuple(state[name].shape) if name in state else None
+        if given != tuple(parameter.shape):
+            has = "lacks" if given is None else f"has with shape {given}"
+            raise ValueError(
+                f"The checkpoint to resume from is of another model: it {has} {name}, which has shape "
+                f"{tuple(parameter.shape)} here. Resume with the config it was trained with, or start a training from "
+                "its weights: --cfg-options load_from=..., without --resume."
+            )

@@ -14,8 +14,8 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
-from mmrepmlp.checkpoint import meta_of, unwrap
-from mmrepmlp.verbs.config import class_metainfo, innermost_dataset, require
+from mmrepmlp.checkpoint import load_weights, meta_of, unwrap
+from mmrepmlp.verbs.config import class_metainfo, framework_of, innermost_dataset, require
 from mmrepmlp.verbs.infer.drawing import draw_sample
 from mmrepmlp.verbs.model import drop_pretrained, fitting_config
 
@@ -39,7 +39,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str | None = None) -> None:
-        self.framework = cfg.get("default_scope")
+        self.framework = framework_of(cfg)
         if self.framework not in VISUALIZERS:
             raise ValueError(
                 f"The config has default_scope={self.framework!r}: expected one of {', '.join(VISUALIZERS)}."
@@ -47,10 +47,12 @@ class Predictor:
         require(cfg, "test_dataloader")
         device = device or get_device()
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location=device, logger="silent")
-        self.cfg = prepare_config(fitting_config(cfg, unwrap(content)))
+        state = unwrap(content)
+        self.cfg = prepare_config(fitting_config(cfg, state))
         with self.scope():
             self.load = image_loader(innermost_dataset(cfg).get("pipeline") or [], TRANSFORMS.build)
             self.inferencer = build_inferencer(self.cfg, str(checkpoint), device)
+        load_weights(self.inferencer.model, state)  # whatever their names, of which MMEngine knows its own
         meta = class_metainfo(cfg, meta_of(content))
         self.classes, self.palette = meta.get("classes"), meta.get("palette")
 
@@ -113,7 +115,8 @@ def prepare_config(cfg: Config) -> Config:
     That is the test set's pipeline at the top, beginning with the transform that loads images and without those that
     load annotations, a visualizer, and the data preprocessor in the model.
     """
-    cfg, scope = copy.deepcopy(cfg), cfg.default_scope
+    cfg, scope = copy.deepcopy(cfg), framework_of(cfg)
+    cfg.default_scope = scope
     drop_pretrained(cfg.model)
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)

@@ -22,7 +22,8 @@ from mmrepmlp.checkpoint import (
 )
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
-from mmrepmlp.verbs.config import read_config
+from mmrepmlp.verbs.config import framework_of, read_config
+from mmrepmlp.verbs.explain import summarize
 from mmrepmlp.verbs.model import build_model, count_macs, deploy_config, fitting_config
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
@@ -118,7 +119,7 @@ def reparameterize_checkpoint(
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
         converted=list(convertible_modules(model)),
-        rounding=ROUNDING.get(cfg.get("default_scope"), 0.0),
+        rounding=ROUNDING.get(framework_of(cfg), 0.0),
     )
 
     def verify(file: Path, _: Path) -> None:
@@ -177,7 +178,28 @@ def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Modul
         if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
             raise ConversionError(f"The model of {config} is in deploy form already.")
         raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
-    return converted, deploy_config(cfg)
+    return converted, read_back(config, deploy_config(cfg))
+
+
+def read_back(config: str | Path, target: Config) -> Config:
+    """A config as it is when it has been written and read.
+
+    Raises:
+        ConversionError: That is another one, or none.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "deploy.py")
+        try:
+            file.write_text(target.pretty_text, encoding="utf-8")
+            if (written := Config.fromfile(file)).to_dict() == target.to_dict():
+                return written
+            reason = "it is read as another one"
+        except Exception as error:  # of whatever the text makes its reader do
+            reason = summarize(error)
+    raise ConversionError(
+        f"The config of the deploy form of {config} cannot be written as text: {reason}. Use names, numbers and lists "
+        "alone in the config. Nothing was written."
+    )
 
 
 def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Module:
@@ -260,10 +282,10 @@ def write_files(
     report_file = report.checkpoint.with_suffix(".json")
     try:
         with atomic_write(report_file, named_after=out.with_suffix(report_file.suffix)) as file:
-            file.write_text(report.to_json())
-        target.load_from = f"{{{{ fileDirname }}}}/{report.checkpoint.name}"
+            file.write_text(report.to_json(), encoding="utf-8")
+        target.load_from = report.checkpoint.name  # beside the config, where read_config looks as well
         with atomic_write(report.config) as file:
-            file.write_text(target.pretty_text)
+            file.write_text(target.pretty_text, encoding="utf-8")
     except OSError:
         for path in {report.checkpoint, report_file} - stale:
             path.unlink(missing_ok=True)

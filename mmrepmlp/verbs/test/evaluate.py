@@ -11,9 +11,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.checkpoint import check_folder, save_checkpoint
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.config import load_config, require
+from mmrepmlp.verbs.config import framework_of, load_config, require
 from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import build_runner
@@ -114,6 +114,9 @@ def load_test_config(
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
+    for folder in (Path(out).parent if out else None, show_dir):
+        if folder is not None:  # which are written at the end
+            check_folder(folder)
     if show_dir:
         draw_into(cfg, str(Path(show_dir).absolute()), cfg_options or {})
     return cfg
@@ -125,7 +128,7 @@ def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
     Raises:
         MMRepMLPError: There is no such hook, or it is none of a framework that is known.
     """
-    hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), cfg.get("default_scope")
+    hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), framework_of(cfg)
     switches = {
         "mmpretrain": dict(enable=True, out_dir=folder),
         "mmseg": dict(draw=True),  # into the folder of the visualizer

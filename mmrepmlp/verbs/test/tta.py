@@ -6,7 +6,7 @@ import copy
 from mmengine.config import Config, ConfigDict
 
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.config import as_list
+from mmrepmlp.verbs.config import as_list, framework_of
 
 # What merges the predictions where a config has no tta_model.
 MODELS = {
@@ -23,22 +23,25 @@ def apply_tta(cfg: Config) -> None:
     Raises:
         MMRepMLPError: The config has no ``tta_model`` and its framework no usual one, or there is no pipeline.
     """
-    scope = cfg.get("default_scope")
+    scope = framework_of(cfg)
     model = cfg.get("tta_model") or MODELS.get(scope)
     if model is None:
         raise MMRepMLPError(
             f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
             "tta_model and tta_pipeline in the config, or omit --tta."
         )
+    prefix = "" if cfg.get("default_scope") else f"{scope}."
+    if not cfg.get("tta_model"):
+        model = {**model, "type": f"{prefix}{model['type']}"}
     own = cfg.model.get("data_preprocessor")
     if own and cfg.get("data_preprocessor"):  # which is the default of a model, but BaseTTAModel overwrites with it
         cfg.data_preprocessor = own
     cfg.model = ConfigDict({**model, "module": cfg.model})
-    augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"))
+    augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"), f"{prefix}RandomFlip")
 
 
-def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:
-    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips.
+def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None, flip: str) -> None:
+    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips of a type.
 
     Raises:
         MMRepMLPError: There is neither.
@@ -46,14 +49,14 @@ def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None) -> None:
     inner = [part for name in ("dataset", "datasets") for part in as_list(dataset.get(name))]
     if inner:
         for part in inner:
-            augment(part, pipeline)
+            augment(part, pipeline, flip)
     elif pipeline or dataset.get("pipeline"):
-        dataset.pipeline = copy.deepcopy(pipeline) or flip_pipeline(dataset.pipeline)
+        dataset.pipeline = copy.deepcopy(pipeline) or flip_pipeline(dataset.pipeline, flip)
     else:
         raise MMRepMLPError(f"{dataset.type} has no pipeline to add flips to. Set tta_pipeline in the config.")
 
 
-def flip_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
+def flip_pipeline(pipeline: list[ConfigDict], flip: str) -> list[ConfigDict]:
     """A test pipeline whose images come twice, as they are and flipped; annotations stay as they are."""
     pipeline = copy.deepcopy(pipeline)
     names = [str(step.type).rpartition(".")[2] for step in pipeline]
@@ -62,6 +65,6 @@ def flip_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
     last = pipeline[-1]
     if "meta_keys" in last:
         last.meta_keys = (*last.meta_keys, *(key for key in FLIP_KEYS if key not in last.meta_keys))
-    flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
+    flips = [dict(type=flip, prob=0.0), dict(type=flip, prob=1.0)]
     both = dict(type="TestTimeAug", transforms=[flips, *([step] for step in pipeline[first:])])
     return [*pipeline[:first], ConfigDict(both)]

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
+from mmrepmlp.checkpoint import abbreviate
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import load_config, require
 from mmrepmlp.verbs.explain import explained
@@ -14,7 +15,7 @@ from mmrepmlp.verbs.model import iter_dicts
 from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import add_hooks, build_runner
 
-from .resume import make_resumable, resume_from
+from .resume import make_resumable, newest_first, resume_from
 
 # Hooks added to those of the config, with the reason.
 CHECKS = {
@@ -78,7 +79,7 @@ def train(
                 "Add it, or omit --auto-scale-lr."
             )
         cfg.auto_scale_lr.enable = True
-    changes = make_resumable(cfg)
+    changes, earlier = make_resumable(cfg), newest_first(Path(cfg.work_dir))
     resume = resume or (cfg.get("resume") and (cfg.get("load_from") or "auto"))
     if resume:
         resume_from(cfg, resume)
@@ -89,6 +90,11 @@ def train(
         if cfg.get("check_annotations", True):
             add_hooks(runner, CHECKS)
         add_hooks(runner, HOOKS)
+        if earlier and not cfg.get("resume"):
+            runner.logger.warning(
+                f"{cfg.work_dir} has checkpoints already: {abbreviate(path.name for path in earlier)}. Those of this "
+                "training are written beside or over them; --resume goes on with the last, --work-dir separates them."
+            )
         if lacks_constructor(cfg):
             runner.logger.warning(WITHOUT_CONSTRUCTOR)
         with show_progress(runner):

@@ -8,14 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
 from mmrepmlp.apis import infer, reparameterize_checkpoint
-from mmrepmlp.checkpoint import save_checkpoint
+from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.cli import main
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.config import trained_metainfo
+from mmrepmlp.verbs.config import read_config, trained_metainfo
 from mmrepmlp.verbs.infer.images import ImageError
 from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette, prepare_config
 from tests.fixtures import CONFIG
@@ -274,3 +275,11 @@ def test_maps_and_boxes_do_not_depend_on_the_batch(short_run, several, tmp_path)
         if short_run.task == "seg":
             maps = [cv2.imread(str(tmp_path / batch / expected["sem_seg"]), cv2.IMREAD_UNCHANGED) for batch in "18"]
             assert (maps[0] == maps[1]).mean() > 0.99  # ties
+
+
+def test_weights_under_the_names_of_a_wrapper_are_those_that_predict(trained, tmp_path):
+    content = load_from_local(trained.checkpoint)
+    state = {f"student.{name}": value for name, value in content["state_dict"].items()}
+    save_checkpoint({"meta": content["meta"], "state_dict": state}, tmp_path / "x.pth")
+    model = Predictor(read_config(CONFIG), tmp_path / "x.pth").inferencer.model
+    assert all(torch.equal(value, content["state_dict"][name]) for name, value in model.state_dict().items())

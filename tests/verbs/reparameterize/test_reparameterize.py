@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import io
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mmpretrain.registry import MODELS
 
 from mmrepmlp.apis import ConversionError, evaluate, reparameterize_checkpoint, train
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint, unwrap, writing
+from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model, random_images
 from mmrepmlp.verbs.reparameterize import reparameterize as module
 from mmrepmlp.verbs.reparameterize.test_set import Agreement
@@ -45,7 +48,7 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
     digest = hashlib.sha256(report.checkpoint.read_bytes()).hexdigest()[:8]
     assert sorted(os.listdir(out.parent)) == [f"deploy-{digest}.json", f"deploy-{digest}.pth", "deploy.py"]
     deployed = build_from(report.config)
-    checkpoint = load_from_local(Config.fromfile(report.config).load_from)
+    checkpoint = load_from_local(read_config(report.config).load_from)
     deployed.load_state_dict(checkpoint["state_dict"], strict=True)
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
@@ -289,3 +292,22 @@ def test_a_full_disk_leaves_what_was_there_before(trained, out, monkeypatch, fai
     with pytest.raises(OSError, match="No space"):  # another precision, so another file
         reparameterize_checkpoint(CONFIG, trained.checkpoint, out, overwrite=True, dtype="float16")
     assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("folder", ["it's", "back\\slash", "{{ fileDirname }}", """both'"kinds""", "\u6570\u5b57"])
+def test_the_written_config_finds_its_weights_wherever_it_lies(trained, tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")  # of another locale
+    options = {"author": "\u6570\u5b57"}
+    report = reparameterize_checkpoint(
+        CONFIG, trained.checkpoint, tmp_path / folder / "deploy.pth", cfg_options=options
+    )
+    cfg = read_config(report.config)
+    assert cfg.author == options["author"] and Path(cfg.load_from) == report.checkpoint and report.checkpoint.is_file()
+    build_model(cfg, load_from_local(cfg.load_from)["state_dict"])
+
+
+def test_a_config_that_no_text_holds_is_refused(trained, out, tmp_path):
+    text = f"_base_ = {CONFIG!r}\nlimit = float('inf')\n"
+    (tmp_path / "config.py").write_text(text)
+    message = "cannot be written as text: NameError: name 'inf' is not defined.*Nothing was written"
+    assert_refused(ConversionError, message, out, tmp_path / "config.py", trained.checkpoint)

@@ -4,6 +4,7 @@
 import mmseg.models  # noqa: F401  register the models
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -13,9 +14,11 @@ from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import named_tensors
+from mmrepmlp.verbs.config import framework_of, read_config
 from mmrepmlp.verbs.model import build_model, call_model, count_macs, random_images
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
+from tests.new_configs import new_style
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +151,29 @@ def test_settings_of_the_training_make_the_model_fit(tmp_path):
     options = {"model.head.num_classes": 4}
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth", cfg_options=options)
     assert Config.fromfile(report.config).model.head.num_classes == 4
+
+
+def test_a_config_in_pure_python_is_written_with_names_that_build_the_same(tmp_path):
+    base, settings = BORROWED["Mask R-CNN"]
+    cfg = read_config(base, {"default_scope": "mmdet"})
+    cfg.merge_from_dict(dict(model=dict(backbone=BACKBONE, **settings)))
+    cfg.dump(tmp_path / "old.py")
+    model = save_random(tmp_path / "old.py", tmp_path / "trained.pth")
+    (tmp_path / "new.py").write_text(new_style(cfg))
+    report = reparameterize_checkpoint(tmp_path / "new.py", tmp_path / "trained.pth", tmp_path / "deploy.pth")
+    written = read_config(report.config)
+    assert framework_of(written) == "mmdet" and written.default_scope is None
+    assert written.model.test_cfg.rpn.nms.type == "nms"
+    assert written.model.roi_head.bbox_roi_extractor.roi_layer.type == "RoIAlign"
+    assert written.model.roi_head.bbox_head.loss_bbox.type == "mmdet.L1Loss"
+    deployed = build_model(written, load_from_local(report.checkpoint)["state_dict"])
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1, 1), batch_input_shape=(64, 64))
+    )
+    images = random_images(model, 1).float()
+    with torch.no_grad():
+        before, after = (m(images, [sample.clone()], mode="predict")[0].pred_instances for m in (model, deployed))
+    assert len(after) == len(before) and relative_error(after.scores, before.scores) < 1e-5
 
 
 class WithoutValues(nn.Module):

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmrepmlp.apis import evaluate, train
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from mmrepmlp.verbs.config import load_config
+from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.train.resume import latest_checkpoint, make_resumable, resume_from
 from tests.fixtures import CONFIG
 
@@ -186,3 +187,26 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
     with pytest.raises(CheckpointError, match="none of its checkpoints"):
         train(CONFIG, str(tmp_path), resume="auto")
     assert (tmp_path / "epoch_1.pth").read_bytes() == b"PK"
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            {"model.head.num_classes": 7},
+            ValueError,
+            r"shape \(10, \d+\) head.fc.weight, which has shape \(7, \d+\) here",
+        ),
+        ({"model.backbone.img_size": 96}, ValueError, r"another model: it has with shape .*fc3.weight.*load_from"),
+        ({"optim_wrapper.paramwise_cfg": None}, ExplainedError, "ValueError: .*epoch_2.pth does not fit .*load_from"),
+        (
+            {"optim_wrapper.optimizer": dict(_delete_=True, type="SGD", lr=0.1, weight_decay=0)},
+            ExplainedError,
+            "epoch_2.pth does not fit",
+        ),
+    ],
+)
+def test_what_cannot_go_on_from_a_checkpoint_is_one_sentence(trained, tmp_path, change, error, message):
+    options = {**trained.options, "train_cfg.max_epochs": 3, "train_dataloader.dataset.indices": 64, **change}
+    with pytest.raises(error, match=message):
+        train(CONFIG, str(tmp_path), resume=str(trained.checkpoint), cfg_options=options)

@@ -5,6 +5,7 @@ import torch
 from mmrepmlp.apis import train
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.engine import CheckAnnotationsHook
+from mmrepmlp.verbs.explain import explain
 from mmrepmlp.verbs.train.train import HOOKS, WITHOUT_CONSTRUCTOR
 from tests.fixtures import CONFIG
 
@@ -66,3 +67,19 @@ def test_gradient_reparam_without_its_optimizer_is_a_warning(constructor, tmp_pa
     train(CONFIG, str(tmp_path), cfg_options=settings)
     (log,) = tmp_path.glob("*/*.log")
     assert log.read_text().count(f"WARNING - {WITHOUT_CONSTRUCTOR}") == (constructor is None)
+
+
+def test_what_a_training_begins_with_is_said_on_the_terminal(trained, options, tmp_path, capfd):
+    (tmp_path / "epoch_9.pth").touch()
+    few = {"train_cfg.max_epochs": 1, "train_dataloader.dataset.indices": 64, "model.head.num_classes": 12}
+    settings = {**options, **few, "load_from": str(trained.checkpoint)}
+    train(CONFIG, str(tmp_path), cfg_options=settings, progress=True)
+    out = capfd.readouterr().out
+    assert "Not loaded are tensors of another shape: head.fc.weight" in out and "keeps its initial values" in out
+    assert f"{tmp_path} has checkpoints already: epoch_9.pth. Those of this training" in out
+
+
+def test_a_setting_of_the_loop_that_does_not_exist_is_named(options, tmp_path):
+    with pytest.raises(TypeError) as caught:
+        train(CONFIG, str(tmp_path), cfg_options={**options, "train_cfg.max_epoch": 2})
+    assert "unexpected keyword argument 'max_epoch'. Correct its arguments in the config" in explain(caught.value)
