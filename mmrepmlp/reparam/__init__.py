@@ -2,13 +2,8 @@
 from .addition import Addend, IdentityTap, LinearAddition, MiddleTap, TileTaps
 from .compare import TOLERANCE, Difference, compare_outputs, distance, named_tensors
 from .fuse import Affine, affine, conv_to_fc, fuse_after, fuse_before, identity_kernel, sum_kernels, to_float64
-from .module import (
-    Reparameterizable,
-    convertible_modules,
-    fuse_state_dict,
-    required_tensors,
-    switch_to_deploy,
-)
+from .module import Reparameterizable, fuse_state_dict, required_tensors
+from .walk import convertible_modules, switch_to_deploy
 from .wrapped import refuse_wrapped
 
 __all__ = [
