@@ -232,7 +232,10 @@ def run_verb(operation: str, json: str | None = None, **arguments: object) -> No
     from rich.console import Console
 
     from mmrepmlp import apis
+    from mmrepmlp.checkpoint import check_folder
 
+    if json:
+        check_folder(os.path.dirname(json) or ".")  # what takes hours ends with it
     result = getattr(apis, operation)(**arguments)
     if operation == "infer":
         print(result)

@@ -4,6 +4,7 @@ of their own, while OpenMMLab's are put together."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from mmengine.logging import print_log
 from torch import Tensor
@@ -31,7 +32,8 @@ def fit_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> Mapping[s
     expected = set(expected)
     prefix = find_prefix(state, expected)
     if prefix is None and f"{HEAD}weight" in expected:
-        prefix = find_prefix(state, {name.removeprefix("backbone.") for name in expected})
+        with suppress(ValueError):  # other networks have layers of such names several times
+            prefix = find_prefix(state, {name.removeprefix("backbone.") for name in expected})
     if prefix:
         print_log(f"The weights under {prefix!r} are loaded, without this prefix.", "current")
         inside = OrderedDict((n.removeprefix(prefix), value) for n, value in state.items() if n.startswith(prefix))

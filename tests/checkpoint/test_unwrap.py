@@ -241,6 +241,8 @@ def test_a_model_that_is_there_twice_is_named(state):
     both = {**prefixed(state, "student."), **prefixed(state, "teacher.")}
     with pytest.raises(ValueError, match="several times, under 'student.', 'teacher.'"):
         build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), both)
+    layers = {"layer1.0.conv1.weight": torch.ones(1), "layer1.1.conv1.weight": torch.ones(1)}
+    assert fit_names(layers, ["backbone.conv1.weight", "head.fc.weight"]).keys() == prefixed(layers, "backbone.").keys()
     smaller = {name: value for name, value in both.items() if "student.head" not in name}
     build_model(Config(dict(model=CLASSIFIER, default_scope="mmpretrain")), smaller)
 
