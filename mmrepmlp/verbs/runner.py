@@ -13,9 +13,13 @@ from mmengine.runner import Runner
 from .distributed import setup_distributed
 from .progress import WithoutInformation, add_progress
 
-# Hooks added to those of a config, with the reason.
+# Hooks added to those of a config unless it sets the switch to False, with the reason.
 CHECKS = {
-    "CheckWeightsHook": "a checkpoint without weights stops the run; check_weights=False in the config turns it off.",
+    "check_weights": {"CheckWeightsHook": "a checkpoint without weights stops the run."},
+    "check_annotations": {
+        "CheckAnnotationsHook": "annotations that do not fit the model stop the run.",
+        "CheckLastBatchHook": "a training that its last batch would end stops at the first.",
+    },
 }
 
 
@@ -43,8 +47,11 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
         runner = kind.from_cfg(cfg)
     if progress:
         add_progress(runner, name_log)
-    if cfg.get("check_weights", True):
-        add_hooks(runner, CHECKS)
+    for switch, hooks in CHECKS.items():
+        if cfg.get(switch, True):
+            add_hooks(
+                runner, {name: f"{reason} {switch}=False in the config turns it off." for name, reason in hooks.items()}
+            )
     return runner
 
 

@@ -17,10 +17,6 @@ from mmrepmlp.verbs.runner import add_hooks, build_runner
 from .resume import make_resumable, resume_from
 
 # Hooks added to those of the config, with the reason.
-CHECKS = {
-    "CheckAnnotationsHook": "labels of classes that the model does not have stop the training; "
-    "check_annotations=False in the config turns it off.",
-}
 HOOKS = {
     "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
 }
@@ -86,8 +82,6 @@ def train(
         runner = build_runner(cfg, progress)
         for change in changes:
             runner.logger.info(change)
-        if cfg.get("check_annotations", True):
-            add_hooks(runner, CHECKS)
         add_hooks(runner, HOOKS)
         if lacks_constructor(cfg):
             runner.logger.warning(WITHOUT_CONSTRUCTOR)
