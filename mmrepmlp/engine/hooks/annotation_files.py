@@ -14,7 +14,7 @@ IMAGES = {".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 HIDDEN = (".", "@", "__", "$")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir, __MACOSX
 
 SWITCH = "check_annotations=False in the config skips this check."
-COUNTS_AS_CLASS = "{} counts as a class, but is hidden or has no image that is read. Remove it."
+COUNTS_AS_CLASS = "{} counts as a class, but is hidden or has no image. Remove it."
 TURNED = (
     "{} is turned where it is read, by its EXIF orientation, and its annotation has the size of the stored image, "
     "{} x {}. Unless it was made on the turned one, set color_type='color_ignore_orientation' of LoadImageFromFile."
@@ -39,18 +39,18 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
         suffixes = (dataset.img_suffix,)
     if not (folder and suffixes) or os.path.isfile(dataset.ann_file):
         return None, [], Counter()
-    used, unused = set(), Counter()
+    filled, unread = set(), Counter()
     for place, name in iter_images(folder):
         suffix = os.path.splitext(name)[1]
-        if (name.lower() if several else name).endswith(suffixes):
-            used.add(os.path.relpath(place, folder).split(os.sep)[0])
-        elif masks and place.startswith(masks.rstrip("/")) and name.endswith(dataset.seg_map_suffix):
+        if masks and place.startswith(masks.rstrip("/")) and name.endswith(dataset.seg_map_suffix):
             continue
-        elif suffix != os.path.splitext(f"x{suffixes[0]}")[1]:  # else it is of another kind, e.g. *_rightImg8bit.png
-            unused[suffix] += 1
+        filled.add(os.path.relpath(place, folder).split(os.sep)[0])
+        # One that ends in another way is of another kind, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
+        if not (name.lower() if several else name).endswith((*suffixes, os.path.splitext(f"x{suffixes[0]}")[1])):
+            unread[suffix] += 1
     folders = getattr(dataset, "folder_to_idx", ())
-    odd = [name for name in folders if name.startswith(HIDDEN) or name not in used]
-    return folder.rstrip("/"), odd, unused
+    odd = [name for name in folders if name.startswith(HIDDEN) or name not in filled]
+    return folder.rstrip("/"), odd, unread
 
 
 def iter_images(folder: str) -> Iterator[tuple[str, str]]:
