@@ -117,7 +117,7 @@ def advise_on_batch(error: Exception, frames: list[FrameType], cfg: Config) -> t
         if cfg[loader].batch_size > 1:
             advice = f"{loader}{'.batch_sampler' * bool(cfg[loader].get('batch_sampler'))}.drop_last=True"
         name = f"model.{path.removeprefix('module.')}"
-        return f"The last batch has one image, of which the batch norm {name} gets a map of 1 x 1. Set {advice}.", {}
+        return f"A batch has one image, of which the batch norm {name} gets a map of 1 x 1. Set {advice}.", {}
     joins = any(isinstance(owner, BaseDataPreprocessor) for owner in owners) or "collate" in str(error)
     joins = joins or any("collate" in frame.f_code.co_name for frame in frames)
     if joins and re.search(

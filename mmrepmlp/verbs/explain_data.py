@@ -97,8 +97,8 @@ def reads(readers: list[Callable], info: dict) -> bool:
 
 def why_other_folders(dataset: BaseDataset) -> str:
     """Which folders make a dataset of other classes than its config names."""
-    odd, names = list_images(dataset)[1], names_in(dataset.metainfo)
-    if odd:
+    names = names_in(dataset.metainfo)
+    if odd := [name for name in list_images(dataset)[1] if name not in names]:
         return COUNTS_AS_CLASS.format(", ".join(odd))
     others = [name for name in dataset.folder_to_idx if name not in names]
     missing = [name for name in names if name not in dataset.folder_to_idx]

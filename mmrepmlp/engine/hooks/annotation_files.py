@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from PIL import ExifTags, Image
 
 IMAGES = {".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-HIDDEN = (".", "@", "__", "$")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir, __MACOSX
+HIDDEN = (".", "@", "$", "__MACOSX")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir
 
 SWITCH = "check_annotations=False in the config skips this check."
 COUNTS_AS_CLASS = "{} counts as a class, but is hidden or has no image. Remove it."
@@ -37,7 +37,7 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
     if hasattr(dataset, "img_suffix"):
         folder, masks = (dataset.data_prefix.get(name) for name in ("img_path", "seg_map_path"))
         suffixes = (dataset.img_suffix,)
-    if not (folder and suffixes) or os.path.isfile(dataset.ann_file):
+    if not (folder and suffixes and os.path.isdir(folder)) or os.path.isfile(dataset.ann_file):
         return None, [], Counter()
     filled, unread = set(), Counter()
     for place, name in iter_images(folder):

@@ -84,9 +84,8 @@ class CheckAnnotationsHook(Hook):
                 dataset; folders number the classes differently for validation; a loss is constant.
         """
         check_losses(self.find_head(runner))
-        train = runner.train_dataloader.dataset
-        self.trained = names_in(getattr(train, "metainfo", {}))
-        self.check_datasets(runner, train)
+        self.trained = []  # not those of a checkpoint that it starts from, but of the first dataset
+        self.check_datasets(runner, runner.train_dataloader.dataset)
         if runner.val_loop:
             self.check_datasets(runner, runner.val_dataloader.dataset)
 
@@ -162,18 +161,22 @@ class CheckAnnotationsHook(Hook):
 
     def faults_in_order(self, place: str, names: list, folders: list[str], odd: list[str]) -> Iterator[str]:
         """Compare the numbers of classes with those in training, and with the folders that number them."""
-        moved = [name for name in names if name in self.trained and self.trained.index(name) != names.index(name)]
-        advice = COUNTS_AS_CLASS.format(", ".join(odd))
+        trained, self.trained = self.trained, self.trained or names
+        new = [name for name in odd if name not in trained]  # a class of the training may have no image here
+        advice = COUNTS_AS_CLASS.format(", ".join(new)) if new else ""
+        moved = [name for name in names if name in trained and trained.index(name) != names.index(name)]
         if moved:
-            numbers = f"{names.index(moved[0])} in {place}, but {self.trained.index(moved[0])} in training"
-            text = f"Class {moved[0]!r} has number {numbers}. {advice if odd else 'Make the classes the same.'}"
+            text = (
+                f"Class {moved[0]!r} has number {names.index(moved[0])} in {place}, but {trained.index(moved[0])} in "
+            )
+            text += f"training: {list_difference(names, trained)}. {advice or 'Both need the same classes.'}"
             if folders:
                 raise AnnotationError(f"{text} {SWITCH}")
             yield text
-        elif odd and len(folders) > self.classes > 0:
+        elif new and len(folders) > self.classes > 0:
             text = f"{place} has {len(folders)} folders, but model.{self.head} has classes 0 to {self.classes - 1}."
             raise AnnotationError(f"{text} {advice} {SWITCH}")
-        elif odd:
+        elif new:
             yield f"{place}: {advice}"
         if any(name in folders and folders.index(name) != i for i, name in enumerate(names)):
             yield (
@@ -248,7 +251,7 @@ def check_losses(model: nn.Module) -> None:
             if single and any(is_constant(loss, (1, 1, 8, 8) if name != "head" else (8, 1)) for loss in losses):
                 raise AnnotationError(
                     f"model.{name} has a single channel, and softmax makes it 1 everywhere, so that its loss is "
-                    f"constant. Set use_sigmoid=True in its loss, or model.{name}.num_classes=2. {SWITCH}"
+                    f"constant. Set use_sigmoid=True in its loss, or give it two channels, one a class. {SWITCH}"
                 )
 
 
@@ -262,6 +265,13 @@ def is_constant(loss: nn.Module, shape: tuple[int, ...]) -> bool:
             loss(scores, labels).sum().backward()
             slopes.append(scores.grad.any())
     return bool(slopes) and not any(slopes)
+
+
+def list_difference(names: list, trained: list) -> str:
+    """Say which classes are in one of two lists."""
+    extra, missing = ([str(name) for name in a if name not in b] for a, b in ((names, trained), (trained, names)))
+    found = {"new are": extra, "missing are": missing}
+    return " and ".join(f"{word} {', '.join(names)}" for word, names in found.items() if names) or "the order differs"
 
 
 def samples_in(data_batch: object) -> Sequence[object]:

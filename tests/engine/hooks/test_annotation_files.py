@@ -137,7 +137,9 @@ def test_folders_that_are_no_class(tmp_path, caplog, name):
     clean = classified(tmp_path / "clean", "a", "b")
     odd = classified(tmp_path / "odd", name, "a", "b")
     assert odd.metainfo["classes"] == (name.rstrip("/"), "a", "b")
-    message = rf"Class 'a' has number 1 in \S+odd, but 0 in training\. {name.rstrip('/')} counts as a class, .* Remove"
+    message = (
+        rf"Class 'a' has number 1 in \S+odd, but 0 in training: new are ({name.rstrip('/')})\. \1 counts as a class,"
+    )
     with pytest.raises(AnnotationError, match=message):
         started(classifier(2), clean, val=odd)
     with pytest.raises(AnnotationError, match=message):
@@ -147,13 +149,23 @@ def test_folders_that_are_no_class(tmp_path, caplog, name):
     assert not warnings_of(caplog)
     started(classifier(3), odd)
     assert ["odd: " in m and f"{name.rstrip('/')} counts as a class" in m for m in warnings_of(caplog)] == [True]
+    with pytest.raises(AnnotationError, match="Class 'a' has number 0 in .*clean, but 1 in training: missing are"):
+        started(classifier(3), odd, val=clean)
+    assert len(warnings_of(caplog)) == 1  # of the training set
     started(classifier(2), clean, val=clean)
+    assert not warnings_of(caplog)
+
+
+def test_a_class_of_the_training_without_an_image_to_validate_is_one(tmp_path, caplog):
+    clean = classified(tmp_path / "clean", "a", "b")
+    started(classifier(2), clean, val=classified(tmp_path / "val", "a/", "b"))
+    begun_test(classifier(2), classified(tmp_path / "test", "a/", "b"), dict(meta=dict(classes=["a", "b"])))
     assert not warnings_of(caplog)
 
 
 def test_fewer_folders_than_in_training(tmp_path):
     clean, fewer = classified(tmp_path / "clean", "a", "b", "c"), classified(tmp_path / "fewer", "a", "c")
-    with pytest.raises(AnnotationError, match="Class 'c' has number 1 in .*fewer, but 2 in training"):
+    with pytest.raises(AnnotationError, match="Class 'c' has number 1 in .*fewer, but 2 in training: missing are b"):
         begun_test(classifier(3), fewer, dict(meta=dict(CLASSES=["a", "b", "c"])))
     begun_test(classifier(3), clean, dict(meta=dict(CLASSES=["A", "B", "C"])))  # other names
     begun_test(classifier(3), fewer, dict(state_dict={}))  # of nobody knows what

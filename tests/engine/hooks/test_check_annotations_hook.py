@@ -124,7 +124,7 @@ def test_softmax_over_a_single_channel(loss, refused, settings):
 
 
 def test_a_classifier_of_one_class(caplog):
-    with pytest.raises(AnnotationError, match=r"model\.head has a single channel.* model\.head\.num_classes=2"):
+    with pytest.raises(AnnotationError, match=r"model\.head has a single channel.* two channels"):
         started(classifier(1))
     started(classifier(1, "MultiLabelLinearClsHead"))
 
