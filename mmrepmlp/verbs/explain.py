@@ -109,14 +109,18 @@ def explain_build(error: KeyError | TypeError, frame: FrameType) -> str | None:
 def advise_on_batch(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
     """Explain that a batch has too few images for a batch norm, or images of several sizes."""
     owners = [frame.f_locals.get("self") for frame in frames]
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    paths = {module: name.removeprefix("module.") for name, module in modules[0].named_modules()} if modules else {}
+    if label := re.search(r"Target (\d+) is out of bounds", str(error)):
+        head = next(module for module in reversed(modules) if hasattr(module, "num_classes"))
+        setting = f"model.{paths[head]}.num_classes"
+        return f"There is a label {label[1]}, and {setting}={head.num_classes}. Set it to more, or correct labels.", {}
     if "Expected more than 1 value per channel" in str(error):
-        modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-        path = next(name for name, module in modules[0].named_modules() if module is modules[-1])
         loader = "train_dataloader"
         advice = f"{loader}.batch_size to 2 or more"
         if cfg[loader].batch_size > 1:
             advice = f"{loader}{'.batch_sampler' * bool(cfg[loader].get('batch_sampler'))}.drop_last=True"
-        name = f"model.{path.removeprefix('module.')}"
+        name = f"model.{paths[modules[-1]]}"
         return f"A batch has one image, of which the batch norm {name} gets a map of 1 x 1. Set {advice}.", {}
     joins = any(isinstance(owner, BaseDataPreprocessor) for owner in owners) or "collate" in str(error)
     joins = joins or any("collate" in frame.f_code.co_name for frame in frames)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.datasets import CustomDataset
@@ -22,6 +23,7 @@ from torch import nn
 
 from mmrepmlp.apis import train
 from mmrepmlp.engine.hooks.check_annotations_hook import AnnotationError, CheckAnnotationsHook
+from mmrepmlp.verbs.explain import ExplainedError, explained
 from tests.engine.annotated import CROSS_ENTROPY, begun_test, check, classifier, detector, run_of, segmentor, started
 from tests.fixtures import CONFIG
 
@@ -136,6 +138,24 @@ def test_a_single_class_whose_metric_counts_the_background(caplog):
     names = dict(classes=("thing",), palette=[[1, 2, 3]])
     begun_test(segmentor(1, SIGMOID), BaseSegDataset(lazy_init=True, metainfo=names), {})
     assert ["num_classes=2 and model.decode_head.out_channels=1" in r.getMessage() for r in caplog.records] == [True]
+
+
+class Trained(nn.Module):
+    """A segmentor at its loss."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.auxiliary_head = head
+
+    def forward(self, scores: torch.Tensor, samples: list) -> dict:
+        return self.auxiliary_head.loss_by_feat(scores, samples)
+
+
+def test_a_label_that_an_auxiliary_head_lacks_is_explained():
+    model, samples = Trained(segmentor(3).decode_head), [pixels(0, 1, 3)]
+    message = r"There is a label 3, and model\.auxiliary_head\.num_classes=3\. Set it to more"
+    with pytest.raises(ExplainedError, match=message), explained(Config()):
+        model(torch.zeros(1, 3, 1, 3), samples)
 
 
 def test_what_is_said_names_file_head_and_setting():
