@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.registry import HOOKS
 
+from .annotated_heads import LABELS, check_losses, find_head, labels_of
 from .annotation_files import (
     COUNTS_AS_CLASS,
     SWITCH,
@@ -27,14 +27,10 @@ from .annotation_files import (
     turned_size,
 )
 
-# Where the labels of each head are in a sample.
-LABELS = {
-    "head": "gt_label",
-    "decode_head": "gt_sem_seg.data",
-    "roi_head.bbox_head": "gt_instances.labels",
-    "bbox_head": "gt_instances.labels",
-}
-FRAMEWORKS = ("torch", "mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
+MASKS = 20
+ALL_IGNORED = (
+    "In {} masks everything is of class 0, or {}, which is ignored. Of masks of 0 and 255, divide the numbers by 255."
+)
 ONE_CLASS = (
     "mmsegmentation's mIoU of a single class counts the background as well: finding nothing scores high. Name both in "
     "metainfo.classes, and set model.decode_head.num_classes=2 and model.decode_head.out_channels=1."
@@ -67,6 +63,7 @@ class CheckAnnotationsHook(Hook):
         self.classes = 0
         self.ignored: list[int] = []
         self.trained: list[str] = []  # the names of the classes
+        self.without_class: int | None = 0  # masks so far, until one has a class beside number 0
         self.seen: set[str] = set()
         self.sizes: dict[str, tuple[int, int]] | None = None  # of images in annotation files
         self.turned = False  # whether an image is, by its EXIF orientation
@@ -104,6 +101,8 @@ class CheckAnnotationsHook(Hook):
         self.check_files(runner, runner.train_dataloader.dataset, samples)
         for sample in samples if self.head else ():
             labels = labels_of(sample, LABELS[self.head])
+            if self.head == "decode_head":
+                self.count_masks(runner, labels)
             wrong = labels[labels >= self.classes]
             wrong = wrong[~torch.isin(wrong, wrong.new_tensor(self.ignored))]
             if wrong.numel():
@@ -113,6 +112,16 @@ class CheckAnnotationsHook(Hook):
                     f"{self.classes - 1}{' and ignores ' * bool(self.ignored)}{', '.join(map(str, self.ignored))}. "
                     f"Correct the annotation, or set model.{self.head}.num_classes. {SWITCH}"
                 )
+
+    def count_masks(self, runner: Runner, labels: Tensor) -> None:
+        """Warn where many masks are of class 0 and of what is ignored, and none of another class."""
+        if self.without_class is None or not torch.isin(labels, labels.new_tensor(self.ignored)).any():
+            return
+        self.without_class += 1
+        if ((labels > 0) & (labels < self.classes)).any():
+            self.without_class = None
+        elif self.without_class == MASKS:
+            runner.logger.warning(ALL_IGNORED.format(MASKS, self.ignored[0]))
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Compare the annotations of a batch with their files."""
@@ -212,61 +221,6 @@ class CheckAnnotationsHook(Hook):
                 runner.logger.warning(TURNED.format(image, *size))
 
 
-def find_head(model: nn.Module) -> tuple[str | None, int, list[int]]:
-    """The name of the head that labels are of, the number of its classes, and the labels that it ignores.
-
-    Raises:
-        AttributeError: It has no such number.
-    """
-    name = next((name for name in LABELS if hasattr(model, name.partition(".")[0])), None)
-    head = model.get_submodule(name) if name else None
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    parts = [model, *model.data_preprocessor.modules(), *(head.modules() if head else ())]
-    kinds = {kind.__name__ for part in parts for kind in type(part).__mro__}
-    known = all(type(part).__module__.partition(".")[0] in FRAMEWORKS for part in parts)
-    # Proposals have no class, to CrowdDet all boxes are of one, and with a language model the text is the classes.
-    if not (known and head) or kinds & {"RPN", "CrowdDet"} or hasattr(model, "language_model"):
-        return None, 0, []
-    if name != "decode_head":
-        return name, head.num_classes, []
-    # A cross entropy indexes scores with the labels of pixels, or of masks; other losses may do without.
-    losses = [part for path, part in head.named_modules() if {"loss_decode", "loss_cls"} & set(path.split("."))]
-    if not any(kind.__name__ == "CrossEntropyLoss" for loss in losses for kind in type(loss).__mro__):
-        return None, 0, []
-    return name, max(head.out_channels, 2), [head.ignore_index]  # one channel distinguishes two classes
-
-
-def check_losses(model: nn.Module) -> None:
-    """Reject losses that compare one channel by softmax, which is always 1: they are constant, and fail on label 1.
-
-    Raises:
-        AnnotationError: There is one.
-    """
-    for name in ("head", "decode_head", "auxiliary_head"):
-        heads = getattr(model, name, ())
-        for head in heads if isinstance(heads, (nn.ModuleList, tuple)) else [heads]:
-            losses = getattr(head, "loss_decode", getattr(head, "loss_module", ()))
-            losses = losses if isinstance(losses, (nn.ModuleList, tuple)) else [losses]
-            single = getattr(head, "out_channels", getattr(head, "num_classes", 0)) == 1
-            if single and any(is_constant(loss, (1, 1, 8, 8) if name != "head" else (8, 1)) for loss in losses):
-                raise AnnotationError(
-                    f"model.{name} has a single channel, and softmax makes it 1 everywhere, so that its loss is "
-                    f"constant. Set use_sigmoid=True in its loss, or give it two channels, one a class. {SWITCH}"
-                )
-
-
-def is_constant(loss: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether a loss of scores of one channel does not depend on them, with whichever of two labels it takes."""
-    slopes = []
-    for classes in (1, 2):
-        scores = torch.linspace(-1, 1, math.prod(shape)).view(shape).requires_grad_()
-        labels = (torch.arange(scores.numel()) % classes).view(shape[0], *shape[2:])
-        with suppress(Exception):  # of losses that take something else
-            loss(scores, labels).sum().backward()
-            slopes.append(scores.grad.any())
-    return bool(slopes) and not any(slopes)
-
-
 def list_difference(names: list, trained: list) -> str:
     """Say which classes are in one of two lists."""
     extra, missing = ([str(name) for name in a if name not in b] for a, b in ((names, trained), (trained, names)))
@@ -278,12 +232,3 @@ def samples_in(data_batch: object) -> Sequence[object]:
     """The data samples of a batch; none in one of another kind."""
     samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
     return samples if isinstance(samples, (list, tuple)) else ()
-
-
-def labels_of(sample: object, name: str) -> Tensor:
-    """The integer labels of a sample; none where it has others, or scores in their place."""
-    labels = None if hasattr(sample, "gt_score") else sample
-    for key in name.split("."):
-        labels = getattr(labels, key, None)
-    known = isinstance(labels, Tensor) and not labels.is_floating_point()
-    return labels if known else torch.empty(0, dtype=torch.long)

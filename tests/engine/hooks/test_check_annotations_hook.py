@@ -140,6 +140,12 @@ def test_a_single_class_whose_metric_counts_the_background(caplog):
     assert ["num_classes=2 and model.decode_head.out_channels=1" in r.getMessage() for r in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("values, said", [((0, 255), 1), ((0, 1, 255), 0), ((0, 0), 0)])
+def test_masks_of_0_and_255_train_nothing(caplog, values, said):
+    check(segmentor(2), *[pixels(*values)] * 45)
+    assert ["0 and 255, divide the numbers by 255" in r.getMessage() for r in caplog.records] == [True] * said
+
+
 class Trained(nn.Module):
     """A segmentor at its loss."""
 
