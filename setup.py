@@ -13,7 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read
 
 # OpenMMLab's packages and the onedl ones have the same import names: an environment has either. Neither is required by
 # the core, which would pull one of them over the other, or mmcv over mmcv-lite.
-OPENMMLAB = ["mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3"]
+OPENMMLAB = ["mmengine>=0.10.4,<1", "mmcv>=2.0.0,<3", "setuptools<81"]  # whose pkg_resources MMEngine imports
 ONEDL = ["onedl-mmengine>=0.10.12,<1", "onedl-mmcv>=2.3.6,<3"]
 EXTRAS = {
     "cls": [*OPENMMLAB, "mmpretrain>=1.2.0,<2", "torchvision"],

@@ -63,10 +63,13 @@ def run(command: Sequence[str], log: Path, **variables: str) -> bool:
 def set_up(python: str, torch: str, stack: str, venv: Path, log: Path) -> bool:
     if stack != "mmcv-lite":
         return run(["tools/setup_env.sh"], log, VENV=str(venv), PYTHON=python, TORCH=torch, STACK=stack)
-    torches = [f"torch=={torch}", "torchvision"] if torch else ["-r", "requirements/torch.txt"]
-    packages = [*torches, "-r", "requirements/build.txt", "mmengine", "mmcv-lite", "mmpretrain", "-e", ".[dev]"]
+    # In an empty environment, the commands as the page has them; then what the tests need.
+    _, _, section = (ROOT / "docs/installation.md").read_text().partition("## Without compiled operators")
+    commands = section.split("```bash\n")[1].split("```")[0]
+    torches = f"torch=={torch} torchvision" if torch else "-r requirements/torch.txt"
+    typed = f"set -e\npip install {torches}\n{commands}pip install -e '.[dev]'"
     return run([python, "-m", "venv", str(venv)], log) and run(
-        [str(venv / "bin/python"), "-m", "pip", "install", *packages], log
+        ["bash", "-c", typed], log, PATH=f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
     )
 
 

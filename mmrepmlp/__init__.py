@@ -14,9 +14,10 @@ from importlib import import_module
 
 from .version import __version__
 
-__all__ = ["__version__", "registry", "switch_to_deploy"]
+__all__ = ["RepMLPNet", "RepMLPResNet", "RepOptVGG", "__version__", "registry", "switch_to_deploy"]
 
-ON_FIRST_USE = {"registry": ".registry", "switch_to_deploy": ".reparam"}
+NETWORKS = dict.fromkeys(("RepMLPNet", "RepMLPResNet", "RepOptVGG"), ".models")
+ON_FIRST_USE = {"registry": ".registry", "switch_to_deploy": ".reparam", **NETWORKS}
 
 
 def is_command(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:

@@ -7,7 +7,9 @@ Nothing here imports torch or a framework before a verb begins, so that the help
 import argparse
 import io
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -272,7 +274,7 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     """Call the function that a parser has as its default of ``run``, with the arguments that are given.
 
     An expected error ends the process with ``error: ...`` and exit code 1; with ``--traceback``, and if it is any
-    other, with its traceback.
+    other, with its traceback. Ctrl-C ends it with ``interrupted`` and exit code 130.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the locale's encoding may lack characters of paths and classes
@@ -284,14 +286,19 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     for text in arguments.get("cfg_options", ()):
         if "=" not in text:
             parser.error(f"argument --cfg-options: expected KEY=VALUE, not {text!r}")
+    # Of MMEngine's own code, several times in every run.
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")
     try:
-        from mmrepmlp import registry  # noqa: F401  # with all its effects, before a framework is used
-    except ImportError as error:
-        sys.exit(f"error: {error}")
-    if "cfg_options" in arguments:
-        arguments["cfg_options"] = read_settings(parser, arguments["cfg_options"])
-    try:
+        try:
+            from mmrepmlp import registry  # noqa: F401  # with all its effects, before a framework is used
+        except ImportError as error:
+            sys.exit(f"error: {error}")
+        if "cfg_options" in arguments:
+            arguments["cfg_options"] = read_settings(parser, arguments["cfg_options"])
         run(**arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         from mmrepmlp.verbs.explain import explain
 

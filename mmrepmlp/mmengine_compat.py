@@ -2,7 +2,9 @@
 """All global side effects of importing mmrepmlp: :data:`EFFECTS`, each with a reason."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config.utils import MODULE2PACKAGE
@@ -38,6 +40,14 @@ def name_packages_by_their_modules() -> None:
         MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
+def link_configs_of_clone() -> None:
+    package = Path(__file__).parent
+    for name in ("configs", "tools", "model-index.yml") if (package.parent / "model-index.yml").exists() else ():
+        with suppress(OSError):  # the link is there, or the clone may not be written to
+            (package / ".mim").mkdir(exist_ok=True)
+            (package / ".mim" / name).symlink_to(Path("..", "..", name))
+
+
 EFFECTS = [
     Effect(
         "MMEngine's loaders of checkpoints: local, http(s), torchvision://, open-mmlab://, mmcls://, s3://, pavi://",
@@ -51,6 +61,11 @@ EFFECTS = [
         "MMEngine locates the package of mmseg:: or mmrepmlp:: in a config by the name of its distribution, which is "
         "another one in onedl's line, and fails for editable installs; the name of a module works for any.",
         name_packages_by_their_modules,
+    ),
+    Effect(
+        "mmrepmlp/.mim of a clone",
+        "MMEngine looks there for mmrepmlp::..., and only an installation writes it: in a clone on PYTHONPATH, links.",
+        link_configs_of_clone,
     ),
 ]
 

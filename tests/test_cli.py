@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,24 @@ def test_the_command_itself_has_them_when_a_verb_begins(tmp_path):
     quick = "import sys; sys.argv[0], sys.orig_argv[:] = '-m', ['python', '-m', 'mmrepmlp']; import mmrepmlp as m; "
     quick += "loaded = set(sys.modules); print('torch' in loaded, m.registry.MODELS.scope, m.switch_to_deploy.__name__)"
     assert run_python("-c", quick).stdout == "False mmrepmlp switch_to_deploy\n"
+
+
+def test_ctrl_c_ends_in_one_line(capsys):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        call(interrupt, "config.py")
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_warnings_about_pkg_resources_are_none_of_the_users():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        given()
+        warnings.warn("pkg_resources is deprecated as an API. See https://...", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["another"]
 
 
 def test_the_traceback_of_an_expected_error_is_shown_on_request(tmp_path):

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import CheckpointLoader
 
 from mmrepmlp import mmengine_compat
 from mmrepmlp.checkpoint import LOADERS
+
+ROOT = Path(__file__).parents[1]
 
 
 def changed() -> tuple:
@@ -25,8 +30,21 @@ def test_importing_applies_every_effect_and_again_changes_nothing():
 
 
 def test_every_effect_says_why_it_is_there():
-    assert len({effect.changes for effect in mmengine_compat.EFFECTS}) == len(mmengine_compat.EFFECTS) == 2
+    assert len({effect.changes for effect in mmengine_compat.EFFECTS}) == len(mmengine_compat.EFFECTS) == 3
     assert all(len(effect.reason) > 40 for effect in mmengine_compat.EFFECTS)
+
+
+def test_a_clone_that_nobody_installed_has_its_configs(tmp_path):
+    for name in ("mmrepmlp", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".mim", "__pycache__"))
+    shutil.copy(ROOT / "model-index.yml", tmp_path)
+    name = "mmrepmlp::repmlpnet/repmlpnet-t224_8xb32_in1k.py"
+    script = f"from mmrepmlp.verbs.config import read_config; print(read_config({name!r}).filename)"
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(tmp_path))
+    )
+    assert done.stdout == f"{tmp_path}/mmrepmlp/.mim/configs/{name.partition('::')[2]}\n", done.stderr
 
 
 def test_nothing_else_of_mmengine_and_torch_changes():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import mmrepmlp.models
 from tests.helpers import needs_export
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,14 @@ def modules_after(statement: str) -> set[str]:
 def test_the_backbone_needs_no_framework_and_no_compiled_ops():
     loaded = modules_after("import mmrepmlp.models, mmrepmlp.engine, sys; assert 'mmcv.ops' not in sys.modules")
     assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet", "sklearn"} & loaded
+
+
+def test_networks_are_imported_on_first_use():
+    loaded = modules_after(
+        "import mmrepmlp; assert 'mmrepmlp.models' not in sys.modules; from mmrepmlp import RepMLPNet"
+    )
+    assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet"} & loaded
+    assert mmrepmlp.RepMLPNet is mmrepmlp.models.RepMLPNet and set(mmrepmlp.NETWORKS) <= set(mmrepmlp.models.__all__)
 
 
 def test_export_names_the_torch_that_it_needs():

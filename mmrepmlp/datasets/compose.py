@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all images that are composed of scanned digits share."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import Pool
@@ -47,7 +48,7 @@ def compose_all(compose: Callable, split: str, number: int) -> Iterator[tuple[st
     Yields:
         A name and the result of ``compose``.
     """
-    with Pool() as pool:
+    with Pool(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C ends this process
         composed = pool.imap(partial(compose_indexed, compose, split), range(number), chunksize=16)
         for index, result in enumerate(track(composed, f"images, {split}", number, transient=True)):
             yield f"{index:05d}", result

@@ -8,23 +8,21 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from os.path import expanduser, join
-from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 from urllib.error import URLError
 
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
-from mmengine.runner import BaseLoop, TestLoop, ValLoop
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import as_list
 
+from .explain_data import WORKER, advise_on_data, find_split, summarize
+
 # How layers name the number of channels that they are built for, and the axis of their input that has them.
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
-WORKER = "\nOriginal Traceback"  # where torch quotes what a data loader's worker raised
 BUILDERS = ("build_from_cfg", "build_train_loop", "build_val_loop", "build_test_loop")
 UNKNOWN_TYPE = re.compile(r"is not in the \S+ registry|Cannot find \S+ in registry")
 WRONG_ARGUMENT = re.compile(r"unexpected keyword argument|missing \d+ required|got multiple values for")
@@ -51,8 +49,9 @@ def explained(cfg: Config) -> Iterator[None]:
         cfg: The config.
 
     Raises:
-        ExplainedError: A part of the model got other feature maps than it was built for, a dataset is not there or
-            empty, or predictions cannot be merged. Every other error stays as it is.
+        ExplainedError: A part of the model got other feature maps than it was built for, images of a batch do not go
+            together, a dataset is not there, empty or cannot be read, or predictions cannot be merged. Every other
+            error stays as it is.
     """
     try:
         yield
@@ -60,7 +59,7 @@ def explained(cfg: Config) -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        for advise in (advise_on_model, advise_on_data, advise_on_merging, advise_on_resuming):
+        for advise in (advise_on_batch, advise_on_model, advise_on_data, advise_on_merging, advise_on_resuming):
             advice = None
             with suppress(Exception):  # of configs and models of a kind that is not understood
                 advice = advise(error, frames, cfg)
@@ -78,6 +77,8 @@ def explain(error: BaseException) -> str | None:
     """
     if isinstance(error, URLError):
         return f"A download failed: {error.reason}. Put the file where the config expects it, or check your connection."
+    if getattr(error, "name", None) == "pkg_resources":
+        return "MMEngine needs pkg_resources, which setuptools 81 removed: pip install 'setuptools<81'."
     if isinstance(error, (OSError, ImportError)):
         return str(error).rpartition("\n")[2] if WORKER in str(error) else str(error)
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
@@ -106,12 +107,31 @@ def explain_build(error: KeyError | TypeError, frame: FrameType) -> str | None:
     return f"A part of the config cannot be built: {text}. {advice}"
 
 
-def summarize(error: BaseException) -> str:
-    """An error in one sentence; of one that a data loader's worker raised, that which it quotes."""
-    lines = str(error).strip().splitlines()
-    quoted = WORKER.strip() in str(error)
-    text = lines[-1] if quoted else ": ".join([type(error).__name__, *lines[:1]])
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+def advise_on_batch(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
+    """Explain that a batch has too few images for a batch norm, or images of several sizes."""
+    owners = [frame.f_locals.get("self") for frame in frames]
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    paths = {module: name.removeprefix("module.") for name, module in modules[0].named_modules()} if modules else {}
+    if label := re.search(r"Target (\d+) is out of bounds", str(error)):
+        head = next(module for module in reversed(modules) if hasattr(module, "num_classes"))
+        setting = f"model.{paths[head]}.num_classes"
+        return f"There is a label {label[1]}, and {setting}={head.num_classes}. Set it to more, or correct labels.", {}
+    if "Expected more than 1 value per channel" in str(error):
+        loader = "train_dataloader"
+        advice = f"{loader}.batch_size to 2 or more"
+        if cfg[loader].batch_size > 1:
+            advice = f"{loader}{'.batch_sampler' * bool(cfg[loader].get('batch_sampler'))}.drop_last=True"
+        name = f"model.{paths[modules[-1]]}"
+        return f"A batch has one image, of which the batch norm {name} gets a map of 1 x 1. Set {advice}.", {}
+    joins = any(isinstance(owner, BaseDataPreprocessor) for owner in owners) or "collate" in str(error)
+    joins = joins or any("collate" in frame.f_code.co_name for frame in frames)
+    if joins and re.search(
+        r"image size in a batch should be the same|expects each tensor to be equal size", str(error)
+    ):
+        loader = f"{find_split(owners)}_dataloader"
+        text = f"The images of a batch have different sizes. Set {loader}.batch_size=1, or resize them to one size in"
+        return f"{text} {loader}.dataset.pipeline.", {}
+    return None
 
 
 def advise_on_model(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
@@ -241,73 +261,6 @@ def find_part(settings: object, name: str) -> Mapping:
         else:
             settings = settings[int(key)] if isinstance(settings, list) and key.isdigit() else None
     return settings if isinstance(settings, Mapping) else {}
-
-
-def advise_on_data(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
-    """Name the setting of a file or folder that is not there, or say why a dataset is empty."""
-    owners = [frame.f_locals.get("self") for frame in frames]
-    loop = next((owner for owner in reversed(owners) if isinstance(owner, BaseLoop)), None)
-    split = "test" if isinstance(loop, TestLoop) else "val" if isinstance(loop, ValLoop) else "train"
-    paths = [path for name in ([split] if loop else ["train", "val", "test"]) for path in iter_paths(cfg, name)]
-    if isinstance(owners[-1], BaseDataset) and frames[-1].f_code.co_name == "_serialize_data":
-        return why_empty(owners[-1], paths), {}
-    named = [(setting, path) for setting, path in paths if is_in(path, summarize(error))]
-    missing = [(setting, path) for setting, path in named if not Path(path).exists()]
-    reading = isinstance(error, OSError) or any(frame.f_code.co_name == "load_data_list" for frame in frames)
-    if not missing and not (named and reading):
-        return None
-    setting, path = missing[0] if missing else max(named, key=lambda found: len(found[1]))
-    text = f"{path} does not exist; it is" if missing else f"The path begins with {path}, which is"
-    return f"{text} set by {setting}. Put the data there, or change the setting; docs/datasets.md shows layouts.", {}
-
-
-def iter_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
-    """Iterate over the settings of a split's data that are paths, each with its path."""
-    for index, evaluator in enumerate(as_list(cfg.get(f"{split}_evaluator"))):
-        if isinstance(evaluator, Mapping) and isinstance(evaluator.get("ann_file"), str):
-            number = f".{index}" if isinstance(cfg[f"{split}_evaluator"], list) else ""
-            yield f"{split}_evaluator{number}.ann_file", evaluator["ann_file"]
-    datasets = [(f"{split}_dataloader.dataset", (cfg.get(f"{split}_dataloader") or {}).get("dataset"))]
-    while datasets:
-        name, dataset = datasets.pop(0)
-        if not isinstance(dataset, Mapping):
-            continue
-        yield from ((f"{name}.{setting}", path) for setting, path in local_paths(dataset))
-        for key in ("dataset", "datasets"):
-            many = isinstance(dataset.get(key), list)
-            parts = enumerate(as_list(dataset.get(key)))
-            datasets += [(f"{name}.{key}.{i}" if many else f"{name}.{key}", part) for i, part in parts]
-
-
-def local_paths(dataset: Mapping) -> Iterator[tuple[str, str]]:
-    """Iterate over the settings of a dataset that are local paths, with the paths, the root first."""
-    root, prefix = dataset.get("data_root") or "", dataset.get("data_prefix") or {}
-    prefixes = {f"data_prefix.{key}": part for key, part in prefix.items()} if isinstance(prefix, Mapping) else {}
-    settings = {"data_root": "", "data_prefix": prefix, **prefixes, "ann_file": dataset.get("ann_file")}
-    for setting, path in settings.items():
-        path = expanduser(join(root, path)).rstrip("/") if isinstance(path, str) else ""
-        if path and "://" not in path and (path != root.rstrip("/") or setting == "data_root"):
-            yield setting, path
-
-
-def is_in(path: str, text: str) -> bool:
-    """Whether a text names a path, or something in it."""
-    return re.search(rf"(?<![\w/.-]){re.escape(path)}(?![\w-]|\.\w)", text) is not None
-
-
-def why_empty(dataset: BaseDataset, paths: list[tuple[str, str]]) -> str:
-    """Why a dataset has no sample, as far as what it read tells."""
-    folder, suffix = dataset.data_prefix.get("img_path"), getattr(dataset, "img_suffix", None)
-    if suffix and folder and not Path(dataset.ann_file).is_file():
-        found = sorted({path.suffix for path in Path(folder).rglob("*") if path.is_file()})
-        owner = next((name.partition(".data_prefix")[0] for name, path in paths if path == folder), "the dataset")
-        text = f"{folder} has no file that ends in {suffix!r}, but {', '.join(found) or 'none at all'}."
-        return f"{text} Set {owner}.img_suffix, and {owner}.seg_map_suffix for the masks."
-    where = f"ann_file={dataset.ann_file!r} and data_prefix={dataset.data_prefix}"
-    if getattr(dataset, "cat_ids", None) == []:
-        classes = dataset.metainfo["classes"]
-        return f"None of the categories in {dataset.ann_file} is in metainfo.classes={classes}. Correct the names."
-    return f"{type(dataset).__name__} is empty. Check {where}, and its filter_cfg."
 
 
 def advise_on_merging(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:

@@ -17,10 +17,15 @@ from mmrepmlp.checkpoint import check_folder
 from .distributed import setup_distributed
 from .progress import WithoutInformation, add_progress
 
-# Hooks added to those of a config, with the reason.
+# Hooks added to those of a config unless it sets the switch to False, with the reason.
 CHECKS = {
-    "CheckWeightsHook": "a checkpoint that does not fit the model stops a test, and a training says so; "
-    "check_weights=False in the config turns it off.",
+    "check_weights": {
+        "CheckWeightsHook": "a checkpoint that does not fit the model stops a test, and a training says so."
+    },
+    "check_annotations": {
+        "CheckAnnotationsHook": "annotations that do not fit the model stop the run.",
+        "CheckLastBatchHook": "a training that its last batch would end stops at the first.",
+    },
 }
 
 
@@ -55,8 +60,11 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
             handler.stream.reconfigure(encoding="utf-8")
     if progress:
         add_progress(runner, name_log)
-    if cfg.get("check_weights", True):
-        add_hooks(runner, CHECKS)
+    for switch, hooks in CHECKS.items():
+        if cfg.get(switch, True):
+            add_hooks(
+                runner, {name: f"{reason} {switch}=False in the config turns it off." for name, reason in hooks.items()}
+            )
     return runner
 
 

@@ -21,7 +21,7 @@ from torch import nn
 import mmrepmlp
 from mmrepmlp.models.repmlpnet.network import resolve_arch
 from mmrepmlp.verbs.config import load_config
-from mmrepmlp.verbs.explain import local_paths
+from mmrepmlp.verbs.explain_data import local_paths
 from mmrepmlp.verbs.model import iter_dicts
 from tests.helpers import relative_error
 
@@ -140,6 +140,13 @@ def test_its_name_and_its_data_are_as_its_framework_has_them(path):
     for part in dataset.get("datasets", [dataset]):
         for _, file in local_paths(part):
             assert file.rstrip("/") in documented, file
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/upernet").glob("*.py")), ids=lambda path: path.stem)
+def test_images_of_any_size_are_validated(path):
+    """mmsegmentation takes several in a batch only if they have one size."""
+    cfg = Config.fromfile(path)
+    assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

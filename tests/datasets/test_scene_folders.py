@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import signal
 
 import mmcv
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from mmrepmlp.datasets import compose_scene, split_digits, write_detection_scenes, write_segmentation_scenes
+from mmrepmlp.datasets.compose import compose_all
 from mmrepmlp.datasets.scenes import HEIGHT, WIDTH
 
 COUNTS = dict(train=12, val=5)
@@ -55,3 +57,12 @@ def test_an_existing_folder_is_kept(tmp_path):
         write_segmentation_scenes(tmp_path / "seg", counts=COUNTS)
     write_segmentation_scenes(tmp_path / "seg", overwrite=True, counts=COUNTS)
     assert json.dumps(sorted(p.name for p in (tmp_path / "seg").iterdir())) == '["ann_dir", "img_dir"]'
+
+
+def without_interrupts(scans: object, labels: object, generator: object) -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_ctrl_c_is_for_the_process_that_writes():
+    """Else each of those that compose shows a traceback."""
+    assert [ignored for _, ignored in compose_all(without_interrupts, "val", 2)] == [True, True]

@@ -37,15 +37,28 @@ def detector(num_classes: int) -> nn.Module:
     return build("mmdet", type="SingleStageDetector", backbone=dict(type=nn.Identity), bbox_head=head)
 
 
-def started(model: nn.Module, dataset: object = ()) -> CheckAnnotationsHook:
+def run_of(model: nn.Module, dataset: object = (), val: object = None) -> SimpleNamespace:
+    """What the hook sees of a runner."""
+    loaders = {f"{name}_dataloader": DataLoader(dataset if name != "val" else val) for name in ("train", "val", "test")}
+    return SimpleNamespace(model=model, val_loop=val is not None, logger=logging.getLogger("hook"), **loaders)
+
+
+def started(model: nn.Module, dataset: object = (), val: object = None) -> CheckAnnotationsHook:
     """The hook of a training that begins."""
     hook = CheckAnnotationsHook()
-    hook.before_train(
-        SimpleNamespace(model=model, train_dataloader=DataLoader(dataset), logger=logging.getLogger("hook"))
-    )
+    hook.before_train(run_of(model, dataset, val))
     return hook
 
 
-def check(model: nn.Module, *samples: object) -> None:
+def begun_test(model: nn.Module, dataset: object, checkpoint: dict) -> CheckAnnotationsHook:
+    """The hook of a test that begins."""
+    hook, run = CheckAnnotationsHook(), run_of(model, dataset)
+    hook.after_load_checkpoint(run, checkpoint)
+    hook.before_test(run)
+    return hook
+
+
+def check(model: nn.Module, *samples: object, dataset: object = ()) -> None:
     """Let the hook see a batch."""
-    started(model).before_train_iter(None, 0, dict(inputs=[], data_samples=list(samples)))
+    data = dict(inputs=[], data_samples=list(samples))
+    started(model, dataset).before_train_iter(run_of(model, dataset), 0, data)

@@ -23,6 +23,7 @@ def raised(operation) -> Exception:
     [
         (lambda: Path("/nowhere/at/all").read_text(), "No such file"),
         (lambda: __import__("no_such_package"), "No module named 'no_such_package'"),
+        (lambda: raise_(ModuleNotFoundError("No module", name="pkg_resources")), "pip install 'setuptools<81'"),
         (lambda: urlopen("file:///nowhere"), "A download failed: "),
         (lambda: RepMLPNet("X"), "arch='X'"),
         (lambda: MODELS.build(dict(type="RepMLPNet", arch="X")), "arch='X'"),

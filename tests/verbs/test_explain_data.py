@@ -11,9 +11,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from mmseg.models import SegDataPreProcessor
+from mmseg.structures import SegDataSample
 
 from mmrepmlp.apis import evaluate, train
+from mmrepmlp.verbs.deploy.images import dataset_images
 from mmrepmlp.verbs.explain import ExplainedError, explained
 from mmrepmlp.verbs.model import build_untrained
 from tests.fixtures import CONFIG
@@ -22,15 +25,25 @@ LOAD = [dict(type="mmcv.LoadImageFromFile")]
 SEGMENTED = dict(type="mmseg.BaseSegDataset", data_prefix=dict(img_path="img", seg_map_path="ann"), pipeline=LOAD)
 
 
-def read(dataset: dict, workers: int = 0) -> str:
+class Loop(BaseLoop):
+    """A loop that only loads."""
+
+    def __init__(self, loader: dict) -> None:
+        self.dataloader = Runner.build_dataloader(loader)
+
+    def run(self) -> None:
+        for _ in self.dataloader:
+            pass
+
+
+def read(dataset: dict, workers: int = 0, **settings) -> str:
     """Load samples as a runner does, and return what is said about the error."""
     loader = dict(
         dataset=dataset, batch_size=1, num_workers=workers, sampler=dict(type="DefaultSampler", shuffle=False)
     )
-    cfg = Config(dict(train_dataloader=loader))
+    cfg = Config(dict(train_dataloader=loader | settings))
     with pytest.raises(ExplainedError) as caught, explained(cfg), DefaultScope.overwrite_default_scope("mmseg"):
-        for _ in Runner.build_dataloader(cfg.train_dataloader):
-            pass
+        Loop(cfg.train_dataloader).run()
     return str(caught.value)
 
 
@@ -92,6 +105,74 @@ def test_a_coco_dataset_none_of_whose_categories_is_named(root):
     assert re.search(r"None of the categories in \S+a\.json is in metainfo\.classes=\('y',\)", read(dataset))
     dataset |= dict(metainfo=dict(classes=("x",)), filter_cfg=dict(filter_empty_gt=True, min_size=99))
     assert re.search(r"CocoDataset is empty\. Check ann_file='\S+a\.json' .*filter_cfg", read(dataset))
+
+
+PNG = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "file, content, kind",
+    [
+        ("img/2.png", b"", "empty"),
+        ("ann/2.png", b"", "empty"),
+        ("ann/2.png", b"no picture", "damaged"),
+        ("ann/2.png", PNG[:50], "damaged"),  # which Pillow says when it is decoded
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(root, workers, file, content, kind):
+    (root / "ann").mkdir()
+    for i in range(1, 4):
+        (root / f"img/{i}.png").write_bytes(PNG)
+        (root / f"ann/{i}.png").write_bytes(PNG)
+    (root / file).write_bytes(content)
+    dataset = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=[*LOAD, dict(type="LoadAnnotations")])
+    assert f" {root}/{file} is {kind}. Replace the file" in read(
+        dict(type="RepeatDataset", times=2, dataset=dataset), workers
+    )
+
+
+def test_images_of_formats_that_only_opencv_reads_are_not_blamed(root):
+    cv2.imwrite(str(root / "img/0.pfm"), np.ones((4, 4), np.float32))
+    (root / "img/1.pfm").touch()
+    dataset = dict(SEGMENTED, data_root=str(root), img_suffix=".pfm")
+    assert f"{root}/img/1.pfm is empty" in read(dataset)
+
+
+def test_an_empty_image_among_those_that_calibrate(root):
+    (root / "img/2.png").touch()
+    dataset = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=[*LOAD, dict(type="PackSegInputs")])
+    loader = dict(dataset=dataset)
+    cfg = Config(dict(default_scope="mmseg", train_dataloader=loader, test_dataloader=loader))
+    with pytest.raises(ExplainedError, match=r"img/2\.png is empty"):
+        dataset_images(cfg, "train", 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_several_sizes_in_a_batch(root, workers):
+    cv2.imwrite(str(root / "img/2.png"), np.zeros((8, 9, 3), np.uint8))
+    pack = [*LOAD, dict(type="mmseg.PackSegInputs")]
+    dataset = dict(SEGMENTED, data_root=str(root), img_suffix=".png", pipeline=pack)
+    said = read(dataset, workers, batch_size=2, collate_fn=dict(type="default_collate"))
+    assert re.search(r"different sizes\. Set train_dataloader\.batch_size=1, or resize .* in train_dataloader\.d", said)
+    images = dict(inputs=[torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)], data_samples=[SegDataSample(), SegDataSample()])
+    with pytest.raises(ExplainedError, match=r"Set train_dataloader\.batch_size=1"), explained(Config()):
+        SegDataPreProcessor()(images)
+
+
+@pytest.mark.parametrize(
+    "folder, message",
+    [
+        (".cache", r"\.cache counts as a class, but"),
+        ("c", r"Folders without a class: \['c'\]; classes without a folder: \[\]\. "),
+    ],
+)
+def test_folders_beside_the_classes_are_named(root, folder, message):
+    for name in ("a", "b", folder):
+        (root / "cls" / name).mkdir(parents=True)
+        (root / "cls" / name / "1.png").write_bytes(PNG)
+    dataset = dict(type="mmpretrain.CustomDataset", data_root=f"{root}/cls", metainfo=dict(classes=["a", "b"]))
+    assert re.search(rf"number of subfolders \(3\) .* {message}", read(dataset))
 
 
 def test_runs_end_with_an_explanation(options, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmrepmlp.verbs.config import load_config
-from mmrepmlp.verbs.runner import build_runner, wait_for_own_name
+from mmrepmlp.verbs.runner import CHECKS, build_runner, wait_for_own_name
 from tests.fixtures import CONFIG
 
 
@@ -51,3 +51,12 @@ def test_a_work_dir_that_is_a_file_is_named(options, tmp_path):
     ):
         with pytest.raises(OSError, match=message):
             build_runner(load_config(CONFIG, options, str(tmp_path / work_dir)))
+
+
+@pytest.mark.parametrize("switch", ["check_weights", "check_annotations"])
+def test_every_run_is_checked_unless_its_config_says_otherwise(options, tmp_path, switch):
+    """Training and test alike."""
+    for wanted in (True, False):
+        cfg = load_config(CONFIG, {**options, **({} if wanted else {switch: False})}, str(tmp_path))
+        present = {type(hook).__name__ for hook in build_runner(cfg).hooks}
+        assert {hook in present for hook in CHECKS[switch]} == {wanted}

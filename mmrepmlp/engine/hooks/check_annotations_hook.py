@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -12,27 +12,43 @@ from torch import Tensor, nn
 
 from mmrepmlp.registry import HOOKS
 
-# Where the labels of each head are in a sample.
-LABELS = {
-    "head": "gt_label",
-    "decode_head": "gt_sem_seg.data",
-    "roi_head.bbox_head": "gt_instances.labels",
-    "bbox_head": "gt_instances.labels",
-}
-FRAMEWORKS = ("torch", "mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
-SWITCH = "check_annotations=False in the config skips this check."
+from .annotated_heads import LABELS, check_losses, find_head, labels_of
+from .annotation_files import (
+    COUNTS_AS_CLASS,
+    SWITCH,
+    TURNED,
+    AnnotationError,
+    annotated_sizes,
+    check_mask,
+    image_size,
+    iter_datasets,
+    list_images,
+    names_in,
+    turned_size,
+)
 
-
-class AnnotationError(ValueError):
-    """An annotation is of a class that the model does not have."""
+MASKS = 20
+ALL_IGNORED = (
+    "In {} masks everything is of class 0, or {}, which is ignored. Of masks of 0 and 255, divide the numbers by 255."
+)
+ONE_CLASS = (
+    "mmsegmentation's mIoU of a single class counts the background as well: finding nothing scores high. Name both in "
+    "metainfo.classes, and set model.decode_head.num_classes=2 and model.decode_head.out_channels=1."
+)
 
 
 @HOOKS.register_module()
 class CheckAnnotationsHook(Hook):
-    """Reject labels of classes that the model does not have, which otherwise end in a device assert or as background.
+    """Compare annotations with the model and with their files, where what does not fit gives wrong results in silence.
 
-    Reads what passes by anyway: the labels of each training batch, and before training what the built datasets know of
-    their classes. Models, heads and losses of other packages pass, since they may read labels differently.
+    Reads what passes by anyway: batches, and before a run what the built datasets know of their classes. Models, heads
+    and losses of other packages pass, since they may read labels differently.
+
+    - Rejected are labels of classes that the model does not have, which end in a device assert or as background, masks
+      of several channels or more than 8 bits, losses that are constant, since they compare a single channel by softmax,
+      and folders that number the classes in another order than in training.
+    - Warnings name other datasets with another order, folders that are no class, images with an extension that is not
+      read, and an image that is turned by its EXIF orientation while its annotation may not be.
 
     Args:
         samples: No longer used. Default: None.
@@ -46,40 +62,47 @@ class CheckAnnotationsHook(Hook):
         self.head: str | None = None
         self.classes = 0
         self.ignored: list[int] = []
+        self.trained: list[str] = []  # the names of the classes
+        self.without_class: int | None = 0  # masks so far, until one has a class beside number 0
+        self.seen: set[str] = set()
+        self.sizes: dict[str, tuple[int, int]] | None = None  # of images in annotation files
+        self.turned = False  # whether an image is, by its EXIF orientation
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember the classes that weights were trained on."""
+        meta = checkpoint.get("meta")
+        self.trained = names_in(meta.get("dataset_meta") or meta) if isinstance(meta, Mapping) else []
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the class names of the training set with those of its files.
+        """Compare the classes of the datasets with those of their files and of the model.
 
         Raises:
             AnnotationError: A COCO file has none of the categories that its dataset names, and there is no other
-                dataset.
+                dataset; folders number the classes differently for validation; a loss is constant.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        with suppress(AttributeError):  # of models of a kind that is not understood
-            self.head, self.classes, self.ignored = find_head(model)
-        datasets = list(iter_datasets(runner.train_dataloader.dataset))
-        for dataset in datasets:
-            names, folders = dataset.metainfo.get("classes"), list(getattr(dataset, "folder_to_idx", ()))
-            if getattr(dataset, "cat_ids", None) == []:
-                text = f"None of the categories in {dataset.ann_file} is in metainfo.classes={names}: no box is used."
-                if len(datasets) == 1:
-                    raise AnnotationError(f"{text} Correct the names. {SWITCH}")
-                runner.logger.warning(text)
-            elif folders and any(name in folders and folders.index(name) != i for i, name in enumerate(names)):
-                runner.logger.warning(
-                    f"{dataset.img_prefix.rstrip('/')} numbers the classes in the order {folders}, but the config "
-                    f"names them in the order {list(names)}. Use the former, or predictions get wrong names."
-                )
+        check_losses(self.find_head(runner))
+        self.trained = []  # not those of a checkpoint that it starts from, but of the first dataset
+        self.check_datasets(runner, runner.train_dataloader.dataset)
+        if runner.val_loop:
+            self.check_datasets(runner, runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        """Compare the classes of the test set with those that the checkpoint was trained on, as before training."""
+        self.find_head(runner)
+        self.check_datasets(runner, runner.test_dataloader.dataset)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the labels of a batch with the classes of the head.
+        """Compare the labels of a batch with the classes of the head, and with their files.
 
         Raises:
-            AnnotationError: A label is of a class that the head does not have.
+            AnnotationError: A label is of a class that the head does not have, or a mask cannot be read as one.
         """
-        samples = data_batch.get("data_samples") if self.head and isinstance(data_batch, dict) else None
-        for sample in samples if isinstance(samples, (list, tuple)) else ():
+        samples = samples_in(data_batch)
+        self.check_files(runner, runner.train_dataloader.dataset, samples)
+        for sample in samples if self.head else ():
             labels = labels_of(sample, LABELS[self.head])
+            if self.head == "decode_head":
+                self.count_masks(runner, labels)
             wrong = labels[labels >= self.classes]
             wrong = wrong[~torch.isin(wrong, wrong.new_tensor(self.ignored))]
             if wrong.numel():
@@ -90,44 +113,122 @@ class CheckAnnotationsHook(Hook):
                     f"Correct the annotation, or set model.{self.head}.num_classes. {SWITCH}"
                 )
 
+    def count_masks(self, runner: Runner, labels: Tensor) -> None:
+        """Warn where many masks are of class 0 and of what is ignored, and none of another class."""
+        if self.without_class is None or not torch.isin(labels, labels.new_tensor(self.ignored)).any():
+            return
+        self.without_class += 1
+        if ((labels > 0) & (labels < self.classes)).any():
+            self.without_class = None
+        elif self.without_class == MASKS:
+            runner.logger.warning(ALL_IGNORED.format(MASKS, self.ignored[0]))
 
-def find_head(model: nn.Module) -> tuple[str | None, int, list[int]]:
-    """The name of the head that labels are of, the number of its classes, and the labels that it ignores.
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Compare the annotations of a batch with their files."""
+        self.check_files(runner, runner.val_dataloader.dataset, samples_in(data_batch))
 
-    Raises:
-        AttributeError: It has no such number.
-    """
-    name = next((name for name in LABELS if hasattr(model, name.partition(".")[0])), None)
-    head = model.get_submodule(name) if name else None
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    parts = [model, *model.data_preprocessor.modules(), *(head.modules() if head else ())]
-    kinds = {kind.__name__ for part in parts for kind in type(part).__mro__}
-    known = all(type(part).__module__.partition(".")[0] in FRAMEWORKS for part in parts)
-    # Proposals have no class, to CrowdDet all boxes are of one, and with a language model the text is the classes.
-    if not (known and head) or kinds & {"RPN", "CrowdDet"} or hasattr(model, "language_model"):
-        return None, 0, []
-    if name != "decode_head":
-        return name, head.num_classes, []
-    # A cross entropy indexes scores with the labels of pixels, or of masks; other losses may do without.
-    losses = [part for path, part in head.named_modules() if {"loss_decode", "loss_cls"} & set(path.split("."))]
-    if not any(kind.__name__ == "CrossEntropyLoss" for loss in losses for kind in type(loss).__mro__):
-        return None, 0, []
-    return name, max(head.out_channels, 2), [head.ignore_index]  # one channel distinguishes two classes
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Compare the annotations of a batch with their files."""
+        self.check_files(runner, runner.test_dataloader.dataset, samples_in(data_batch))
+
+    def find_head(self, runner: Runner) -> nn.Module:
+        """Find the head that labels are of, and return the model."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with suppress(AttributeError):  # of models of a kind that is not understood
+            self.head, self.classes, self.ignored = find_head(model)
+        return model
+
+    def check_datasets(self, runner: Runner, dataset: object) -> None:
+        """Compare the classes of datasets with those of their files, of the training, and of the head."""
+        datasets = list(iter_datasets(dataset))
+        for dataset in datasets:
+            with suppress(AttributeError, KeyError, OSError, TypeError):  # of a kind that is not understood
+                for text in self.faults(dataset, len(datasets) == 1):
+                    runner.logger.warning(text)
+
+    def faults(self, dataset: BaseDataset, alone: bool) -> Iterator[str]:
+        """Iterate over what is wrong with a dataset.
+
+        Raises:
+            AnnotationError: It makes results wrong.
+        """
+        names = names_in(dataset.metainfo)
+        if getattr(dataset, "cat_ids", None) == []:
+            text = f"None of the categories in {dataset.ann_file} is in metainfo.classes={names}: no box is used."
+            if alone:
+                raise AnnotationError(f"{text} Correct the names. {SWITCH}")
+            yield text
+        if hasattr(dataset, "label_map") and len(names) == 1:  # of mmsegmentation
+            yield ONE_CLASS
+        folder, odd, unread = list_images(dataset)
+        if unread:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unread.items()))
+            setting = "extensions" if hasattr(dataset, "extensions") else "img_suffix"
+            yield f"{folder} has images that are not read: {kinds}. Convert them, or set {setting} of the dataset."
+        folders = list(getattr(dataset, "folder_to_idx", ()))
+        yield from self.faults_in_order(folder or f"the {type(dataset).__name__}", names, folders, odd)
+
+    def faults_in_order(self, place: str, names: list, folders: list[str], odd: list[str]) -> Iterator[str]:
+        """Compare the numbers of classes with those in training, and with the folders that number them."""
+        trained, self.trained = self.trained, self.trained or names
+        new = [name for name in odd if name not in trained]  # a class of the training may have no image here
+        advice = COUNTS_AS_CLASS.format(", ".join(new)) if new else ""
+        moved = [name for name in names if name in trained and trained.index(name) != names.index(name)]
+        if moved:
+            text = (
+                f"Class {moved[0]!r} has number {names.index(moved[0])} in {place}, but {trained.index(moved[0])} in "
+            )
+            text += f"training: {list_difference(names, trained)}. {advice or 'Both need the same classes.'}"
+            if folders:
+                raise AnnotationError(f"{text} {SWITCH}")
+            yield text
+        elif new and len(folders) > self.classes > 0:
+            text = f"{place} has {len(folders)} folders, but model.{self.head} has classes 0 to {self.classes - 1}."
+            raise AnnotationError(f"{text} {advice} {SWITCH}")
+        elif new:
+            yield f"{place}: {advice}"
+        if any(name in folders and folders.index(name) != i for i, name in enumerate(names)):
+            yield (
+                f"{place} numbers the classes in the order {folders}, but the config names them in the order {names}. "
+                "Use the former, or predictions get wrong names."
+            )
+
+    def check_files(self, runner: Runner, dataset: object, samples: Sequence[object]) -> None:
+        """Compare annotations with the files they are from, each file once."""
+        dataset = next(iter_datasets(dataset), None)
+        transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+        by_mmseg = any(
+            type(part).__module__.startswith("mmseg.") for part in transforms if hasattr(part, "_load_seg_map")
+        )
+        turns = any(getattr(part, "color_type", None) in ("color", "grayscale") for part in transforms)
+        for sample in samples:
+            image, mask = (getattr(sample, name, None) for name in ("img_path", "seg_map_path"))
+            if image in self.seen or not (mask or hasattr(sample, "gt_instances")):
+                continue
+            self.seen.add(image)
+            if mask and by_mmseg:  # other readers may take more of a mask
+                check_mask(mask, getattr(sample, "gt_sem_seg", None))
+            if turns and not self.turned:
+                self.check_orientation(runner, dataset, image, mask)
+
+    def check_orientation(self, runner: Runner, dataset: BaseDataset, image: str, mask: str | None) -> None:
+        """Warn of an image that is turned where it is read, while its annotation has the size of the stored one."""
+        with suppress(Exception):  # of datasets of a kind that is not understood
+            if (size := turned_size(image)) and not mask and self.sizes is None:
+                self.sizes = annotated_sizes(dataset)
+            if size and size == (image_size(mask) if mask else self.sizes.get(image)):
+                self.turned = True
+                runner.logger.warning(TURNED.format(image, *size))
 
 
-def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
-    """Iterate over the datasets inside wrappers."""
-    if isinstance(dataset, BaseDataset):
-        yield dataset
-    for part in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
-        if part is not None:
-            yield from iter_datasets(part)
+def list_difference(names: list, trained: list) -> str:
+    """Say which classes are in one of two lists."""
+    extra, missing = ([str(name) for name in a if name not in b] for a, b in ((names, trained), (trained, names)))
+    found = {"new are": extra, "missing are": missing}
+    return " and ".join(f"{word} {', '.join(names)}" for word, names in found.items() if names) or "the order differs"
 
 
-def labels_of(sample: object, name: str) -> Tensor:
-    """The integer labels of a sample; none where it has others, or scores in their place."""
-    labels = None if hasattr(sample, "gt_score") else sample
-    for key in name.split("."):
-        labels = getattr(labels, key, None)
-    known = isinstance(labels, Tensor) and not labels.is_floating_point()
-    return labels if known else torch.empty(0, dtype=torch.long)
+def samples_in(data_batch: object) -> Sequence[object]:
+    """The data samples of a batch; none in one of another kind."""
+    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+    return samples if isinstance(samples, (list, tuple)) else ()

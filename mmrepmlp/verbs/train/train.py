@@ -18,10 +18,6 @@ from mmrepmlp.verbs.runner import add_hooks, build_runner
 from .resume import make_resumable, newest_first, resume_from
 
 # Hooks added to those of the config, with the reason.
-CHECKS = {
-    "CheckAnnotationsHook": "labels of classes that the model does not have stop the training; "
-    "check_annotations=False in the config turns it off.",
-}
 HOOKS = {
     "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
 }
@@ -87,8 +83,6 @@ def train(
         runner = build_runner(cfg, progress)
         for change in changes:
             runner.logger.info(change)
-        if cfg.get("check_annotations", True):
-            add_hooks(runner, CHECKS)
         add_hooks(runner, HOOKS)
         if earlier and not cfg.get("resume"):
             runner.logger.warning(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -10,16 +11,20 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.structures import DataSample
+from mmseg.datasets import BaseSegDataset
+from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmrepmlp.apis import train
 from mmrepmlp.engine.hooks.check_annotations_hook import AnnotationError, CheckAnnotationsHook
-from tests.engine.annotated import CROSS_ENTROPY, check, classifier, detector, segmentor, started
+from mmrepmlp.verbs.explain import ExplainedError, explained
+from tests.engine.annotated import CROSS_ENTROPY, begun_test, check, classifier, detector, run_of, segmentor, started
 from tests.fixtures import CONFIG
 
 SIGMOID = dict(type="CrossEntropyLoss", use_sigmoid=True)
@@ -93,6 +98,72 @@ def test_only_losses_of_the_pixels_count(loss):
         assert agrees(lambda: model.decode_head.loss_by_feat(scores, [sample]), lambda: check(model, sample))  # noqa: B023
 
 
+@pytest.mark.parametrize(
+    "loss, refused",
+    [
+        (CROSS_ENTROPY, True),
+        (SIGMOID, False),
+        (DICE, False),
+        (dict(type="DiceLoss", use_sigmoid=False), False),  # which leaves softmax out
+        (dict(type="TverskyLoss"), True),
+        (dict(type="OhemCrossEntropy"), True),
+        (dict(type="LovaszLoss", loss_type="binary", reduction="none"), False),
+        ([SIGMOID | dict(loss_name="loss_a"), CROSS_ENTROPY], True),
+    ],
+)
+@pytest.mark.parametrize("settings", [dict(num_classes=1), dict(num_classes=2, out_channels=1)])
+def test_softmax_over_a_single_channel(loss, refused, settings):
+    single, main = segmentor(loss=loss, **settings), segmentor(2)
+    with (
+        pytest.raises(AnnotationError, match=r"model\.decode_head has a single channel.* Set use_sigmoid=True")
+        if (refused)
+        else nullcontext()
+    ):
+        started(single)
+    main.auxiliary_head = nn.ModuleList([single.decode_head])
+    with pytest.raises(AnnotationError, match=r"model\.auxiliary_head has a single") if refused else nullcontext():
+        started(main)
+
+
+def test_a_classifier_of_one_class(caplog):
+    with pytest.raises(AnnotationError, match=r"model\.head has a single channel.* two channels"):
+        started(classifier(1))
+    started(classifier(1, "MultiLabelLinearClsHead"))
+
+
+def test_a_single_class_whose_metric_counts_the_background(caplog):
+    """mmsegmentation counts by a histogram of one bin, which takes what is outside of it as well."""
+    right, whole, *_ = IoUMetric.intersect_and_union(torch.zeros(10), torch.tensor([0.0] * 8 + [1.0] * 2), 1, 255)
+    assert right == 8 and whole == 12
+    names = dict(classes=("thing",), palette=[[1, 2, 3]])
+    begun_test(segmentor(1, SIGMOID), BaseSegDataset(lazy_init=True, metainfo=names), {})
+    assert ["num_classes=2 and model.decode_head.out_channels=1" in r.getMessage() for r in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("values, said", [((0, 255), 1), ((0, 1, 255), 0), ((0, 0), 0)])
+def test_masks_of_0_and_255_train_nothing(caplog, values, said):
+    check(segmentor(2), *[pixels(*values)] * 45)
+    assert ["0 and 255, divide the numbers by 255" in r.getMessage() for r in caplog.records] == [True] * said
+
+
+class Trained(nn.Module):
+    """A segmentor at its loss."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.auxiliary_head = head
+
+    def forward(self, scores: torch.Tensor, samples: list) -> dict:
+        return self.auxiliary_head.loss_by_feat(scores, samples)
+
+
+def test_a_label_that_an_auxiliary_head_lacks_is_explained():
+    model, samples = Trained(segmentor(3).decode_head), [pixels(0, 1, 3)]
+    message = r"There is a label 3, and model\.auxiliary_head\.num_classes=3\. Set it to more"
+    with pytest.raises(ExplainedError, match=message), explained(Config()):
+        model(torch.zeros(1, 3, 1, 3), samples)
+
+
 def test_what_is_said_names_file_head_and_setting():
     message = r"some\.png has labels of class 7, but model\.decode_head has classes 0 to 1 and ignores 255\. "
     with pytest.raises(AnnotationError, match=message + ".*num_classes.*check_annotations=False"):
@@ -137,11 +208,11 @@ def test_models_of_others_may_read_labels_differently(part):
     check(model, image(5))
 
 
-@pytest.mark.parametrize("model", [classifier(1), segmentor(2), detector(1), nn.Linear(1, 1)])
+@pytest.mark.parametrize("model", [classifier(2), segmentor(2), detector(1), nn.Linear(1, 1)])
 def test_what_is_not_understood_passes(model):
     check(model, None, 3, dict(gt_label=9), DataSample(), SegDataSample(), DetDataSample(gt_instances=InstanceData()))
     for data in (None, [1, 2], dict(data_samples=dict(student=[image(9)]))):
-        started(model).before_train_iter(None, 0, data)
+        started(model).before_train_iter(run_of(model), 0, data)
 
 
 class Odd(BaseDataset):

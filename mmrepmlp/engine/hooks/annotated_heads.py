@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which labels a model's heads take."""
+
+import math
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from .annotation_files import SWITCH, AnnotationError
+
+# Where the labels of each head are in a sample.
+LABELS = {
+    "head": "gt_label",
+    "decode_head": "gt_sem_seg.data",
+    "roi_head.bbox_head": "gt_instances.labels",
+    "bbox_head": "gt_instances.labels",
+}
+FRAMEWORKS = ("torch", "mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmrepmlp")
+
+
+def find_head(model: nn.Module) -> tuple[str | None, int, list[int]]:
+    """The name of the head that labels are of, the number of its classes, and the labels that it ignores.
+
+    Raises:
+        AttributeError: It has no such number.
+    """
+    name = next((name for name in LABELS if hasattr(model, name.partition(".")[0])), None)
+    head = model.get_submodule(name) if name else None
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    parts = [model, *model.data_preprocessor.modules(), *(head.modules() if head else ())]
+    kinds = {kind.__name__ for part in parts for kind in type(part).__mro__}
+    known = all(type(part).__module__.partition(".")[0] in FRAMEWORKS for part in parts)
+    # Proposals have no class, to CrowdDet all boxes are of one, and with a language model the text is the classes.
+    if not (known and head) or kinds & {"RPN", "CrowdDet"} or hasattr(model, "language_model"):
+        return None, 0, []
+    if name != "decode_head":
+        return name, head.num_classes, []
+    # A cross entropy indexes scores with the labels of pixels, or of masks; other losses may do without.
+    losses = [part for path, part in head.named_modules() if {"loss_decode", "loss_cls"} & set(path.split("."))]
+    if not any(kind.__name__ == "CrossEntropyLoss" for loss in losses for kind in type(loss).__mro__):
+        return None, 0, []
+    return name, max(head.out_channels, 2), [head.ignore_index]  # one channel distinguishes two classes
+
+
+def check_losses(model: nn.Module) -> None:
+    """Reject losses that compare one channel by softmax, which is always 1: they are constant, and fail on label 1.
+
+    Raises:
+        AnnotationError: There is one.
+    """
+    for name in ("head", "decode_head", "auxiliary_head"):
+        heads = getattr(model, name, ())
+        for head in heads if isinstance(heads, (nn.ModuleList, tuple)) else [heads]:
+            losses = getattr(head, "loss_decode", getattr(head, "loss_module", ()))
+            losses = losses if isinstance(losses, (nn.ModuleList, tuple)) else [losses]
+            single = getattr(head, "out_channels", getattr(head, "num_classes", 0)) == 1
+            if single and any(is_constant(loss, (1, 1, 8, 8) if name != "head" else (8, 1)) for loss in losses):
+                raise AnnotationError(
+                    f"model.{name} has a single channel, and softmax makes it 1 everywhere, so that its loss is "
+                    f"constant. Set use_sigmoid=True in its loss, or give it two channels, one a class. {SWITCH}"
+                )
+
+
+def is_constant(loss: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a loss of scores of one channel does not depend on them, with whichever of two labels it takes."""
+    slopes = []
+    for classes in (1, 2):
+        scores = torch.linspace(-1, 1, math.prod(shape)).view(shape).requires_grad_()
+        labels = (torch.arange(scores.numel()) % classes).view(shape[0], *shape[2:])
+        with suppress(Exception):  # of losses that take something else
+            loss(scores, labels).sum().backward()
+            slopes.append(scores.grad.any())
+    return bool(slopes) and not any(slopes)
+
+
+def labels_of(sample: object, name: str) -> Tensor:
+    """The integer labels of a sample; none where it has others, or scores in their place."""
+    labels = None if hasattr(sample, "gt_score") else sample
+    for key in name.split("."):
+        labels = getattr(labels, key, None)
+    known = isinstance(labels, Tensor) and not labels.is_floating_point()
+    return labels if known else torch.empty(0, dtype=torch.long)
