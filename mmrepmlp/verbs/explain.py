@@ -16,6 +16,7 @@ from urllib.error import URLError
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ def explained(cfg: Config) -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        for advise in (advise_on_model, advise_on_data, advise_on_merging):
+        for advise in (advise_on_model, advise_on_data, advise_on_labels, advise_on_merging):
             advice = None
             with suppress(Exception):  # of configs and models of a kind that is not understood
                 advice = advise(error, frames, cfg)
@@ -307,6 +308,18 @@ def why_empty(dataset: BaseDataset, paths: list[tuple[str, str]]) -> str:
         classes = dataset.metainfo["classes"]
         return f"None of the categories in {dataset.ann_file} is in metainfo.classes={classes}. Correct the names."
     return f"{type(dataset).__name__} is empty. Check {where}, and its filter_cfg."
+
+
+def advise_on_labels(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
+    """Say that a metric needs labels that the samples do not have."""
+    metric = frames[-1].f_locals["self"]
+    if not isinstance(metric, BaseMetric) or not isinstance(error, KeyError) or frames[-1].f_code.co_name != "process":
+        return None
+    text = (
+        f"{type(metric).__name__} compares with labels, which the samples do not have. Load them in the test pipeline"
+    )
+    writes = "format_only" in inspect.signature(type(metric)).parameters
+    return f"{text}{', or set format_only=True and output_dir to write predictions alone' if writes else ''}.", {}
 
 
 def advise_on_merging(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
