@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a data preprocessor does to the colors of an image, asked of the preprocessor itself."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from .network import ExportError
 
-SIDE = 64  # of the images to ask with, in pixels; a multiple of what sides are padded to
-WHITE = 255
+SIDE = 64  # of the images to ask with, in pixels
+IMAGE_TYPES = (torch.uint8, torch.uint16)
 
 
 @dataclass(frozen=True)
@@ -19,26 +20,43 @@ class Normalization:
 
     Attributes:
         channels: For each channel of the input the channel of the image.
-        scale: Factor on the image's values, 0 to 255.
+        scale: Factor on the image's values.
         shift: What is added afterwards.
+        largest: Largest value of an image, 255 or 65535. Default: 255.
     """
 
     channels: tuple[int, ...]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
+    largest: int = 255
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of an image."""
+        return next(dtype for dtype in IMAGE_TYPES if torch.iinfo(dtype).max == self.largest)
 
     def apply(self, images: Tensor) -> Tensor:
-        """Map images (N, H, W, C) of 0 to 255 to normalized ones (N, C, H, W)."""
+        """Map images (N, H, W, C) to normalized ones (N, C, H, W)."""
         images = images.permute(0, 3, 1, 2).float()
         if self.channels != tuple(range(len(self.channels))):
             images = torch.cat([images[:, channel : channel + 1] for channel in self.channels], 1)
         return images * self.column(self.scale, images) + self.column(self.shift, images)
 
     def undo(self, inputs: Tensor) -> Tensor:
-        """Map normalized images (N, C, H, W) back to (N, H, W, C), uint8."""
+        """Map normalized images (N, C, H, W) back to (N, H, W, C).
+
+        Raises:
+            ExportError: They are of another range.
+        """
         values = (inputs - self.column(self.shift, inputs)) / self.column(self.scale, inputs)
-        order = [self.channels.index(channel) for channel in range(len(self.channels))]
-        return values[:, order].round().clamp(0, WHITE).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        order = [self.channels.index(channel) for channel in range(max(self.channels) + 1)]
+        lowest, highest = values.min().item(), values.max().item()
+        if lowest < -0.5 * self.largest or highest > 1.5 * self.largest:  # resizing overshoots a little
+            raise ExportError(
+                f"The images have values from {lowest:.0f} to {highest:.0f}, and the graph takes 0 to {self.largest}. "
+                "Deploy with a dataset of such images in the config, whose type the graph will take."
+            )
+        return values[:, order].round().clamp(0, self.largest).to(self.dtype).permute(0, 2, 3, 1).contiguous()
 
     @staticmethod
     def column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -47,37 +65,48 @@ class Normalization:
 
 
 def preprocessing_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The data preprocessor of a model as a function of images (N, H, W, C), uint8, that gives (N, C, H, W)."""
+    """The data preprocessor of a model, as far as it does not pad, as a function of images (N, H, W, C) that gives
+    (N, C, H, W)."""
+    preprocessor = copy.copy(model.data_preprocessor)
+    vars(preprocessor).update(test_cfg=None, pad_size_divisor=1)
 
     def preprocess(images: Tensor) -> Tensor:
         data = {"inputs": list(images.permute(0, 3, 1, 2)), "data_samples": None}
-        inputs = model.data_preprocessor(data, False)["inputs"]
+        inputs = preprocessor(data, False)["inputs"]
         return torch.stack(list(inputs)) if isinstance(inputs, (list, tuple)) else inputs
 
     return preprocess
 
 
-def measure_normalization(preprocess: Callable[[Tensor], Tensor], channels: int) -> Normalization:
+def random_images(
+    batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None, largest: int = 255
+) -> Tensor:
+    """Random images (N, H, W, C), of the type that has a largest value."""
+    dtype = next(dtype for dtype in IMAGE_TYPES if torch.iinfo(dtype).max == largest)
+    return torch.randint(0, largest + 1, (batch, height, width, channels), generator=generator).to(dtype)
+
+
+def measure_normalization(preprocess: Callable[[Tensor], Tensor], channels: int, largest: int = 255) -> Normalization:
     """Find the normalization in what a preprocessor makes of a black image and of one in each primary color.
 
     Args:
-        preprocess: Maps images (N, H, W, C), uint8, to (N, C, H, W).
+        preprocess: Maps images (N, H, W, C) to (N, C, H, W).
         channels: Number of channels of an image.
+        largest: Largest value of an image, 255 or 65535. Default: 255.
 
     Raises:
         ExportError: The preprocessor does something else.
     """
-    primaries = torch.cat([torch.zeros(1, channels), torch.eye(channels)]) * WHITE
-    images = primaries.to(torch.uint8)[:, None, None].expand(-1, SIDE, SIDE, -1).contiguous()
+    primaries = torch.cat([torch.zeros(1, channels), torch.eye(channels)]) * largest
+    trial = random_images(2, SIDE, SIDE, channels, torch.Generator().manual_seed(0), largest)
+    images = primaries.to(trial.dtype)[:, None, None].expand(-1, SIDE, SIDE, -1).contiguous()
     black, *colors = preprocess(images)[..., 0, 0].double()
-    slopes = (torch.stack(colors, 1) - black[:, None]) / WHITE  # from each channel of the image to each of the input
+    slopes = (torch.stack(colors, 1) - black[:, None]) / largest  # from each channel of the image to each of the input
     which = slopes.abs().argmax(1)
     scale = slopes.gather(1, which[:, None])[:, 0]
-    found = Normalization(tuple(which.tolist()), tuple(scale.tolist()), tuple(black.tolist()))
-    trial = torch.randint(0, WHITE + 1, (2, SIDE, SIDE, channels), generator=torch.Generator().manual_seed(0))
-    trial = trial.to(torch.uint8)
-    expected = preprocess(trial)
-    if expected.shape != (2, channels, SIDE, SIDE) or not torch.allclose(found.apply(trial), expected, 1e-4, 1e-4):
+    found = Normalization(tuple(which.tolist()), tuple(scale.tolist()), tuple(black.tolist()), largest)
+    expected, actual = preprocess(trial), found.apply(trial)
+    if expected.shape != actual.shape or not torch.allclose(actual, expected, 1e-4, 1e-4):
         raise ExportError(
             "The config's data preprocessor does more to an image than to scale and shift each channel: the graph "
             "cannot take images as they are. Export one that takes preprocessed images with mmrepmlp deploy --raw."

@@ -12,7 +12,7 @@ from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.reparam import distance
 
 from .network import ExportError, NamedOutputs, exportable_parts
-from .normalization import measure_normalization, preprocessing_of
+from .normalization import measure_normalization, preprocessing_of, random_images
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(1),
@@ -38,7 +38,7 @@ class Task:
     settings: dict[str, object] = field(default_factory=dict)
 
 
-def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> Task:
+def task_of(model: nn.Module, part: str | None = None, logits: bool = False, channels: int | None = None) -> Task:
     """Find what a model predicts, from the methods that its framework calls.
 
     Args:
@@ -46,6 +46,7 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
         part: The part whose feature maps are wanted. Default: None, the whole of a classifier or segmentor, the neck of
             others, or the backbone if there is none.
         logits: Whether a segmentor ends in logits instead of classes. Default: False.
+        channels: Number of channels of its images. Default: None, as many as the model seems to take.
 
     Raises:
         ValueError: The model has no such part, or logits are asked of another model.
@@ -60,7 +61,7 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False) -> 
     if part is None and is_segmentor(model):
         return Task("segmentation", "logits" if logits else "classes", segmentation_settings(model))
     if part is None and hasattr(model, "head") and hasattr(model, "predict"):
-        activation = activation_of(model)
+        activation = activation_of(model, channels or image_channels(model))
         if activation:
             return Task("classification", "scores", {"activation": activation})
     if not parts:
@@ -80,11 +81,11 @@ def segmentation_settings(model: nn.Module) -> dict[str, object]:
 
 
 @torch.no_grad()
-def activation_of(model: nn.Module) -> str | None:
+def activation_of(model: nn.Module, channels: int) -> str | None:
     """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
     does."""
     # Of the size that the backbone was built for: others may take no other.
-    images = preprocessing_of(model)(random_images(2, *image_size(model), image_channels(model)))
+    images = preprocessing_of(model)(random_images(2, *image_size(model), channels))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])
@@ -95,19 +96,14 @@ def activation_of(model: nn.Module) -> str | None:
     return next((name for name, apply in ACTIVATIONS.items() if distance(apply(raw), scores)[1] < AGREEMENT), None)
 
 
-def random_images(
-    batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Random images (N, H, W, C), uint8."""
-    return torch.randint(0, 256, (batch, height, width, channels), generator=generator).to(torch.uint8)
-
-
 class PredictionNetwork(NamedOutputs):
-    """A model as a function of images, uint8, that ends in predictions.
+    """A model as a function of images, as they are read, that ends in predictions.
 
     Args:
         model: The model, in eval mode.
         task: What it predicts.
+        image: An image (1, H, W, C) of its dataset, uint8 or uint16, whose type and channels are taken. Default: None,
+            uint8 in as many channels as the model takes.
 
     Raises:
         ExportError: The data preprocessor does more than to normalize.
@@ -115,17 +111,19 @@ class PredictionNetwork(NamedOutputs):
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 1, "width": 2}
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: Task, image: Tensor | None = None) -> None:
         super().__init__(model, task.settings.get("part"))
         self.task = task
-        self.normalization = measure_normalization(preprocessing_of(model), self.channels)
+        self.channels = self.channels if image is None else image.size(-1)
+        self.largest = 255 if image is None else torch.iinfo(image.dtype).max
+        self.normalization = measure_normalization(preprocessing_of(model), self.channels, self.largest)
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Random images as :meth:`forward` takes them."""
-        return random_images(batch, height, width, self.channels, generator)
+        return random_images(batch, height, width, self.channels, generator, self.largest)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, H, W, C), uint8, to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
+        """Map images (N, H, W, C) to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
         feature maps."""
         inputs = self.normalization.apply(images)
         if self.task.name == "segmentation":

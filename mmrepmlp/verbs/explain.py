@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import as_list
 
-from .explain_data import WORKER, advise_on_data, find_split, summarize
+from .explain_data import WORKER, advise_on_data, advise_on_labels, find_split, summarize
 
 # How layers name the number of channels that they are built for, and the axis of their input that has them.
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
@@ -59,7 +59,7 @@ def explained(cfg: Config) -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-        for advise in (advise_on_batch, advise_on_model, advise_on_data, advise_on_merging, advise_on_resuming):
+        for advise in ADVISERS:
             advice = None
             with suppress(Exception):  # of configs and models of a kind that is not understood
                 advice = advise(error, frames, cfg)
@@ -276,3 +276,13 @@ def advise_on_resuming(error: Exception, frames: list[FrameType], cfg: Config) -
         return None
     text = f"The state of the optimizer in {cfg.get('load_from')} does not fit the optimizer of this config."
     return f"{text} Resume with the optim_wrapper it was trained with, or start from its weights: load_from=...", {}
+
+
+ADVISERS = (
+    advise_on_batch,
+    advise_on_model,
+    advise_on_data,
+    advise_on_labels,
+    advise_on_merging,
+    advise_on_resuming,
+)

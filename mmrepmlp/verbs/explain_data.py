@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Explain what is wrong with the data of a run that failed."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from os.path import expanduser, join
@@ -9,6 +10,7 @@ from types import FrameType
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from PIL import Image
 
@@ -152,3 +154,15 @@ def why_empty(dataset: BaseDataset, paths: list[tuple[str, str]]) -> str:
         classes = dataset.metainfo["classes"]
         return f"None of the categories in {dataset.ann_file} is in metainfo.classes={classes}. Correct the names."
     return f"{type(dataset).__name__} is empty. Check {where}, and its filter_cfg."
+
+
+def advise_on_labels(error: Exception, frames: list[FrameType], cfg: Config) -> tuple[str, dict] | None:
+    """Say that a metric needs labels that the samples do not have."""
+    metric = frames[-1].f_locals["self"]
+    if not isinstance(metric, BaseMetric) or not isinstance(error, KeyError) or frames[-1].f_code.co_name != "process":
+        return None
+    text = (
+        f"{type(metric).__name__} compares with labels, which the samples do not have. Load them in the test pipeline"
+    )
+    writes = "format_only" in inspect.signature(type(metric)).parameters
+    return f"{text}{', or set format_only=True and output_dir to write predictions alone' if writes else ''}.", {}

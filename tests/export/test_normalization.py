@@ -53,3 +53,21 @@ def test_a_preprocessor_that_does_more_is_refused(more):
     preprocess = preprocessing_of(holder(ClsDataPreprocessor([1.0] * 3, [2.0] * 3)))
     with pytest.raises(ExportError, match=r"does more to an image .*deploy --raw"):
         measure_normalization(lambda x: more(preprocess(x)), 3)
+
+
+def test_images_of_16_bits_come_back_exactly():
+    preprocess = preprocessing_of(holder(SegDataPreProcessor([30000.0] * 3, [15000.0] * 3, bgr_to_rgb=True)))
+    found = measure_normalization(preprocess, 3, largest=65535)
+    given = torch.arange(3 * 65536).view(1, 256, 256, 3).remainder(65536).to(torch.uint16)
+    assert torch.equal(found.undo(preprocess(given)).to(torch.int32), given.to(torch.int32))
+    narrow = measure_normalization(preprocess, 3)
+    assert narrow.dtype is torch.uint8 and found.dtype is torch.uint16
+    with pytest.raises(ExportError, match=r"values from 0 to 65535, and the graph takes 0 to 255"):
+        narrow.undo(preprocess(given))
+
+
+def test_grey_images_that_the_preprocessor_makes_of_three_channels():
+    preprocess = preprocessing_of(holder(SegDataPreProcessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])))
+    found, grey = measure_normalization(preprocess, 1), images(channels=1)
+    torch.testing.assert_close(found.apply(grey), preprocess(grey))
+    assert torch.equal(found.undo(preprocess(grey)), grey)

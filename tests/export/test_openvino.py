@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
 import openvino
 import pytest
 import torch
 
-from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, save_openvino, to_openvino
+from mmrepmlp.export.openvino import OpenVinoNetwork, compile_graph, is_fast_here, save_openvino, to_openvino
 
 
 @pytest.fixture(scope="module", params=[("batch",), ()], ids=["any number", "two images"])
@@ -29,10 +30,30 @@ def test_precision_is_as_asked_for(backbone, graph):
     for precision in ("float32", "bfloat16", "int8"):  # the last rounds what the graph rounds, which is nothing here
         network = OpenVinoNetwork(graph, precision)
         hint = network.compiled.get_property("INFERENCE_PRECISION_HINT")
-        assert hint == (openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32)
+        assert hint == (
+            openvino.Type.bf16 if precision == "bfloat16" and is_fast_here(precision) else openvino.Type.f32
+        )
         errors[precision] = ((network(images)[1] - expected).abs().max() / expected.abs().max()).item()
     assert errors["int8"] == errors["float32"] < 1e-5
     assert not is_fast_here("bfloat16") or 1e-4 < errors["bfloat16"] < 0.1
+
+
+def test_bfloat16_is_float32_on_a_processor_without_it(graph, monkeypatch):
+    monkeypatch.setattr("mmrepmlp.export.openvino.is_fast_here", lambda precision: False)
+    said = []
+    monkeypatch.setattr("mmrepmlp.export.openvino.print_log", lambda text, *_: said.append(text))
+    network = OpenVinoNetwork(graph, "bfloat16")
+    assert network.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert "no instructions for bfloat16" in said[0]
+
+
+def test_a_graph_of_any_size_keeps_nothing_for_each_size(graph, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(openvino.Core, "compile_model", lambda self, model, device, settings: compiled.append(settings))
+    x = openvino.opset13.parameter([2, -1, 3], np.float32)
+    for model in (to_openvino(graph), openvino.Model([openvino.opset13.exp(x)], [x])):
+        compile_graph(model, "float32", 1)
+    assert [settings.get("CPU_RUNTIME_CACHE_CAPACITY") for settings in compiled] == [None, "0"]
 
 
 def test_half_precision_halves_the_file_and_is_finer_than_bfloat16(backbone, graph, tmp_path):

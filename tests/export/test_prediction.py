@@ -126,3 +126,17 @@ def test_the_error_of_a_single_logit_is_its_distance_from_the_threshold():
     for classes, wrong in (([0, 0, 1, 1], 0), ([0, 1, 1, 1], boundary - 0.5), ([0, 0, 0, 1], 0.7 - boundary)):
         error = class_error(logits, torch.tensor(classes).view(1, 2, 2), 0.65)
         assert error == pytest.approx(wrong / (2 + boundary), abs=1e-6)  # -2 is the farthest from it
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_images_of_the_dataset_tell_channels_and_type(dtype):
+    settings = classifier(type="LinearClsHead")
+    largest = torch.iinfo(dtype).max  # one mean for all channels
+    settings["data_preprocessor"].update(mean=[0.5 * largest], std=[0.5 * largest])
+    model = build(settings)
+    task = task_of(model, channels=3)
+    assert task.name == "classification"
+    network = PredictionNetwork(model, task, torch.zeros(1, 2, 2, 3, dtype=dtype)).eval()
+    network.check((64, 64))
+    images = network.make_images(2, 64, 64)
+    assert images.dtype is dtype and images.shape[3] == 3 and images.to(torch.int32).max() > 0.9 * largest

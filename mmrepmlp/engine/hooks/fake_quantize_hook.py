@@ -2,6 +2,7 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmrepmlp.models import RepMLPNet
 from mmrepmlp.quantization import QuantizedRepMLPNet
 from mmrepmlp.registry import HOOKS
 
@@ -24,10 +25,12 @@ class FakeQuantizeHook(Hook):
             ValueError: The model has no such network, or training ends before ``begin``.
         """
         if not quantized_networks(runner):
-            raise ValueError(
-                "FakeQuantizeHook: the model has no QuantizedRepMLPNet. Write type='mmrepmlp.QuantizedRepMLPNet' where "
-                "the config says 'mmrepmlp.RepMLPNet', with the same arguments."
+            advice = (
+                "Only RepMLPNet trains for int8. Quantize this model after training: mmrepmlp deploy --precision int8."
             )
+            if any(isinstance(module, RepMLPNet) for module in runner.model.modules()):
+                advice = "Write type='mmrepmlp.QuantizedRepMLPNet' for 'mmrepmlp.RepMLPNet', with its arguments."
+            raise ValueError(f"FakeQuantizeHook: the model has no QuantizedRepMLPNet. {advice}")
         if not 0 <= self.begin < runner.max_epochs:
             raise ValueError(
                 f"FakeQuantizeHook: begin={self.begin}, but training is over after {runner.max_epochs} epochs, so it "

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.deploy.folder import Deployment
 from mmrepmlp.verbs.deploy.images import dataset_images
-from mmrepmlp.verbs.deploy.proof import main_metric, points
 from mmrepmlp.verbs.test.evaluate_deployment import evaluate_deployment
+from mmrepmlp.verbs.test.metrics import main_metric, numbers, scale_of
 
 from .hardware import Hardware
 from .measure import interleave
@@ -51,7 +51,10 @@ def benchmark_deployments(
             row["reason"] = str(error)
         else:
             calls[name] = calling(graph, image if image is not None else random_image(settings["input"], size))
-        row |= evaluate_deployment(config, deployment.folder, work_dir, cfg_options) if cfg else stored_metric(settings)
+        if cfg:
+            row |= numbers(evaluate_deployment(config, deployment.folder, work_dir, cfg_options))
+        else:
+            row |= stored_metric(settings)
         rows.append(row)
     seconds = interleave(calls, repeats, "one image")
     for row in rows:
@@ -70,7 +73,8 @@ def calling(graph: nn.Module, image: Tensor) -> object:
 def random_image(given: dict, size: tuple[int, int] | None) -> Tensor:
     """An image as a graph takes it, by what its folder says of its input."""
     height, width = (given[name] or side for name, side in zip(("height", "width"), size or (SIDE, SIDE)))
-    return torch.randint(0, 256, (1, height, width, given["channels"])).to(torch.uint8)
+    dtype = getattr(torch, given["type"])
+    return torch.randint(0, torch.iinfo(dtype).max + 1, (1, height, width, given["channels"])).to(dtype)
 
 
 def stored_metric(settings: dict) -> dict[str, object]:
@@ -78,5 +82,6 @@ def stored_metric(settings: dict) -> dict[str, object]:
     if not settings["metrics"]:
         return {}
     name = main_metric(settings["metrics"]["before"])
-    before, after = (points(name, settings["metrics"][when][name]) for when in ("before", "after"))
+    unit = settings.get("unit") or scale_of(name, settings["metrics"]["before"][name])[0]
+    before, after = (unit * settings["metrics"][when][name] for when in ("before", "after"))
     return dict(metric=name.rpartition("/")[2], before=before, after=after, drop=before - after)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 
-from mmengine.config import Config
 from rich import box
 from rich.table import Table
 from safetensors.torch import save_file
@@ -18,21 +18,22 @@ from mmrepmlp.export import OnnxReport
 from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes, prove_equal
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
+from mmrepmlp.quantization.exportable import is_quantized
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.config import class_metainfo, load_config
-from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
+from mmrepmlp.verbs.test.metrics import check_scored, main_metric, numbers
 
 from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_runtime, sha256, versions, write_program
 from .graph import make_graph
-from .images import dataset_images
-from .pipeline import describe_pipeline, graph_size
+from .images import dataset_images, fit, sample_images
+from .pipeline import describe_padding, describe_pipeline, graph_size, padding
 from .proof import FLOAT_TOLERANCE, Proof, check_drop, prove_close
 from .raw import export_checkpoint
 
-TEST_IMAGES, RANDOM_IMAGES = 64, 8  # to compare predictions on
+RANDOM_IMAGES = 8  # to compare predictions on, where there are no others
 MAX_DROP = 0.5  # points
 
 
@@ -59,7 +60,7 @@ class DeploymentReport:
         table.add_row("graph", f"{settings['runtime']}, {settings['precision']}")
         table.add_row("task", f"{settings['task']}: {settings['output']['name']}")
         sides = ("any" if settings["input"][name] is None else str(settings["input"][name]) for name in DYNAMIC_AXES)
-        table.add_row("images", "{} x {} x {}, uint8".format(*sides))
+        table.add_row("images", "{} x {} x {}, {}".format(*sides, settings["input"]["type"]))
         table.add_row("size", f"{self.deployment.megabytes:.2f} MB")
         for name, value in self.proof.rows().items():
             table.add_row(name, value)
@@ -94,13 +95,14 @@ def deploy_checkpoint(
 ) -> DeploymentReport | OnnxReport:
     """Deploy a checkpoint as a folder with a graph, what it takes and gives, and a program that runs it.
 
-    The graph takes images as OpenCV reads them, uint8, after the resizing of the config's test pipeline, and has the
-    normalization inside. A classifier ends in scores, a segmentor in classes of pixels, any other model in the feature
-    maps of its neck or backbone; the rest of its weights are put beside the graph, for :func:`evaluate_deployment`.
+    The graph takes images as OpenCV reads them, uint8 or uint16 as those of the test set (else the training set) are,
+    after the resizing of the config's test pipeline, and has the normalization inside. A classifier ends in scores, a
+    segmentor in classes of pixels, any other model in the feature maps of its neck or backbone; the rest of its weights
+    are put beside the graph, for :func:`evaluate_deployment`.
 
     The folder is written atomically, and only if the graph agrees with the PyTorch model: in float32 by 1e-4 on fresh
-    random images, in bfloat16 and int8 by its predictions on images of the test set (on random ones without a test
-    set).
+    random images, in bfloat16 and int8 by its predictions on images of the test set (else the training set, else random
+    ones), and what is quantized here by the metric where the test set has labels.
 
     Args:
         config: Path of the config file, or ``package::path``.
@@ -110,8 +112,8 @@ def deploy_checkpoint(
         precision: ``float32``, ``int8``, or with OpenVINO ``bfloat16``. A network that was trained with fake
             quantization keeps its ranges in int8; any other is quantized with images of the training set.
             Default: ``float32``.
-        size: Height and width of the images in pixels. Default: what the test pipeline makes of any image; any size
-            where that depends on the image.
+        size: Height and width of the images in pixels; smaller ones are padded, but for classifiers. Default: what the
+            test pipeline makes of any image; any size where that depends on the image.
         dynamic: Symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ``batch``, and the others
             where no size is known.
         batch: Number of images, where it is not dynamic. Default: 1.
@@ -167,23 +169,40 @@ def deploy_checkpoint(
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
     cfg = load_config(config, cfg_options, work_dir)
     content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
+    asked = verify_on is not None or max_drop is not None
+    if asked:
+        check_scored(cfg)
     state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
-    task = task_of(model, part, logits)
+    samples, origin = sample_images(cfg)
+    image = samples[0] if samples else None
+    task = task_of(model, part, logits, None if image is None else image.size(-1))
+    network = PredictionNetwork(switch_to_deploy(model), task, image).eval()
     color, steps = describe_pipeline(cfg)
-    known = size or graph_size(model, steps)
+    steps += describe_padding(model.data_preprocessor, network.normalization)
+    usual = graph_size(model, steps)
+    known = size or usual
+    if size and usual != size and task.name != "classification":  # as a batch of images of several sizes is padded
+        steps.append(padding(network.normalization, size=size))
     if dynamic is None:
         dynamic = ("batch",) if known else DYNAMIC_AXES
     shape = (max(batch, 2) if "batch" in dynamic else batch, *(known or image_size(model)))
-    network = PredictionNetwork(switch_to_deploy(model), task).eval()
+    sides = [None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)]
     network.check(shape[1:])
+    # What rounds is judged by the metric where there is one; only where that was asked for, there has to be one.
+    optional = suppress(() if asked else Exception)
     before = None
-    if verify_on is not None or max_drop is not None:
-        before = evaluate_weights(config, state, work_dir, cfg_options)
+    if asked or (precision == "int8" and not is_quantized(network)):
+        with optional:
+            before = evaluate_weights(config, state, work_dir, cfg_options)
+            judge = main_metric(before)
 
     @cache
     def evaluator() -> GraphEvaluator:
-        return GraphEvaluator(cfg, network.normalization, task, model.state_dict())
+        return GraphEvaluator(cfg, network.normalization, task, sides[1:], model.state_dict())
+
+    def measure(graph: nn.Module) -> float:
+        return evaluator().scale(judge, before[judge])[0] * evaluator()(graph)[judge]
 
     with atomic_folder(out_dir) as folder:
         deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))
@@ -193,19 +212,26 @@ def deploy_checkpoint(
             precision,
             shape,
             dynamic,
-            calibration=lambda: dataset_images(cfg, "train", images),
-            measure=(lambda graph: evaluator()(graph)) if max_drop is not None else None,
+            calibration=lambda: [fit(image, sides[1:]) for image in dataset_images(cfg, "train", images)],
+            measure=measure if max_drop is not None else None,
             max_drop=max_drop,
         )
-        graph = deployment.load()
+        graph, metrics, unit = deployment.load(), None, None
         if precision == "float32":
             proof = Proof(prove_equal(network, graph, shape, dynamic, FLOAT_TOLERANCE))
         else:
-            proof = prove_close(network, graph, *comparison_images(cfg, network, shape), precision)
-        metrics = None
-        if before is not None:
-            metrics = dict(before=before, after=evaluator()(graph))
-            check_drop(**metrics, max_drop=MAX_DROP if max_drop is None else max_drop)
+            compared = [fit(image, sides[1:]) for image in samples]
+            compared = compared or [network.make_images(*shape) for _ in range(RANDOM_IMAGES)]
+            proof = prove_close(network, graph, compared, origin, precision)
+        if before:
+            with optional:
+                metrics = dict(before=before, after=numbers(evaluator()(graph)))
+        if metrics:
+            scale = evaluator().scale(judge, before[judge])
+            allowed, unit = MAX_DROP if max_drop is None else max_drop, scale[0]
+            check_drop(
+                before[judge], metrics["after"].get(judge, nan), judge, scale, allowed, exact=precision == "float32"
+            )
         if task.name == "features":
             save_file(head_weights(model, task), folder / WEIGHTS)
         write_program(folder, runtime, steps)
@@ -222,12 +248,14 @@ def deploy_checkpoint(
             checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
             proof=proof.as_json(),
             metrics=metrics,
+            unit=unit,
             versions=versions(runtime, *(["nncf"] if precision == "int8" else [])),
             files={file.name: sha256(file) for file in sorted(folder.iterdir())},
         )
         deployment.write()
     deployment = Deployment.read(out_dir)
-    return DeploymentReport(deployment, proof, metrics, remarks_on(deployment.settings))
+    unseen = [] if samples else ["no image of the test or training set can be read: the graph takes uint8, as most are"]
+    return DeploymentReport(deployment, proof, metrics, unseen + remarks_on(deployment.settings))
 
 
 def check_positive(**numbers: int) -> None:
@@ -246,17 +274,9 @@ def describe_input(
 ) -> dict[str, object]:
     """What a graph takes; None for a side of any length."""
     sides = {name: None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)}
-    order = "BGR" if network.channels == 3 else None
-    return dict(**sides, channels=network.channels, layout="NHWC", type="uint8", order=order, color_type=color)
-
-
-def comparison_images(cfg: Config, network: PredictionNetwork, shape: tuple[int, int, int]) -> tuple[list[Tensor], str]:
-    """Images of the test set, or random ones where there is none, and what they are."""
-    if cfg.get("test_dataloader"):
-        with suppress(ExplainedError):
-            found = dataset_images(cfg, "test", TEST_IMAGES)
-            return found, f"{len(found)} images of the test set"
-    return [network.make_images(*shape) for _ in range(RANDOM_IMAGES)], "random images"
+    order = {3: "BGR", 4: "BGRA"}.get(network.channels)
+    kind = str(network.normalization.dtype).removeprefix("torch.")
+    return dict(**sides, channels=network.channels, layout="NHWC", type=kind, order=order, color_type=color)
 
 
 def head_weights(model: nn.Module, task: Task) -> dict[str, Tensor]:
@@ -277,9 +297,12 @@ def remarks_on(settings: dict) -> list[str]:
         from mmrepmlp.export.openvino import is_fast_here
 
         if not is_fast_here(settings["precision"]):
-            remarks.append(f"this processor has no instructions for {settings['precision']}: not faster here")
+            how = "compared and computed in float32" if settings["precision"] == "bfloat16" else "not faster"
+            remarks.append(f"this processor has no instructions for {settings['precision']}: {how} here")
     if settings["input"]["height"] is None:
         remarks.append("any size; with --size HEIGHT WIDTH, a graph of one size is faster")
+    if settings["precision"] == "int8" and not settings["metrics"]:
+        remarks.append("judged by its predictions alone, not by a metric: --verify-on test measures it")
     unknown = [step["type"] for step in settings["preprocessing"] if len(step) == 1]
     if unknown:
         remarks.append(f"run.py does not know {', '.join(unknown)} of the test pipeline; mmrepmlp test does")

@@ -53,7 +53,7 @@ class Deployment:
             raise FileNotFoundError(
                 f"{path} does not exist: {folder} is not a deployed network. Make one with mmrepmlp deploy."
             )
-        deployment = cls(Path(folder), json.loads(path.read_text()))
+        deployment = cls(Path(folder), json.loads(path.read_text(encoding="utf-8")))
         if deployment.settings["format"] > FORMAT:
             raise DeploymentError(f"{path} has format {deployment.settings['format']}; update mmrepmlp to read it.")
         for name, digest in deployment.settings["files"].items():
@@ -63,7 +63,7 @@ class Deployment:
 
     def write(self) -> None:
         """Write the settings, after which :meth:`read` takes the folder for a deployed network."""
-        (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n")
+        (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
 
     @property
     def megabytes(self) -> float:
@@ -72,7 +72,7 @@ class Deployment:
         return sum(size for name, size in sizes.items() if not name.endswith((".py", ".txt"))) / 1e6
 
     def load(self) -> nn.Module:
-        """The graph as a module that maps images (N, H, W, C), uint8, to its outputs."""
+        """The graph as a module that maps images (N, H, W, C) to its outputs."""
         return load_graph(self.folder / self.settings["graph"], self.settings["runtime"], self.settings["precision"])
 
 

@@ -14,7 +14,6 @@ from mmrepmlp.export.prediction import PredictionNetwork
 from mmrepmlp.quantization.exportable import is_quantized
 
 from .folder import DeploymentError, load_graph
-from .proof import main_metric, points
 
 
 def make_graph(
@@ -24,7 +23,7 @@ def make_graph(
     shape: tuple[int, int, int],
     dynamic: Sequence[str],
     calibration: Callable[[], list[Tensor]],
-    measure: Callable[[nn.Module], dict[str, float]] | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
     max_drop: float | None = None,
 ) -> None:
     """Write the graph of a network: ``.onnx``, or ``.xml`` and ``.bin`` of OpenVINO.
@@ -35,14 +34,13 @@ def make_graph(
         precision: ``float32``, ``bfloat16`` or ``int8``.
         shape: Number, height and width of the images.
         dynamic: The symbolic axes.
-        calibration: Gives images to calibrate int8 with.
-        measure: Gives the metrics of a graph. Default: None, int8 is not judged by them.
+        calibration: Gives images to calibrate int8 with, in the size that the graph takes.
+        measure: Gives the main metric of a graph, in points. Default: None, int8 is not judged by it.
         max_drop: How far the metric may drop in int8, in points. Default: None.
 
     Raises:
         ExportError: The network cannot be recorded.
-        DeploymentError: It was trained for int8, and another precision is asked for; or the images for calibration have
-            another size than the graph takes.
+        DeploymentError: It was trained for int8, and another precision is asked for.
     """
     is_onnx = out.suffix == ".onnx"
     is_int8 = is_quantized(network)
@@ -52,7 +50,9 @@ def make_graph(
             "(--precision int8). Nothing was written."
         )
     quantizes = precision == "int8" and not is_int8
-    images = prepare(calibration(), shape, dynamic) if quantizes else []
+    images = calibration() if quantizes else []
+    if "batch" not in dynamic:
+        images = [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")
         record(network, recorded, shape, dynamic)
@@ -72,35 +72,17 @@ def make_graph(
         save_openvino(graph, out, half=precision == "bfloat16")
 
 
-def prepare(images: list[Tensor], shape: tuple[int, int, int], dynamic: Sequence[str]) -> list[Tensor]:
-    """The images to calibrate a graph with, as it takes them.
-
-    Raises:
-        DeploymentError: They have another size.
-    """
-    for axis, name in ((1, "height"), (2, "width")):
-        found = {image.shape[axis] for image in images}
-        if name not in dynamic and found != {shape[axis]}:
-            raise DeploymentError(
-                f"The {name} of training images after the test pipeline is {', '.join(map(str, sorted(found)))}, and "
-                f"the graph takes {shape[axis]}: they cannot calibrate it. Pass their size as --size, or --dynamic "
-                "batch height width. Nothing was written."
-            )
-    return images if "batch" in dynamic else [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
-
-
 def quantize(
     graph: object,
     runtime: str,
     images: list[Tensor],
-    measure: Callable[[nn.Module], dict[str, float]] | None,
+    measure: Callable[[nn.Module], float] | None,
     max_drop: float | None,
 ) -> object:
     """Quantize a graph after training, judged by its main metric."""
     from mmrepmlp.export.post_training import quantize_graph
 
     def judge(candidate: object) -> float:
-        metrics = measure(load_graph(candidate, runtime, "int8"))
-        return points(main_metric(metrics), metrics[main_metric(metrics)])
+        return measure(load_graph(candidate, runtime, "int8"))
 
     return quantize_graph(graph, images, "images", judge if measure else None, max_drop)

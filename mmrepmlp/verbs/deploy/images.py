@@ -2,6 +2,7 @@
 """Images of a config's datasets as a deployed graph takes them."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -10,10 +11,16 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 
+from mmrepmlp.export.normalization import IMAGE_TYPES
 from mmrepmlp.verbs.config import innermost_dataset
 from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.model import iter_dicts
+
+from .folder import DeploymentError
+
+SAMPLES = 64  # images of a dataset that stand for all
 
 
 def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
@@ -25,19 +32,23 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
         number: How many, drawn at random with a fixed seed; all if the dataset has fewer.
 
     Returns:
-        Images of shape (1, H, W, C), uint8.
+        Images of shape (1, H, W, C), uint8 or uint16.
 
     Raises:
         ExplainedError: The dataset does not exist.
         ValueError: The config has none, or it is empty.
+        DeploymentError: The images are of another type.
     """
     given = cfg.get(f"{split}_dataloader")
     if not given:
         raise ValueError(f"The config has no {split}_dataloader, from which images would be taken.")
     dataset = copy.deepcopy(given["dataset"])
+    pipeline = copy.deepcopy(innermost_dataset(cfg).get("pipeline") or [])
+    for step in pipeline:  # whose images are to have the type that the file has
+        step.pop("to_float32", None)
     for part in iter_dicts(dataset):
         if "pipeline" in part:
-            part["pipeline"] = innermost_dataset(cfg).get("pipeline")
+            part["pipeline"] = pipeline
     loader = ConfigDict(
         dataset=dataset,
         sampler=dict(type="DefaultSampler", shuffle=True),
@@ -53,8 +64,47 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
         for _, data in zip(range(total), track(samples, f"{split} images", total, console=console, transient=True)):
             (image,) = data["inputs"]
             image = torch.as_tensor(image)
-            image = image.round().clamp(0, 255) if image.is_floating_point() else image
-            images.append(image.permute(1, 2, 0)[None].to(torch.uint8).contiguous())
+            if image.dtype not in IMAGE_TYPES:
+                name = str(image.dtype).removeprefix("torch.")
+                raise DeploymentError(
+                    f"Images of the {split} set are {name}, from {image.min():.6g} to {image.max():.6g}; a deployed "
+                    "graph takes uint8 or uint16, and normalizes as the data preprocessor does. Export one that takes "
+                    "preprocessed images with mmrepmlp deploy --raw."
+                )
+            images.append(image.permute(1, 2, 0)[None].contiguous())
     if not images:
         raise ValueError(f"The config's {split} set has no image.")
     return images
+
+
+def sample_images(cfg: Config) -> tuple[list[Tensor], str]:
+    """Images of the test set, else of the training set, and what they are; none where neither is there."""
+    for split, what in (("test", "the test set"), ("train", "the training set")):
+        if cfg.get(f"{split}_dataloader"):
+            try:
+                found = dataset_images(cfg, split, SAMPLES)
+            except DeploymentError:
+                raise
+            except Exception:  # of whatever a dataset makes of data that are not on this machine
+                continue
+            largest = max((image.dtype for image in found), key=lambda dtype: torch.iinfo(dtype).max)
+            return [image.to(largest) for image in found], f"{len(found)} images of {what}"
+    return [], "random images"
+
+
+def fit(image: Tensor, sides: Sequence[int | None]) -> Tensor:
+    """A window of an image (1, H, W, C) in the size that a graph takes; of the image enlarged where it is smaller.
+
+    Args:
+        image: The image.
+        sides: Height and width of the window; None for that of the image.
+    """
+    sizes = [wanted or side for wanted, side in zip(sides, image.shape[1:3])]
+    factor = max(1.0, *(wanted / side for wanted, side in zip(sizes, image.shape[1:3])))
+    if factor > 1:
+        enlarged = [max(wanted, round(factor * side)) for wanted, side in zip(sizes, image.shape[1:3])]
+        values = F.interpolate(image.permute(0, 3, 1, 2).float(), enlarged, mode="bilinear")
+        image = values.round().to(image.dtype).permute(0, 2, 3, 1)
+    for axis, wanted in enumerate(sizes, 1):
+        image = image.narrow(axis, torch.randint(image.size(axis) - wanted + 1, ()).item(), wanted)
+    return image.contiguous()

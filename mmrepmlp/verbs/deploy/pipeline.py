@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A config's test pipeline as plain data, for programs without its framework."""
 
+import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
+from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.verbs.config import innermost_dataset
 
 # What of each transform changes an image. Others that are known load, pack, or change annotations alone.
@@ -24,17 +27,23 @@ def describe_pipeline(cfg: Config) -> tuple[str, list[dict]]:
         cfg: The config.
 
     Returns:
-        How color is read, as of mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
+        How color is read, as in mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
         arguments under mmcv's names. A transform that is not known here has its ``type`` alone.
     """
-    color, steps = "color", []
+    color, steps, dataset, readers = None, [], innermost_dataset(cfg), []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        for settings in innermost_dataset(cfg).get("pipeline") or ():
+        for settings in dataset.get("pipeline") or ():
             transform = TRANSFORMS.build(settings)
-            color = getattr(transform, "color_type", color)
-            if not type(transform).__name__.startswith(IGNORED):
+            name = type(transform).__name__
+            if type(transform) is LoadImageFromFile and transform.imdecode_backend == "cv2":
+                color = transform.color_type
+            elif not name.startswith(IGNORED):
                 steps.append(describe_transform(transform))
-    return color, steps
+            elif name.startswith("Load") and "Annotation" not in name:
+                readers.append(name)
+    if color is None and dataset.get("pipeline"):
+        steps.insert(0, {"type": f"{(readers or [dataset.get('type')])[0]} (how images are read)"})
+    return color or "color", steps
 
 
 def describe_transform(transform: object) -> dict:
@@ -44,10 +53,27 @@ def describe_transform(transform: object) -> dict:
     known = name in ARGUMENTS and not getattr(transform, "auto_pad", False)
     if name == "Pad":
         step["value"] = transform.pad_val.get("img", 0)
-        known = transform.padding_mode == "constant"
+        known = transform.padding_mode == "constant" and not isinstance(step["value"], float)  # of one channel alone
     if name == "Resize":
         known = transform.scale is not None
     return {"type": name, **step} if known else {"type": name}
+
+
+def describe_padding(preprocessor: nn.Module, normalization: Normalization) -> list[dict]:
+    """What a data preprocessor pads an image with in a test, as a step before the normalization; empty for nothing."""
+    given = getattr(preprocessor, "test_cfg", None) or {}
+    size, divisor = given.get("size"), given.get("size_divisor") or getattr(preprocessor, "pad_size_divisor", None) or 1
+    value = getattr(preprocessor, "pad_value", getattr(preprocessor, "pad_val", 0))
+    return [padding(normalization, value, size, divisor)] if size or divisor > 1 else []
+
+
+def padding(
+    normalization: Normalization, value: float = 0.0, size: tuple[int, int] | None = None, divisor: int | None = None
+) -> dict:
+    """The step that pads an image to a height and width, or to multiples, so that normalized it has a value there."""
+    image = normalization.undo(torch.full((1, len(normalization.channels), 1, 1), float(value)))
+    size, divisor = (size[::-1], None) if size else (None, divisor)
+    return dict(type="Pad", size=size, size_divisor=divisor, pad_to_square=False, value=image.flatten().tolist())
 
 
 def graph_size(model: nn.Module, steps: list[dict]) -> tuple[int, int] | None:

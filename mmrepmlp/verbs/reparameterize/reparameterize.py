@@ -22,12 +22,12 @@ from mmrepmlp.checkpoint import (
 )
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
-from mmrepmlp.verbs.config import framework_of, read_config
+from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.explain import summarize
 from mmrepmlp.verbs.model import build_model, count_macs, deploy_config, fitting_config
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
-from mmrepmlp.verbs.reparameterize.test_set import ROUNDING, compare_on_test_set
+from mmrepmlp.verbs.reparameterize.test_set import compare_on_test_set
 from mmrepmlp.verbs.reparameterize.verification import Forms, Verification, changed_tensors
 from mmrepmlp.version import __version__
 
@@ -119,7 +119,6 @@ def reparameterize_checkpoint(
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
         macs=(count_macs(model), count_macs(converted)),
         converted=list(convertible_modules(model)),
-        rounding=ROUNDING.get(framework_of(cfg), 0.0),
     )
 
     def verify(file: Path, _: Path) -> None:
@@ -138,6 +137,7 @@ def reparameterize_checkpoint(
         if verify_on == "test" and not report.failures():
             agreement = compare_on_test_set(cfg, model, written, verification)
             report.metrics, report.same_predictions = agreement.metrics, agreement.share
+            report.rounding = agreement.rounding
             report.differences = verification.differences
         raise_failures(report, verification.unproven())
 

@@ -3,7 +3,6 @@
 
 import copy
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,9 +21,8 @@ from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.reparameterize.verification import Verification
 from mmrepmlp.verbs.runner import build_runner
 from mmrepmlp.verbs.test.evaluate import run_test
+from mmrepmlp.verbs.test.metrics import check_scored, largest_step, main_metric, numbers
 
-# The last digit to which frameworks round what they evaluate, by scope: percentages of mmseg, fractions of mmdet.
-ROUNDING = {"mmseg": 0.01, "mmdet": 0.001}
 UNCOMPARED = (".gt_", ".seg_logits")  # annotations, and scores of every pixel for every class
 
 
@@ -34,11 +32,13 @@ class Agreement:
 
     Attributes:
         metrics: Metrics that are numbers, by name.
+        rounding: The step to which the framework rounds them; 0 where it does not.
         same: Number of equal numbers in the predictions, up to rounding.
         total: Number of all numbers in the predictions of the training form.
     """
 
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    rounding: float = 0.0
     same: int = 0
     total: int = 0
 
@@ -104,10 +104,10 @@ class CompareFormsHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Evaluate the predictions of the deploy form."""
         self.watching.__exit__(None, None, None)
-        after = self.evaluator.evaluate(len(runner.test_loop.dataloader.dataset))
-        for name, value in (metrics or {}).items():
-            if isinstance(value, Real):
-                self.result.metrics[name] = (float(value), float(after.get(name, "nan")))
+        after = numbers(self.evaluator.evaluate(len(runner.test_loop.dataloader.dataset)))
+        before = numbers(metrics or {})
+        self.result.metrics = {name: (value, after.get(name, float("nan"))) for name, value in before.items()}
+        self.result.rounding = largest_step(before, self.evaluator.metrics)
 
 
 def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verification: Verification) -> Agreement:
@@ -121,13 +121,15 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
 
     Raises:
         ValueError: The config sets nothing to test.
-        MMRepMLPError: A dataset does not exist, or the config's loop does more than to test each batch.
+        MMRepMLPError: A dataset does not exist, the config's loop does more than to test each batch, or no metric is a
+            number.
     """
     with TemporaryDirectory() as folder, torch.random.fork_rng():
         cfg.dump(Path(folder, "training.py"))
         save_checkpoint({"state_dict": before.state_dict()}, Path(folder, "training.pth"))
         cfg = load_config(Path(folder, "training.py"), work_dir=folder)
         require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
+        check_scored(cfg)
         cfg.load_from, cfg.resume = str(Path(folder, "training.pth")), False
         with explained(cfg):
             runner = build_runner(cfg, progress=True, name_log=False)
@@ -139,4 +141,5 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
             hook = CompareFormsHook(after, verification)
             runner.register_hook(hook)
             run_test(runner)
+        main_metric(hook.result.metrics)
         return hook.result

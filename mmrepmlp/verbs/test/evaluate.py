@@ -18,6 +18,7 @@ from mmrepmlp.verbs.explain import explained
 from mmrepmlp.verbs.progress import show_progress
 from mmrepmlp.verbs.runner import build_runner
 
+from .metrics import numbers
 from .tta import apply_tta
 
 DTYPES = ("float32", "bfloat16")
@@ -169,10 +170,10 @@ def evaluate_weights(
         cfg_options: Settings to override, by dotted names. Default: None.
 
     Returns:
-        The metrics.
+        The metrics that are numbers.
     """
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder, "weights.pth")
         save_checkpoint({"state_dict": dict(state)}, checkpoint)
         metrics = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
-    return {name: float(value) for name, value in metrics.items()}
+    return numbers(metrics)

@@ -19,6 +19,7 @@ from mmrepmlp.verbs.model import drop_pretrained
 from mmrepmlp.verbs.runner import build_runner
 
 from .evaluate import load_test_config, run_test
+from .metrics import scale_of
 
 Graph = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -54,10 +55,11 @@ def evaluate_deployment(
     cfg, settings = load_test_config(config, cfg_options, work_dir, out=out, show_dir=show_dir), deployment.settings
     output = dict(settings["output"])
     task = Task(settings["task"], output.pop("name"), output)
-    normalization = Normalization(**{name: tuple(value) for name, value in settings["normalization"].items()})
+    normalization = Normalization(**settings["normalization"])
+    size = settings["input"]["height"], settings["input"]["width"]
     head = load_file(deployment.folder / WEIGHTS) if task.name == "features" else None
     with explained(cfg):
-        return GraphEvaluator(cfg, normalization, task, head, progress)(deployment.load(), out)
+        return GraphEvaluator(cfg, normalization, task, size, head, progress)(deployment.load(), out)
 
 
 class GraphEvaluator:
@@ -67,6 +69,8 @@ class GraphEvaluator:
         cfg: The config.
         normalization: What a graph does to the colors of an image, which the config's preprocessor did already.
         task: What a graph predicts.
+        size: Height and width of the images that a graph takes, None for any: smaller ones are padded, but for
+            classifiers.
         head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
         progress: As in :func:`evaluate`. Default: True.
 
@@ -79,6 +83,7 @@ class GraphEvaluator:
         cfg: Config,
         normalization: Normalization,
         task: Task,
+        size: tuple[int | None, int | None] = (None, None),
         head: Mapping[str, Tensor] | None = None,
         progress: bool = True,
     ) -> None:
@@ -86,7 +91,7 @@ class GraphEvaluator:
         cfg.load_from, cfg.resume = None, False
         drop_pretrained(cfg.model)
         self.graph: Graph | None = None
-        self.normalization = normalization
+        self.normalization, self.task, self.size = normalization, task, size
         self.runner = build_runner(cfg, progress)
         model = self.runner.model
         if task.name == "features":
@@ -98,20 +103,29 @@ class GraphEvaluator:
 
     def run(self, inputs: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
         """Run the graph on images as the config's preprocessor leaves them."""
-        return self.graph(self.normalization.undo(inputs))
+        height, width = inputs.shape[2:]
+        if self.task.name != "classification":
+            missing = [max(0, (wanted or side) - side) for wanted, side in zip(self.size, (height, width))]
+            inputs = F.pad(inputs, (0, missing[1], 0, missing[0]))
+        outputs = self.graph(self.normalization.undo(inputs))
+        return tuple(o[..., :height, :width] for o in outputs) if self.task.name == "segmentation" else outputs
 
     def __call__(self, graph: Graph, out: str | None = None) -> dict[str, float]:
         """Evaluate a graph.
 
         Args:
-            graph: Maps images (N, H, W, C), uint8, to its outputs.
+            graph: Maps images (N, H, W, C) to its outputs.
             out: Pickle file for the predictions. Default: None.
 
         Returns:
             The metrics.
         """
         self.graph = graph
-        return {name: float(value) for name, value in run_test(self.runner, out).items()}
+        return run_test(self.runner, out)
+
+    def scale(self, name: str, value: float) -> tuple[float, float]:
+        """What :func:`scale_of` says of a metric."""
+        return scale_of(name, value, self.runner.test_evaluator.metrics)
 
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:

@@ -13,8 +13,18 @@ def test_an_epoch_that_never_comes_is_refused(options, tmp_path):
         train(config, work_dir=str(tmp_path))
 
 
-def test_a_plain_network_is_refused(options, tmp_path):
-    hook = dict(type="mmrepmlp.FakeQuantizeHook")
-    config = dump_config(CONFIG, {**options, "custom_hooks": [hook]}, tmp_path / "config.py")
-    with pytest.raises(ValueError, match="QuantizedRepMLPNet"):
+@pytest.mark.parametrize(
+    "backbone, advice",
+    [
+        ({}, "Write type='mmrepmlp.QuantizedRepMLPNet'"),
+        (
+            dict(_delete_=True, type="ResNet", depth=18),
+            r"Only RepMLPNet trains for int8\. Quantize .* --precision int8",
+        ),
+    ],
+)
+def test_a_plain_network_is_refused(backbone, advice, options, tmp_path):
+    settings = {**options, "custom_hooks": [dict(type="mmrepmlp.FakeQuantizeHook")], "model.backbone": backbone}
+    config = dump_config(CONFIG, settings, tmp_path / "config.py")
+    with pytest.raises(ValueError, match=f"the model has no QuantizedRepMLPNet. {advice}"):
         train(config, work_dir=str(tmp_path))

@@ -7,14 +7,18 @@ import runpy
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
+from mmseg.structures import SegDataSample
+from torch import nn
 
+from mmrepmlp.export.normalization import measure_normalization, preprocessing_of
 from mmrepmlp.verbs.deploy.folder import PROGRAM, write_program
-from mmrepmlp.verbs.deploy.pipeline import describe_pipeline, output_size
+from mmrepmlp.verbs.deploy.pipeline import describe_padding, describe_pipeline, output_size
 
 PROGRAM_NAMES = runpy.run_path(str(PROGRAM))
 sides = st.integers(5, 90)
@@ -35,7 +39,7 @@ def transforms(draw):
                 dict(type="CenterCrop", crop_size=size),
                 dict(type="Pad", size=(90 + size[0], 90 + size[1]), pad_val=draw(st.integers(0, 255))),
                 dict(type="Pad", size_divisor=draw(st.integers(1, 32))),
-                dict(type="Pad", pad_to_square=True),
+                dict(type="Pad", pad_to_square=True, pad_val=dict(img=draw(st.integers(0, 255)))),
             ]
         )
     )  # fmt: skip
@@ -96,3 +100,46 @@ def test_pillow_is_required_where_the_pipeline_asks_for_it(backend, tmp_path):
     lines = (tmp_path / "requirements.txt").read_text().splitlines()
     assert lines[0].startswith("onnxruntime==") and any(line.startswith("numpy>=") for line in lines)
     assert any(line.startswith("pillow>=") for line in lines) is (backend == "pillow")
+
+
+@pytest.mark.parametrize(
+    "loader, name",
+    [
+        (dict(type="LoadImageFromFile", imdecode_backend="pillow"), "LoadImageFromFile"),
+        (dict(type="LoadSingleRSImageFromFile"), "LoadSingleRSImageFromFile"),
+        (None, "CustomDataset"),  # whose images come as arrays
+    ],
+)
+def test_images_that_are_read_otherwise_are_said_to_be(loader, name, monkeypatch):
+    monkeypatch.setattr("mmseg.datasets.transforms.loading.gdal", object(), raising=False)
+    cfg = config([], "mmseg")
+    cfg.test_dataloader.dataset.pipeline = [loader, dict(type="PackSegInputs")][loader is None :]
+    _, (step,) = describe_pipeline(cfg)
+    assert step == {"type": f"{name} (how images are read)"}
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromFile", color_type="grayscale_ignore_orientation")
+    assert describe_pipeline(cfg) == ("grayscale_ignore_orientation", [])
+
+
+@pytest.mark.parametrize(
+    "preprocessor, size",
+    [
+        (dict(type="mmseg.SegDataPreProcessor", test_cfg=dict(size_divisor=64)), (64, 128)),
+        (dict(type="mmseg.SegDataPreProcessor", test_cfg=dict(size=(80, 96)), pad_val=1), (80, 96)),
+        (dict(type="mmdet.DetDataPreprocessor", pad_size_divisor=32, pad_value=-1), (64, 96)),
+        (dict(type="mmpretrain.ClsDataPreprocessor", pad_size_divisor=16), (48, 80)),
+    ],
+)
+def test_what_the_preprocessor_pads_is_a_step(preprocessor, size):
+    preprocessor = MODELS.build(dict(preprocessor, mean=[100.0, 110.0, 120.0], std=[50.0, 55.0, 60.0]))
+    model = nn.Module()
+    model.data_preprocessor = preprocessor
+    normalization = measure_normalization(preprocessing_of(model), 3)
+    steps = describe_padding(preprocessor, normalization)
+    image = np.random.RandomState(0).randint(0, 256, (40, 72, 3)).astype(np.uint8)
+    actual = normalization.apply(torch.from_numpy(apply(steps, image))[None])
+    samples = [SegDataSample()] if "mmseg" in type(preprocessor).__module__ else None
+    data = dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)], data_samples=samples)
+    expected = preprocessor(data, False)["inputs"]
+    assert actual.shape[2:] == size
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0.5 / 50)  # padded with a whole number
+    assert describe_padding(nn.Identity(), normalization) == []

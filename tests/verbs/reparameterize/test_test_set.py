@@ -81,3 +81,13 @@ def test_another_loop_says_so(trained, config, tmp_path):
         reparameterize_checkpoint(
             config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
         )
+
+
+@pytest.mark.slow
+def test_a_test_set_without_a_number_to_compare_is_no_verification(trained, config, tmp_path):
+    options = {"test_evaluator": dict(_delete_=True, type="ConfusionMatrix")}
+    with pytest.raises(MMRepMLPError, match="gives no metric that is a number"):
+        reparameterize_checkpoint(
+            config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
+        )
+    assert not list(tmp_path.glob("deploy*"))

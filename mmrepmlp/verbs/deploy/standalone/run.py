@@ -6,7 +6,6 @@ The folder of this file holds the graph, and deploy.json, which says what the gr
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,6 +20,8 @@ READ_FLAGS = {
     "color": cv2.IMREAD_COLOR,
     "color_ignore_orientation": cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
     "grayscale": cv2.IMREAD_GRAYSCALE,
+    "grayscale_ignore_orientation": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION,
+    "unchanged": cv2.IMREAD_UNCHANGED,
 }
 CV2_INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
@@ -29,6 +30,7 @@ CV2_INTERPOLATION = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
+FOLDERS = dict(visualization="visualizations", sem_seg="maps", features="features")
 COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # of classes that have none
 
 
@@ -38,14 +40,18 @@ class OpenVinoGraph:
     def __init__(self, path, settings, threads):
         import openvino
 
-        # What is not int8 in the graph is computed in float32; left to itself, OpenVINO would take bfloat16.
-        options = {"INFERENCE_PRECISION_HINT": "bf16" if settings["precision"] == "bfloat16" else "f32"}
-        options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        core = openvino.Core()
-        self.compiled = core.compile_model(str(path), "CPU", options)
-        needed = {"bfloat16": "BF16", "int8": "INT8"}.get(settings["precision"])
+        core, precision = openvino.Core(), settings["precision"]
+        needed = {"bfloat16": "BF16", "int8": "INT8"}.get(precision)
         if needed and needed not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            print(f"this processor has no instructions for {settings['precision']}: it works, but is not faster")
+            how = "computed in float32" if precision == "bfloat16" else "it works, but is not faster"
+            print(f"this processor has no instructions for {precision}: {how}")
+            precision = "float32"  # bfloat16 would be emulated, ten times slower
+        # What is not int8 in the graph is computed in float32; left to itself, OpenVINO would take bfloat16.
+        options = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
+        options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        if None in (settings["input"]["height"], settings["input"]["width"]):
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"  # else it keeps buffers for each size that it has seen
+        self.compiled = core.compile_model(str(path), "CPU", options)
 
     def __call__(self, images):
         outputs = self.compiled([images])
@@ -80,13 +86,13 @@ class Network:
     """
 
     def __init__(self, folder=FOLDER, threads=0):
-        self.settings = json.loads((Path(folder) / "deploy.json").read_text())
+        self.settings = json.loads((Path(folder) / "deploy.json").read_text(encoding="utf-8"))
         self.input, self.steps = self.settings["input"], self.settings["preprocessing"]
         graph = Path(folder) / self.settings["graph"]
         self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads)
 
     def read(self, path):
-        """Read an image as the network's dataset is read: (H, W, C), uint8, the channels in OpenCV's order."""
+        """Read an image as the network's dataset is read: (H, W, C), the channels in OpenCV's order."""
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
         image = cv2.imdecode(data, READ_FLAGS[self.input["color_type"]]) if data.size else None
         if image is None:
@@ -95,10 +101,22 @@ class Network:
 
     def preprocess(self, image):
         """Resize, crop and pad an image as in the network's test; what the colors need is in the graph."""
+        return self.transform(image)[0]
+
+    def transform(self, image):
+        """What :meth:`preprocess` gives, and, along height and width, the side of its pixels, where in the image it
+        begins and where it ends, without what is padded."""
+        side, start, stop = np.ones(2), np.zeros(2), np.array(image.shape[:2])
         for step in self.steps:
+            before = np.array(image.shape[:2])
             image = STEPS.get(step["type"], unknown_step)(image, step)
             image = image if image.ndim == 3 else image[..., None]
-        return image
+            if step["type"] == "CenterCrop":
+                start += side * ((before - image.shape[:2]) / 2).round()
+                stop = np.minimum(stop, start + side * image.shape[:2])
+            elif step["type"] != "Pad":
+                side *= before / image.shape[:2]
+        return image, side, start, stop
 
     def predict(self, image):
         """The outputs of the graph for one image."""
@@ -109,8 +127,35 @@ class Network:
                     f"is {image.shape[1]}x{image.shape[0]} after preprocessing, and the graph takes "
                     f"{self.input['width']}x{self.input['height']}; deploy with --dynamic height width"
                 )
-        batch = np.repeat(image[None], self.input["batch"] or 1, 0)
+        kind, channels = self.input["type"], self.input["channels"]
+        if image.shape[2] != channels or not np.can_cast(image.dtype, kind):
+            raise ValueError(f"is {image.dtype} of {image.shape[2]} channels, and the graph takes {kind} of {channels}")
+        batch = np.repeat(image[None].astype(kind), self.input["batch"] or 1, 0)
         return [output[0] for output in self.graph(np.ascontiguousarray(batch))]
+
+    def classes(self, image, outputs):
+        """Of a segmentor, the class of each pixel of an image; -1 outside of what the preprocessing crops."""
+        _, side, start, stop = self.transform(image)
+        rows, columns = ((stop - start) / side).round().astype(int)
+        (top, left), (bottom, right) = start.round().astype(int), stop.round().astype(int)
+        best, found = -np.inf, np.zeros((bottom - top, right - left), np.int64)
+        for label, plane in self.planes(outputs[0]):
+            plane = cv2.resize(plane[:rows, :columns], (right - left, bottom - top))
+            found[plane > best] = label
+            best = np.maximum(best, plane)
+        labels = np.full(image.shape[:2], -1)
+        labels[top:bottom, left:right] = found
+        return labels
+
+    def planes(self, output):
+        """For each class how much speaks for it, pixel by pixel."""
+        if self.settings["output"]["name"] == "classes":
+            yield from ((label, (output == label).astype(np.float32)) for label in np.unique(output).tolist())
+        elif len(output) == 1:
+            threshold = self.settings["output"]["threshold"]
+            yield from enumerate((np.zeros_like(output[0]), output[0] - np.log(threshold / (1 - threshold))))
+        else:
+            yield from enumerate(output)
 
     def name_of(self, label):
         """Name of a class; its number where there is no name."""
@@ -161,8 +206,10 @@ def pad(image, step):
         width, height = step["size"]
     if step["size_divisor"]:
         height, width = (-(-side // step["size_divisor"]) * step["size_divisor"] for side in (height, width))
-    sides = ((0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0))
-    return np.pad(image, sides, constant_values=step["value"])
+    height, width = max(height, image.shape[0]), max(width, image.shape[1])
+    padded = np.full((height, width, image.shape[2]), step["value"], image.dtype)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded
 
 
 STEPS = {"Resize": resize, "ResizeEdge": resize_edge, "CenterCrop": center_crop, "Pad": pad}
@@ -178,84 +225,101 @@ def interpolate(image, width, height, step):
     return np.array(picture.resize((width, height), Image.Resampling[step["interpolation"].upper()]))
 
 
-def describe(network, outputs):
-    """A prediction as plain data, and as a line of text."""
+def describe(network, outputs, labels):
+    """A prediction as plain data, and its parts, each a class and its share, or of a part of a model the shapes."""
     if network.settings["output"]["name"] == "scores":
         best = np.argsort(-outputs[0])[:5].tolist()
-        ranked = [(network.name_of(label), float(outputs[0][label])) for label in best]
-        result = dict(pred_label=best[0], pred_class=ranked[0][0], pred_scores=outputs[0].tolist())
-        return result, "  ".join(
-            f"{name} {score:.1%}" for name, score in ranked if score >= 0.01 or name == ranked[0][0]
-        )
+        shares = [(label, float(outputs[0][label])) for label in best]
+        result = dict(pred_label=best[0], pred_class=network.name_of(best[0]), pred_scores=outputs[0].tolist())
+        return result, [(label, score) for label, score in shares if score >= 0.01 or label == best[0]]
     if network.settings["task"] == "segmentation":
-        labels, counts = np.unique(classes_of(network, outputs), return_counts=True)
-        shares = {
-            network.name_of(label): count / counts.sum() for label, count in zip(labels.tolist(), counts.tolist())
-        }
-        return dict(classes=shares), "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        found, counts = np.unique(labels[labels >= 0], return_counts=True)
+        shares = list(zip(found.tolist(), (counts / counts.sum()).tolist()))
+        return dict(classes={network.name_of(label): share for label, share in shares}), shares
     shapes = [list(output.shape) for output in outputs]
-    return dict(shapes=shapes), "feature maps " + ", ".join("x".join(map(str, shape)) for shape in shapes)
+    return dict(shapes=shapes), [("feature maps", ", ".join("x".join(map(str, shape)) for shape in shapes))]
 
 
-def classes_of(network, outputs):
-    """The class of each pixel."""
-    if network.settings["output"]["name"] == "classes":
-        return outputs[0].astype(np.int64)
-    if len(outputs[0]) == 1:
-        return (1 / (1 + np.exp(-outputs[0][0])) > network.settings["output"]["threshold"]).astype(np.int64)
-    return outputs[0].argmax(0)
+def texts(parts, name_of):
+    """Parts of a prediction in words."""
+    return [f"{kind} {text}" if isinstance(kind, str) else f"{name_of(kind)} {text:.1%}" for kind, text in parts]
 
 
-def draw(network, image, outputs, text):
-    """A picture of a prediction: the image with classes in color or with the scores written below it."""
-    image = image if image.shape[2] == 3 else np.repeat(image, 3, 2)
-    if network.settings["task"] == "segmentation":
-        labels = classes_of(network, outputs).astype(np.float32)
-        labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
+def draw(network, image, labels, parts):
+    """A picture of a prediction: the image with classes in color, and with the shares written below it."""
+    image = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
+    image = (image * (255 / max(255, image.max()))).astype(np.uint8)  # of more than 8 bits
+    if labels is not None:
         colors = np.array([network.color_of(label) for label in range(labels.max() + 1)])
-        image = (0.5 * image + 0.5 * colors[labels]).astype(np.uint8)
+        image = np.where(labels[..., None] < 0, image, 0.5 * image + 0.5 * colors[labels]).astype(np.uint8)
     factor = max(1, round(304 / image.shape[1]))
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    parts = text.split("  ")
     strip = np.full((18 * len(parts) + 6, image.shape[1], 3), 255, np.uint8)
-    for i, part in enumerate(parts):
-        cv2.putText(strip, part, (4, 16 + 18 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    for i, text in enumerate(texts(parts, lambda label: printable(network.name_of(label), label))):
+        cv2.putText(strip, text, (4, 16 + 18 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([image, strip])
 
 
-def write(network, out, name, image, outputs, text):
-    """Write the picture of a prediction and, of a segmentor, its classes; of a part of a model, its feature maps."""
-    out.mkdir(parents=True, exist_ok=True)
-    stem = name.replace(os.sep, "_").removesuffix(".png")
+def printable(name, label):
+    """A name, or a number where OpenCV has no letters for the name."""
+    return name if name.isascii() else str(label)
+
+
+def write(network, out, name, image, outputs, labels, parts):
+    """Write the picture of a prediction and, of a segmentor, its classes; of a part of a model, its feature maps.
+    Returns the names of the files."""
     if network.settings["task"] == "features":
-        np.savez(out / f"{stem}.npz", *outputs)
-        return
-    cv2.imencode(".png", draw(network, image, outputs, text))[1].tofile(out / f"{stem}.png")
-    if network.settings["task"] == "segmentation":
-        labels = classes_of(network, outputs)
-        labels = labels.astype(np.uint8 if labels.max() < 2**8 else np.uint16)
-        cv2.imencode(".png", labels)[1].tofile(out / f"{stem}_classes.png")
+        path = out / FOLDERS["features"] / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, *outputs)
+        return dict(features=path.relative_to(out).as_posix())
+    pictures = dict(visualization=draw(network, image, labels, parts))
+    if labels is not None:
+        last = 2**8 - (labels.min() < 0)  # -1 becomes the largest number
+        pictures["sem_seg"] = labels.astype(np.uint8 if labels.max() < last else np.uint16)
+    files = {}
+    for kind, picture in pictures.items():
+        path = out / FOLDERS[kind] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imencode(".png", picture)[1].tofile(path)
+        files[kind] = path.relative_to(out).as_posix()
+    return files
+
+
+def find_images(source, out):
+    """The image, or the images in a folder and its subfolders, without hidden ones and those that are written."""
+    if source.is_file():
+        return {source.name: source}
+    written = [(out / folder).resolve() for folder in FOLDERS.values()] if out else []
+    written += [out.resolve()] if out and out.resolve() != source.resolve() else []
+    names = {path.relative_to(source): path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES}
+    return {
+        name.as_posix(): path
+        for name, path in names.items()
+        if not any(part.startswith(".") for part in name.parts) and not set(written) & set(path.resolve().parents)
+    }
 
 
 def predict_all(network, source, out):
     """Predict an image or all images of a folder; what cannot be read is reported and skipped."""
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = find_images(source, out)
     results, skipped = {}, {}
-    for path in paths:
-        name = str(path.relative_to(source)) if source.is_dir() else path.name
+    for name, path in paths.items():
         try:
             image = network.read(path)
             outputs = network.predict(image)
-        except (ValueError, cv2.error) as error:
+        except (ValueError, OSError, cv2.error) as error:
             skipped[name] = str(error)
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
-        results[name], text = describe(network, outputs)
-        print(f"{name}: {text}")
+        labels = network.classes(image, outputs) if network.settings["task"] == "segmentation" else None
+        results[name], parts = describe(network, outputs, labels)
+        print(f"{name}: {'  '.join(texts(parts, network.name_of))}")
         if out:
-            write(network, out, name, image, outputs, text)
+            results[name] |= write(network, out, name, image, outputs, labels, parts)
     if out and results:
-        (out / "predictions.json").write_text(json.dumps(dict(predictions=results, skipped=skipped), indent=1))
+        text = json.dumps(dict(predictions=results, skipped=skipped), indent=1)
+        (out / "predictions.json").write_text(text, encoding="utf-8")
     if not results:
         sys.exit("error: none of the images could be predicted" if paths else f"error: there is no image in {source}")
 
@@ -265,7 +329,8 @@ def benchmark(network, calls=50):
     batch, height, width = (
         network.input[name] or default for name, default in zip(("batch", "height", "width"), (1, 224, 224))
     )
-    images = np.random.RandomState(0).randint(0, 256, (batch, height, width, network.input["channels"]), np.uint8)
+    kind, shape = np.dtype(network.input["type"]), (batch, height, width, network.input["channels"])
+    images = np.random.RandomState(0).randint(0, np.iinfo(kind).max + 1, shape, kind)
     seconds = []
     for _ in range(calls + 5):
         start = time.perf_counter()
@@ -277,9 +342,13 @@ def benchmark(network, calls=50):
 
 
 def main():
+    for stream in (sys.stdout, sys.stderr):  # names may have letters that the terminal has not
+        stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", type=Path, help="image, or folder with images")
-    parser.add_argument("--out", type=Path, help="folder for pictures of the predictions and predictions.json")
+    parser.add_argument(
+        "--out", type=Path, help="folder for predictions.json, pictures, and maps of classes or features"
+    )
     parser.add_argument("--benchmark", action="store_true", help="measure the time of a call")
     parser.add_argument("--threads", type=int, default=0, help="number of threads (default: the runtime's choice)")
     arguments = parser.parse_args()
