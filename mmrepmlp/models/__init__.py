@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
+from .deploy_form import DeployForm
 from .images import image_channels, image_size
 from .repmlp_resnet import RepMLPResNet, RepMLPv1Block
 from .repmlpnet import RepMLPBlock, RepMLPNet, RepMLPNetUnit
@@ -8,6 +9,7 @@ from .repopt_vgg import RepOptVGG
 __all__ = [
     "ACBConv2d",
     "DBBConv2d",
+    "DeployForm",
     "RepMLPBlock",
     "RepMLPNet",
     "RepMLPNetUnit",

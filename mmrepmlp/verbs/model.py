@@ -5,7 +5,9 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import reduce
 from itertools import chain
+from operator import getitem
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -17,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.checkpoint import abbreviate, load_weights, needed, raise_faults
 from mmrepmlp.models import image_channels, image_size
+from mmrepmlp.reparam import convertible_modules
 from mmrepmlp.verbs.config import add_import, as_list, resolve_type
 
 # Names of the arguments that build a deploy form; RepLKNet uses its own.
@@ -87,26 +90,55 @@ def drop_pretrained(settings: ConfigDict) -> None:
         if len(kept) < len(inits):
             del part["init_cfg"]
             part.update({"init_cfg": kept} if kept else {})
-        if isinstance(part.get("pretrained"), str):
-            part["pretrained"] = None
+        if part.get("pretrained"):
+            part["pretrained"] = False if part["pretrained"] is True else None
 
 
-def deploy_config(cfg: Config) -> Config:
-    """A copy of a config whose model is built in deploy form and loads no pre-trained weights."""
+def deploy_config(cfg: Config, model: nn.Module | None = None) -> Config:
+    """A copy of a config whose model is built in deploy form and loads no pre-trained weights.
+
+    Args:
+        cfg: The config of the training form.
+        model: Its model in training form. Default: it is built.
+    """
     cfg = copy.deepcopy(cfg)
     add_import(cfg)
     drop_pretrained(cfg.model)
+    model = model or build_untrained(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         for part in iter_dicts(cfg.model):
             kind = resolve_type(part, MODELS)
             if hasattr(kind, "switch_to_deploy"):
-                part.update({name: True for name in DEPLOY_ARGUMENTS if takes_argument(kind, name)})
+                part.update({name: True for name in deploy_arguments(kind)})
+    wrapped = ConfigDict(model=cfg.model)
+    without_argument = [name for name, part in convertible_modules(model).items() if not deploy_arguments(type(part))]
+    for path in {config_path(wrapped, f"model.{name}") for name in without_argument}:
+        owner, _, name = path.rpartition(".")
+        owner = reduce(getitem, owner.split("."), wrapped) if owner else wrapped
+        owner[name] = ConfigDict(type="mmrepmlp.DeployForm", module=owner[name])
+    cfg.model = wrapped.model
     return cfg
+
+
+def config_path(settings: Mapping, module: str) -> str:
+    """The dotted path of the innermost part of a config that builds a module."""
+    path = []
+    for name in module.split("."):
+        settings = settings.get(name)
+        if not isinstance(settings, Mapping) or "type" not in settings:
+            break
+        path.append(name)
+    return ".".join(path)
 
 
 def is_deploy_config(cfg: Config) -> bool:
     """Whether a config builds a model in deploy form, or a part of it."""
     return any(part.get(name) is True for part in iter_dicts(cfg.model) for name in DEPLOY_ARGUMENTS)
+
+
+def deploy_arguments(kind: type) -> list[str]:
+    """The arguments by which a class is built in deploy form."""
+    return [name for name in DEPLOY_ARGUMENTS if takes_argument(kind, name)]
 
 
 def takes_argument(kind: type, name: str) -> bool:

@@ -2,6 +2,7 @@
 """Every network, convolution and block of the package through everything that all of them can do."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -144,7 +145,8 @@ def assert_equal_outputs(model: nn.Module, expected: list[Tensor], x: Tensor, to
 
 
 def test_every_registered_model_is_here():
-    registered = {name for name, kind in MODELS.module_dict.items() if kind.__module__.startswith("mmrepmlp.")}
+    kinds = {name: kind for name, kind in MODELS.module_dict.items() if inspect.isclass(kind)}
+    registered = {name for name, kind in kinds.items() if kind.__module__.startswith("mmrepmlp.")}
     assert {subject.type for subject in SUBJECTS.values()} - set(BLOCKS) == registered
 
 

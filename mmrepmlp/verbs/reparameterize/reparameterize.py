@@ -178,7 +178,7 @@ def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Modul
         if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
             raise ConversionError(f"The model of {config} is in deploy form already.")
         raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
-    return converted, read_back(config, deploy_config(cfg))
+    return converted, read_back(config, deploy_config(cfg, model))
 
 
 def read_back(config: str | Path, target: Config) -> Config:

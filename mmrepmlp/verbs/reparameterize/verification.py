@@ -208,12 +208,15 @@ def changed_tensors(before: nn.Module, after: nn.Module, converted: Iterable[str
         converted: Names of the modules that are converted.
         dtype: Precision of the converted weights.
     """
-    inside = tuple(f"{name}." if name else "" for name in converted)
-    expected, actual = (
-        {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
-        for model in (before, after)
-    )
+    names = list(converted)
+    expected, actual = (tensors_outside(model, names) for model in (before, after))
     return [name for name in expected | actual if not same_tensor(expected.get(name), actual.get(name), dtype)]
+
+
+def tensors_outside(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of a state dict that are in none of some modules, whatever their names are in it."""
+    inside = {id(tensor) for name in names for tensor in model.get_submodule(name).state_dict(keep_vars=True).values()}
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if id(value) not in inside}
 
 
 def same_tensor(expected: Tensor | None, actual: Tensor | None, dtype: torch.dtype) -> bool:
