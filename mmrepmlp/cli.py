@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 from mmrepmlp.version import __version__
@@ -279,8 +278,7 @@ def parse_and_run(parser: Parser, argv: Sequence[str] | None = None) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # the locale's encoding may lack characters of paths and classes
-            with suppress(OSError):  # of one that was a file when it was opened, and is a pipe by now
-                stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
     arguments = vars(parser.parse_args(argv))
     run, parser, traceback = arguments.pop("run"), arguments.pop("parser", parser), arguments.pop("traceback", False)
     if "local_rank" in arguments:
