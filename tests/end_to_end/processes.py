@@ -38,6 +38,8 @@ def run_script(command: Sequence[str], folder: str, environment: Mapping[str, st
     two files."""
     for number, stream in enumerate(streams, 1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
+    # Python's own are of what the server has there, and cannot be reconfigured where this is a pipe.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
