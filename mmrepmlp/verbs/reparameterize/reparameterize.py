@@ -266,8 +266,10 @@ def written_precision(state: dict[str, Tensor]) -> torch.dtype:
 
 
 def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Cast the floating point tensors of a state dict."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    """Cast the floating point tensors of a state dict, which keeps its metadata."""
+    state = copy.copy(state)
+    state.update({name: value.to(dtype) for name, value in state.items() if value.is_floating_point()})
+    return state
 
 
 def write_files(

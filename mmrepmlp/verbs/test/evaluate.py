@@ -174,6 +174,6 @@ def evaluate_weights(
     """
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder, "weights.pth")
-        save_checkpoint({"state_dict": dict(state)}, checkpoint)
+        save_checkpoint({"state_dict": state}, checkpoint)
         metrics = evaluate(config, checkpoint, work_dir, cfg_options=cfg_options, progress=True)
     return numbers(metrics)

@@ -55,6 +55,7 @@ def test_checkpoint_config_and_report_stand_alone(trained, original, out):
         torch.testing.assert_close(deployed(images), original(images), rtol=1e-5, atol=1e-5)
     assert deployed.backbone.deploy
     assert checkpoint.keys() == {"meta", "state_dict"}
+    assert checkpoint["state_dict"]._metadata["backbone"]["tiles"] == [[16, 16], [8, 8], [4, 4], [2, 2]]
     meta = checkpoint["meta"]
     assert meta["dataset_meta"] and meta["mmrepmlp_version"] and meta["epoch"] == 2 and "deploy=True" in meta["cfg"]
 
@@ -255,7 +256,7 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, out, monkeypatch):
 
 
 def test_metrics_that_differ_are_refused(trained, out, monkeypatch):
-    agreement = Agreement({"accuracy/top1": (90.0, 90.02)}, 1, 1)
+    agreement = Agreement({"accuracy/top1": (90.0, 90.02)}, same=1, total=1)
     monkeypatch.setattr(module, "compare_on_test_set", lambda *arguments: agreement)
     assert_refused(
         ConversionError, "accuracy/top1: 90.0 and 90.02.* Nothing", out, CONFIG, trained.checkpoint, verify_on="test"
