@@ -24,6 +24,15 @@ REAL_SIZE = dict(
     segment="upernet/upernet_repmlpnet-b256_4xb2-80k_cityscapes-512x1024.py",
     detect="retinanet/retinanet_repmlpnet-b224_fpn_1x_coco.py",
 )
+# What the page says holds for images of any size: the same scenes, most of them in another size and shape.
+MIXED_SIZES = """
+for split in scenes:
+    for i, scene in enumerate(scenes[split]):
+        size = 152 + i % 4 * 20, 120 + i % 3 * 16
+        scene.image = cv2.resize(scene.image, size)
+        masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in scene.masks]
+        scene.masks = np.array(masks, bool)
+"""
 
 
 def test_the_notebook_is_the_page():
@@ -42,6 +51,8 @@ def test_every_command_works(tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # instead of the home folder
         monkeypatch.setenv(name, str(tmp_path / name))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (composed,) = (i for i, cell in enumerate(notebook.cells) if "compose_scene(" in cell.source)
+    notebook.cells.insert(composed + 1, nbformat.v4.new_code_cell(MIXED_SIZES))
     with serving(tmp_path) as python:
         shell = tmp_path / "shell.sh"
         shell.write_text(f'python() {{ {python} "$@"; }}\nmmrepmlp() {{ {python} -m mmrepmlp "$@"; }}\n')
