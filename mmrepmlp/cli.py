@@ -165,7 +165,7 @@ def add_deploy(parser: Parser) -> None:
         type=float,
         metavar="POINTS",
         help="largest drop of the metric on the test set; int8 leaves layers in float to keep it "
-        "(default: 0.5 with --verify-on test)",
+        "(default: 0.5 with --verify-on test, and for int8 if the test set has labels)",
     )
     parser.add("--verify-on")
     parser.add(
