@@ -8,11 +8,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from mmrepmlp.quantization.exportable import make_quantizers_exportable
-
+from .exportable import make_exportable
 from .network import ExportError, NamedOutputs
 from .opsets import convert_opset, recorded_opset
-from .pooling import make_pooling_exportable
 
 OPSET = 20  # the first with GELU as an operator
 DYNAMIC_AXES = ("batch", "height", "width")
@@ -56,7 +54,7 @@ def record(
             raise ExportError(f"{error}{FIXED}") from error
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
-        with make_pooling_exportable(network), make_quantizers_exportable(network):
+        with make_exportable(network):
             program = torch.onnx.export(
                 network,
                 (images,),

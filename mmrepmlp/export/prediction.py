@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrepmlp.models import image_channels, image_size
+from mmrepmlp.quantization.aware import is_quantized
 from mmrepmlp.reparam import distance
 
 from .network import ExportError, NamedOutputs, exportable_parts
@@ -176,8 +177,7 @@ class PredictionNetwork(NamedOutputs):
             gaps = [self.error(images, (classes,)) for classes in (*actual, *expected)]
         else:
             gaps = [distance(a, e)[1] for a, e in zip(actual, expected, strict=True)]
-        rounds = any(getattr(module, "fake_quantization", False) for module in self.model.modules())
-        if not all(gap < (ROUNDING if rounds else AGREEMENT) for gap in gaps):
+        if not all(gap < (ROUNDING if is_quantized(self) else AGREEMENT) for gap in gaps):
             raise ExportError(
                 f"The {self.task.output} of the graph would differ from the framework's by {max(gaps):.1e} relative."
             )

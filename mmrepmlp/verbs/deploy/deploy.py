@@ -18,7 +18,7 @@ from mmrepmlp.export import OnnxReport
 from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes, prove_equal
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
-from mmrepmlp.quantization.exportable import is_quantized
+from mmrepmlp.quantization.aware import is_quantized
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.config import class_metainfo, load_config
 from mmrepmlp.verbs.model import build_model

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmrepmlp.export.graph import record
 from mmrepmlp.export.int8_weights import store_weights_as_int8
 from mmrepmlp.export.prediction import PredictionNetwork
-from mmrepmlp.quantization.exportable import is_quantized
+from mmrepmlp.quantization.aware import is_quantized
 
 from .folder import DeploymentError, load_graph
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrepmlp.export.pooling import MatrixPool2d
+from mmrepmlp.export.exportable import MatrixPool2d
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), bins=st.tuples(st.integers(1, 7), st.integers(1, 7)))
