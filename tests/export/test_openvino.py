@@ -4,7 +4,7 @@ import openvino
 import pytest
 import torch
 
-from mmrepmlp.export.openvino import OpenVinoNetwork, compile_graph, is_fast_here, save_openvino, to_openvino
+from mmrepmlp.export.openvino import OpenVinoNetwork, compile_graph, is_fast_here
 
 
 @pytest.fixture(scope="module", params=[("batch",), ()], ids=["any number", "two images"])
@@ -14,10 +14,10 @@ def graph(request, export_once):
 
 def test_openvino_computes_what_the_network_does(backbone, graph, tmp_path):
     images = torch.randn(5, 3, 64, 64)
-    save_openvino(to_openvino(graph), tmp_path / "network.xml")
+    openvino.save_model(openvino.convert_model(graph), tmp_path / "network.xml", compress_to_fp16=False)
     with torch.no_grad():
         expected = backbone(images)
-    for source in (graph, tmp_path / "network.xml", to_openvino(graph)):
+    for source in (graph, tmp_path / "network.xml", openvino.convert_model(graph)):
         for a, e in zip(OpenVinoNetwork(source)(images), expected, strict=True):
             torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4 * e.abs().max().item())
 
@@ -51,7 +51,7 @@ def test_a_graph_of_any_size_keeps_nothing_for_each_size(graph, monkeypatch):
     compiled = []
     monkeypatch.setattr(openvino.Core, "compile_model", lambda self, model, device, settings: compiled.append(settings))
     x = openvino.opset13.parameter([2, -1, 3], np.float32)
-    for model in (to_openvino(graph), openvino.Model([openvino.opset13.exp(x)], [x])):
+    for model in (openvino.convert_model(graph), openvino.Model([openvino.opset13.exp(x)], [x])):
         compile_graph(model, "float32", 1)
     assert [settings.get("CPU_RUNTIME_CACHE_CAPACITY") for settings in compiled] == [None, "0"]
 
@@ -60,7 +60,7 @@ def test_half_precision_halves_the_file_and_is_finer_than_bfloat16(backbone, gra
     images = torch.randn(2, 3, 64, 64)
     outputs = {}
     for half in (False, True):
-        save_openvino(to_openvino(graph), tmp_path / f"{half}.xml", half)
+        openvino.save_model(openvino.convert_model(graph), tmp_path / f"{half}.xml", compress_to_fp16=half)
         outputs[half] = OpenVinoNetwork(tmp_path / f"{half}.xml", "float32")(images)[1]
     sizes = [(tmp_path / f"{half}.bin").stat().st_size for half in (False, True)]
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.02)

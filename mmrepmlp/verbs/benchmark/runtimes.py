@@ -126,11 +126,11 @@ def in_onnxruntime(workload: Workload) -> Call:
 
 def in_openvino(workload: Workload, precision: str) -> Call:
     """OpenVINO; int8 is quantized after training."""
-    from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, to_openvino
+    from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, openvino
 
     if precision == "bfloat16" and not is_fast_here(precision):
         raise MMRepMLPError("this processor has no instructions for bfloat16.")
-    graph = to_openvino(workload.onnx_file)
+    graph = openvino.convert_model(str(workload.onnx_file))
     if precision == "int8":
         from mmrepmlp.export.post_training import quantize_graph
 

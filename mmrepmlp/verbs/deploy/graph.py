@@ -42,7 +42,6 @@ def make_graph(
         ExportError: The network cannot be recorded.
         DeploymentError: It was trained for int8, and another precision is asked for.
     """
-    is_onnx = out.suffix == ".onnx"
     is_int8 = is_quantized(network)
     if is_int8 and precision != "int8":
         raise DeploymentError(
@@ -57,32 +56,19 @@ def make_graph(
         recorded = Path(folder, "recorded.onnx")
         record(network, recorded, shape, dynamic)
         store_weights_as_int8(recorded)
-        if is_onnx:
-            graph = onnx.load(str(recorded))
+        if out.suffix == ".onnx":
+            runtime, graph = "onnxruntime", onnx.load(str(recorded))
         else:
-            from mmrepmlp.export.openvino import save_openvino, to_openvino
+            import openvino
 
-            graph = to_openvino(recorded)
-        if quantizes:
-            graph = quantize(graph, "onnxruntime" if is_onnx else "openvino", images, measure, max_drop)
-    if is_onnx:
+            runtime, graph = "openvino", openvino.convert_model(str(recorded))
+    if quantizes:
+        from mmrepmlp.export.post_training import quantize_graph
+
+        judge = measure and (lambda candidate: measure(load_graph(candidate, runtime, "int8")))
+        graph = quantize_graph(graph, images, "images", judge, max_drop)
+    if runtime == "onnxruntime":
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, str(out))
-    else:
-        save_openvino(graph, out, half=precision == "bfloat16")
-
-
-def quantize(
-    graph: object,
-    runtime: str,
-    images: list[Tensor],
-    measure: Callable[[nn.Module], float] | None,
-    max_drop: float | None,
-) -> object:
-    """Quantize a graph after training, judged by its main metric."""
-    from mmrepmlp.export.post_training import quantize_graph
-
-    def judge(candidate: object) -> float:
-        return measure(load_graph(candidate, runtime, "int8"))
-
-    return quantize_graph(graph, images, "images", judge if measure else None, max_drop)
+    else:  # weights in half precision, where they fit into its range: bfloat16 rounds them more
+        openvino.save_model(graph, str(out), compress_to_fp16=precision == "bfloat16")
