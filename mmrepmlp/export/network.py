@@ -23,12 +23,19 @@ class NamedOutputs(nn.Module):
     Args:
         model: A model of any framework, run up to its raw outputs, or a bare backbone.
         part: Name of a backbone or neck in the model, to run up to its feature maps. Default: None, the whole model.
+
+    Raises:
+        ValueError: The model has no such part.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 2, "width": 3}
 
     def __init__(self, model: nn.Module, part: str | None = None) -> None:
         super().__init__()
+        parts = exportable_parts(model)
+        if part not in (None, *parts):
+            known = ", ".join(parts) or "there is none"
+            raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
         self.model, self.part = model, part
         owner, _, self.name = (part or "").rpartition(".")
         self.owner = model.get_submodule(owner)
@@ -96,7 +103,7 @@ def exportable_parts(model: nn.Module) -> list[str]:
 
 
 class BatchedGraph(nn.Module):
-    """A graph as a module. One of fixed batch size is called as often as it takes.
+    """A graph as a module. One of fixed batch size is called as often as it takes, the last batch filled up.
 
     Subclasses set ``batch``, the number of images that the graph takes, None for any, and say :meth:`run`.
     """
@@ -108,8 +115,7 @@ class BatchedGraph(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images, in the layout and type of the graph's input, to its outputs; the last batch is padded with the
-        last image."""
+        """Map images, in the layout and type of the graph's input, to its outputs."""
         if self.batch is None:
             return self.run(images)
         parts = []

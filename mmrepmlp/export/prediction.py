@@ -50,13 +50,9 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
         channels: Number of channels of its images. Default: None, as many as the model seems to take.
 
     Raises:
-        ValueError: The model has no such part, or logits are asked of another model.
+        ValueError: Logits are asked of another model.
+        ExportError: There is nothing that a graph could be made of.
     """
-    parts = exportable_parts(model)
-    if part is not None and part not in parts:
-        raise ValueError(
-            f"part={part!r}: expected None, or a part of the model: {', '.join(parts) or 'there is none'}."
-        )
     if logits and (part is not None or not is_segmentor(model)):
         raise ValueError("logits=True: only whole segmentors end in logits.")
     if part is None and is_segmentor(model):
@@ -65,9 +61,10 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
         activation = activation_of(model, channels or image_channels(model))
         if activation:
             return Task("classification", "scores", {"activation": activation})
+    parts = [part] if part else exportable_parts(model)
     if not parts:
         raise ExportError(f"{type(model).__name__} is not a classifier or segmentor, and has no backbone to export.")
-    return Task("features", "maps", {"part": part or parts[0]})
+    return Task("features", "maps", {"part": parts[0]})
 
 
 def is_segmentor(model: nn.Module) -> bool:
@@ -86,7 +83,7 @@ def activation_of(model: nn.Module, channels: int) -> str | None:
     """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
     does."""
     # Of the size that the backbone was built for: others may take no other.
-    images = preprocessing_of(model)(random_images(2, *image_size(model), channels))
+    images = preprocessing_of(model)(random_images((2, *image_size(model), channels)))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])
@@ -107,6 +104,7 @@ class PredictionNetwork(NamedOutputs):
             uint8 in as many channels as the model takes.
 
     Raises:
+        ValueError: The model has no such part.
         ExportError: The data preprocessor does more than to normalize.
     """
 
@@ -116,12 +114,12 @@ class PredictionNetwork(NamedOutputs):
         super().__init__(model, task.settings.get("part"))
         self.task = task
         self.channels = self.channels if image is None else image.size(-1)
-        self.largest = 255 if image is None else torch.iinfo(image.dtype).max
-        self.normalization = measure_normalization(preprocessing_of(model), self.channels, self.largest)
+        dtype = torch.uint8 if image is None else image.dtype
+        self.normalization = measure_normalization(preprocessing_of(model), self.channels, dtype)
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Random images as :meth:`forward` takes them."""
-        return random_images(batch, height, width, self.channels, generator, self.largest)
+        return random_images((batch, height, width, self.channels), self.normalization.dtype, generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, H, W, C) to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
