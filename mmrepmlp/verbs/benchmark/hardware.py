@@ -119,13 +119,17 @@ def processor_facts() -> dict[str, object]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     flags = fields.get("flags", "").split()
+    versions = {}
+    for name in ("onnxruntime", "openvino", "nncf"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return dict(
         processor=name_processor(fields),
         vectors=torch.backends.cpu.get_cpu_capability(),
         features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        **installed_runtimes(),
+        **versions,
         python=platform.python_version(),
     )
 
@@ -135,15 +139,6 @@ def name_processor(fields: dict[str, str]) -> str:
     name = fields.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Versions of the packages beside torch that run or quantize networks."""
-    versions = {}
-    for name in ("onnxruntime", "openvino", "nncf"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def peak_gpu_memory(function: Callable[[], object], device: str) -> float:
