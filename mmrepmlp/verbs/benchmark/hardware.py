@@ -6,7 +6,7 @@ import gc
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,18 +68,13 @@ class Hardware:
 
     def calling(self, network: nn.Module, x: Tensor) -> Callable[[], object]:
         """A call of a network, in autocast where that is wanted."""
+        dtype = getattr(torch, self.autocast or "bfloat16")
 
         def call() -> object:
-            with self.autocasting():
+            with torch.autocast(torch.device(self.device).type, dtype, enabled=self.autocast is not None):
                 return network(x)
 
         return call
-
-    def autocasting(self) -> AbstractContextManager:
-        """The context of torch's autocast, or one that changes nothing."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, getattr(torch, self.autocast))
 
     def time(self, function: Callable[[], object]) -> float:
         """Call a function, and return the seconds that it takes; on a GPU by events in its stream."""

@@ -53,11 +53,6 @@ class Workload:
         return path
 
 
-def in_training_form(workload: Workload) -> Call:
-    """Eager PyTorch, before the conversion."""
-    return workload.hardware.calling(workload.training, workload.images)
-
-
 def in_eager(workload: Workload) -> Call:
     """Eager PyTorch."""
     return workload.hardware.calling(workload.network, workload.images)
@@ -151,7 +146,10 @@ RUNTIMES: dict[str, Callable[[Workload], Call]] = {
     "openvino bfloat16": partial(in_openvino, precision="bfloat16"),
     "openvino int8": partial(in_openvino, precision="int8"),
 }
-FORMS = {TRAINING: in_training_form, DEPLOY: in_eager}
+FORMS = {
+    TRAINING: lambda workload: workload.hardware.calling(workload.training, workload.images),
+    DEPLOY: in_eager,
+}
 TASKS = {**RUNTIMES, **FORMS, STEP: in_training_step}
 
 
