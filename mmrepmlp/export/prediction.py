@@ -31,7 +31,8 @@ class Task:
     Attributes:
         name: ``classification``, ``segmentation`` or ``features``, the feature maps of a part of any other model.
         output: ``scores`` of each class, ``classes`` or ``logits`` of each pixel, or ``maps``.
-        settings: How the output is made: the activation of scores, the threshold of a single logit, the part.
+        settings: How the output is made: the activation of scores, the number of logits and the threshold of a single
+            one, the part.
     """
 
     name: str
@@ -53,10 +54,13 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
         ValueError: Logits are asked of another model.
         ExportError: There is nothing that a graph could be made of.
     """
-    if logits and (part is not None or not is_segmentor(model)):
+    segments = part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head")
+    if logits and not segments:
         raise ValueError("logits=True: only whole segmentors end in logits.")
-    if part is None and is_segmentor(model):
-        return Task("segmentation", "logits" if logits else "classes", segmentation_settings(model))
+    if segments:
+        outputs = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
+        threshold = {"threshold": float(model.decode_head.threshold)} if outputs == 1 else {}
+        return Task("segmentation", "logits" if logits else "classes", {"channels": outputs, **threshold})
     if part is None and hasattr(model, "head") and hasattr(model, "predict"):
         activation = activation_of(model, channels or image_channels(model))
         if activation:
@@ -65,17 +69,6 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
     if not parts:
         raise ExportError(f"{type(model).__name__} is not a classifier or segmentor, and has no backbone to export.")
     return Task("features", "maps", {"part": parts[0]})
-
-
-def is_segmentor(model: nn.Module) -> bool:
-    """Whether a model is called as those of mmsegmentation are."""
-    return hasattr(model, "encode_decode") and hasattr(model, "decode_head")
-
-
-def segmentation_settings(model: nn.Module) -> dict[str, object]:
-    """The number of logits of a pixel, and the threshold of a single one."""
-    channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
-    return {"channels": channels} | ({"threshold": float(model.decode_head.threshold)} if channels == 1 else {})
 
 
 @torch.no_grad()

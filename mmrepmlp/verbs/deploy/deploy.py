@@ -147,16 +147,10 @@ def deploy_checkpoint(
         ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
         ImportError: The runtime is not installed.
     """
-    given = dict(
-        runtime=runtime != "openvino",
-        precision=precision != "float32",
-        logits=logits,
-        images=images != 300,
-        max_drop=max_drop is not None,
-        verify_on=verify_on is not None,
-        work_dir=work_dir is not None,
-    )
-    idle = [name for name, differs in given.items() if differs] if raw else ["opset"] if opset is not None else []
+    given = dict(locals())
+    usual = dict(runtime="openvino", precision="float32", logits=False, images=300)
+    usual |= dict(max_drop=None, verify_on=None, work_dir=None)
+    idle = [name for name, value in (usual if raw else dict(opset=None)).items() if given[name] != value]
     if idle:
         raise ValueError(f"{', '.join(idle)}: without effect {'with' if raw else 'without'} raw=True. Leave it out.")
     check_axes(dynamic or ())
@@ -184,9 +178,9 @@ def deploy_checkpoint(
     network = PredictionNetwork(switch_to_deploy(model), task, image).eval()
     color, steps = describe_pipeline(cfg)
     steps += describe_padding(model.data_preprocessor, network.normalization)
-    usual = graph_size(model, steps)
-    known = size or usual
-    if size and usual != size and task.name != "classification":  # as a batch of images of several sizes is padded
+    tested = graph_size(model, steps)
+    known = size or tested
+    if size and tested != size and task.name != "classification":  # as a batch of images of several sizes is padded
         steps.append(padding(network.normalization, size=size))
     if dynamic is None:
         dynamic = ("batch",) if known else DYNAMIC_AXES

@@ -75,11 +75,10 @@ def prove_close(
         proof = Proof(deviation=(sum(shares) / len(shares)) ** 0.5, images=where)
         wrong = not proof.deviation <= DEVIATION[precision]
     if wrong:
-        reached = f"{proof.agreement:.1%} of predictions are the same" if proof.agreement is not None else ""
+        reached = ", ".join(f"{name} {value}" for name, value in proof.rows().items())
         remedy = "more --images, --max-drop, or another precision" if precision == "int8" else "another precision"
         raise DeploymentError(
-            f"In {precision} the graph differs from the model: {reached or f'deviation {proof.deviation:.2g}'} on "
-            f"{where}. Nothing was written; try {remedy}."
+            f"In {precision} the graph differs from the model: {reached}. Nothing was written; try {remedy}."
         )
     return proof
 
