@@ -33,14 +33,8 @@ def check_axes(dynamic: Sequence[str]) -> None:
 def record(
     network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str] = (), opset: int = OPSET
 ) -> None:
-    """Record a network as an ONNX graph.
-
-    Args:
-        network: What to record, in eval mode.
-        file: The file to write.
-        shape: Number, height and width of the images.
-        dynamic: The symbolic axes, from :data:`DYNAMIC_AXES`. Default: none.
-        opset: Version of ONNX's operators. Default: 20.
+    """Record a network in eval mode as an ONNX graph, for a number, height and width of images, of which some are
+    symbolic.
 
     Raises:
         ExportError: The network does not take such images, or the exporter cannot record it.
@@ -86,18 +80,11 @@ def prove_equal(
 ) -> dict[tuple[int, ...], float]:
     """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve.
 
-    Args:
-        network: The network.
-        exported: The graph.
-        shape: Number, height and width of the images that it was recorded with.
-        dynamic: Its symbolic axes.
-        tolerance: Largest allowed :meth:`~NamedOutputs.error`.
-
     Returns:
-        The error for each shape of images.
+        The :meth:`~NamedOutputs.error` for each shape of images.
 
     Raises:
-        ExportError: One is larger, or the model or the graph does not take images of such a shape.
+        ExportError: One is above the tolerance, or the model or the graph does not take images of such a shape.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)

@@ -31,7 +31,7 @@ from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
 from mmrepmlp.verbs.test.metrics import check_scored, main_metric, numbers, scale_of
 from mmrepmlp.version import __version__
 
-from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_runtime, sha256, write_program
+from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, DeploymentError, check_runtime, sha256, write_program
 from .graph import make_graph
 from .images import dataset_images, fit, sample_images
 from .pipeline import describe_padding, describe_pipeline, graph_size, padding
@@ -172,6 +172,12 @@ def deploy_checkpoint(
         check_scored(cfg)
     state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
+    if is_quantized(model) and precision != "int8":
+        raise DeploymentError(
+            "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
+            "(--precision int8). Nothing was written."
+        )
+    quantizes = precision == "int8" and not is_quantized(model)
     samples, origin = sample_images(cfg)
     image = samples[0] if samples else None
     task = task_of(model, part, logits, None if image is None else image.size(-1))
@@ -190,7 +196,7 @@ def deploy_checkpoint(
     # What rounds is judged by the metric where there is one; only where that was asked for, there has to be one.
     optional = suppress(() if asked else Exception)
     before = None
-    if asked or (precision == "int8" and not is_quantized(network)):
+    if asked or quantizes:
         with optional:
             before = evaluate_weights(config, state, work_dir, cfg_options)
             judge = main_metric(before)
@@ -210,7 +216,7 @@ def deploy_checkpoint(
             precision,
             shape,
             dynamic,
-            calibration=lambda: [fit(image, sides[1:]) for image in dataset_images(cfg, "train", images)],
+            [fit(image, sides[1:]) for image in dataset_images(cfg, "train", images)] if quantizes else None,
             measure=None if max_drop is None else lambda graph: scale()[0] * evaluator()(graph)[judge],
             max_drop=max_drop,
         )
