@@ -59,11 +59,10 @@ def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_layers_stay_in_float_until_the_metric_is_kept(source, images, runtime):
-    graph, load = (
-        (openvino.convert_model(source), lambda g: OpenVinoNetwork(g, "int8"))
-        if runtime == "openvino"
-        else (onnx.load(str(source)), OnnxNetwork)
-    )
+    graph, load = {
+        "openvino": (openvino.convert_model(source), lambda g: OpenVinoNetwork(g, "int8")),
+        "onnxruntime": (onnx.load(str(source)), OnnxNetwork),
+    }[runtime]
     expected = OnnxNetwork(source)(images[0])
     seen = []
 
