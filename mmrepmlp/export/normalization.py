@@ -90,10 +90,7 @@ def measure_normalization(
 ) -> Normalization:
     """Find the normalization in what a preprocessor makes of a black image and of one in each primary color.
 
-    Args:
-        preprocess: Maps images (N, H, W, C) to (N, C, H, W).
-        channels: Number of channels of an image.
-        dtype: Type of an image, uint8 or uint16. Default: uint8.
+    It maps images (N, H, W, C), with some channels of uint8 or uint16, to (N, C, H, W).
 
     Raises:
         ExportError: The preprocessor does something else.

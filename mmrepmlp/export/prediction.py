@@ -175,14 +175,9 @@ class PredictionNetwork(NamedOutputs):
 
 
 def class_error(logits: Tensor, classes: Tensor, threshold: float | None = None) -> float:
-    """How far classes of pixels are from being those of the largest logits.
+    """How far classes of pixels (N, H, W) are from being those of the largest logits (N, channels, H, W).
 
-    Where two logits are equal up to rounding, either class is right.
-
-    Args:
-        logits: Shape (N, channels, H, W).
-        classes: Shape (N, H, W), integers.
-        threshold: Of a single logit, the probability from which on a pixel is of class 1. Default: None.
+    Where two logits are equal up to rounding, either class is right. A single one has a threshold.
 
     Returns:
         The largest amount by which the logit of a pixel's class is below its largest one, or by which a single logit is
