@@ -20,7 +20,7 @@ from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.export import ExportError
 from mmrepmlp.reparam import Difference, compare_outputs, switch_to_deploy
 from mmrepmlp.verbs.config import read_config
-from mmrepmlp.verbs.deploy.raw import export_checkpoint
+from mmrepmlp.verbs.deploy.deploy import deploy_checkpoint
 from mmrepmlp.verbs.model import build_model, build_untrained, image_channels, iter_dicts
 from mmrepmlp.verbs.reparameterize.reparameterize import reparameterize_checkpoint
 
@@ -250,7 +250,7 @@ def run_export(folder: Path, model: nn.Module) -> str:
     paths = [folder / name for name in ("config.py", "trained.pth", "model.onnx")]
     if any(cls.__name__ in ("ImageClassifier", "EncoderDecoder") for cls in type(model).__mro__):
         with suppress(ExportError):
-            export_checkpoint(*paths)
+            deploy_checkpoint(*paths, raw=True)
             return "whole"
-    export_checkpoint(*paths, part="backbone")
+    deploy_checkpoint(*paths, part="backbone", raw=True)
     return "maps"

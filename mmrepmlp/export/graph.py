@@ -8,11 +8,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from mmrepmlp.quantization.exportable import make_quantizers_exportable
-
+from .exportable import make_exportable
 from .network import ExportError, NamedOutputs
 from .opsets import convert_opset, recorded_opset
-from .pooling import make_pooling_exportable
 
 OPSET = 20  # the first with GELU as an operator
 DYNAMIC_AXES = ("batch", "height", "width")
@@ -35,14 +33,8 @@ def check_axes(dynamic: Sequence[str]) -> None:
 def record(
     network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str] = (), opset: int = OPSET
 ) -> None:
-    """Record a network as an ONNX graph.
-
-    Args:
-        network: What to record, in eval mode.
-        file: The file to write.
-        shape: Number, height and width of the images.
-        dynamic: The symbolic axes, from :data:`DYNAMIC_AXES`. Default: none.
-        opset: Version of ONNX's operators. Default: 20.
+    """Record a network in eval mode as an ONNX graph, for a number, height and width of images, of which some are
+    symbolic.
 
     Raises:
         ExportError: The network does not take such images, or the exporter cannot record it.
@@ -56,7 +48,7 @@ def record(
             raise ExportError(f"{error}{FIXED}") from error
     axes = {network.axes[name]: torch.export.Dim.DYNAMIC for name in dynamic}
     try:
-        with make_pooling_exportable(network), make_quantizers_exportable(network):
+        with make_exportable(network):
             program = torch.onnx.export(
                 network,
                 (images,),
@@ -88,18 +80,11 @@ def prove_equal(
 ) -> dict[tuple[int, ...], float]:
     """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve.
 
-    Args:
-        network: The network.
-        exported: The graph.
-        shape: Number, height and width of the images that it was recorded with.
-        dynamic: Its symbolic axes.
-        tolerance: Largest allowed :meth:`~NamedOutputs.error`.
-
     Returns:
-        The error for each shape of images.
+        The :meth:`~NamedOutputs.error` for each shape of images.
 
     Raises:
-        ExportError: One is larger, or the model or the graph does not take images of such a shape.
+        ExportError: One is above the tolerance, or the model or the graph does not take images of such a shape.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)

@@ -14,12 +14,9 @@ VIEWS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def store_weights_as_int8(path: str | Path) -> int:
-    """Store the weights of nodes with quantized inputs as int8, with a scale per output, in place.
+    """Store the weights of nodes with quantized inputs in an ONNX file as int8, with a scale per output.
 
     The weights must be multiples of their scales, as the conversion to deploy form makes them, so that this is exact.
-
-    Args:
-        path: An ONNX file.
 
     Returns:
         Number of weights stored as int8; 0 for a graph without quantization.

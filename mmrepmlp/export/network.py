@@ -23,12 +23,19 @@ class NamedOutputs(nn.Module):
     Args:
         model: A model of any framework, run up to its raw outputs, or a bare backbone.
         part: Name of a backbone or neck in the model, to run up to its feature maps. Default: None, the whole model.
+
+    Raises:
+        ValueError: The model has no such part.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 2, "width": 3}
 
     def __init__(self, model: nn.Module, part: str | None = None) -> None:
         super().__init__()
+        parts = exportable_parts(model)
+        if part not in (None, *parts):
+            known = ", ".join(parts) or "there is none"
+            raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
         self.model, self.part = model, part
         owner, _, self.name = (part or "").rpartition(".")
         self.owner = model.get_submodule(owner)
@@ -49,8 +56,13 @@ class NamedOutputs(nn.Module):
         return torch.randn(batch, self.channels, height, width, generator=generator)
 
     def error(self, images: Tensor, outputs: Sequence[Tensor]) -> float:
-        """How far the outputs of a graph are from the network's own: :func:`largest_difference`."""
-        return largest_difference(outputs, self(images))
+        """How far the outputs of a graph are from the network's own: the largest difference of an output, relative to
+        its largest value; of one of integers, the share that differs. nan where a number is."""
+        errors = [
+            distance(a, e)[1] if e.is_floating_point() or a.shape != e.shape else (a != e).double().mean().item()
+            for a, e in zip(outputs, self(images), strict=True)
+        ]
+        return float(torch.tensor(errors, dtype=torch.float64).amax())
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
         """Call the network, as the exporter will.
@@ -75,16 +87,6 @@ class NamedOutputs(nn.Module):
         return f" Export its feature maps, with {parts} (--part)." if names else ""
 
 
-def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of an output, relative to its largest value; of one of integers, the share that differs.
-    nan where a number is."""
-    errors = [
-        distance(a, e)[1] if e.is_floating_point() or a.shape != e.shape else (a != e).double().mean().item()
-        for a, e in zip(actual, expected, strict=True)
-    ]
-    return float(torch.tensor(errors, dtype=torch.float64).amax())
-
-
 def exportable_parts(model: nn.Module) -> list[str]:
     """Names of the outermost backbones in a model, each behind the neck beside it, if there is one."""
     names, parts = {name for name, _ in model.named_modules()}, []
@@ -96,20 +98,15 @@ def exportable_parts(model: nn.Module) -> list[str]:
 
 
 class BatchedGraph(nn.Module):
-    """A graph as a module. One of fixed batch size is called as often as it takes.
+    """A graph as a module. One of fixed batch size is called as often as it takes, the last batch filled up.
 
-    Subclasses set ``batch``, the number of images that the graph takes, None for any, and say :meth:`run`.
+    Subclasses set ``batch``, the number of images that the graph takes, None for any, and run it once in ``run``.
     """
 
     batch: int | None = None
 
-    def run(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the graph once."""
-        raise NotImplementedError
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images, in the layout and type of the graph's input, to its outputs; the last batch is padded with the
-        last image."""
+        """Map images, in the layout and type of the graph's input, to its outputs."""
         if self.batch is None:
             return self.run(images)
         parts = []

@@ -79,27 +79,26 @@ def preprocessing_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def random_images(
-    batch: int, height: int, width: int, channels: int, generator: torch.Generator | None = None, largest: int = 255
+    shape: tuple[int, int, int, int], dtype: torch.dtype = torch.uint8, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Random images (N, H, W, C), of the type that has a largest value."""
-    dtype = next(dtype for dtype in IMAGE_TYPES if torch.iinfo(dtype).max == largest)
-    return torch.randint(0, largest + 1, (batch, height, width, channels), generator=generator).to(dtype)
+    """Random images (N, H, W, C)."""
+    return torch.randint(0, torch.iinfo(dtype).max + 1, shape, generator=generator).to(dtype)
 
 
-def measure_normalization(preprocess: Callable[[Tensor], Tensor], channels: int, largest: int = 255) -> Normalization:
+def measure_normalization(
+    preprocess: Callable[[Tensor], Tensor], channels: int, dtype: torch.dtype = torch.uint8
+) -> Normalization:
     """Find the normalization in what a preprocessor makes of a black image and of one in each primary color.
 
-    Args:
-        preprocess: Maps images (N, H, W, C) to (N, C, H, W).
-        channels: Number of channels of an image.
-        largest: Largest value of an image, 255 or 65535. Default: 255.
+    It maps images (N, H, W, C), with some channels of uint8 or uint16, to (N, C, H, W).
 
     Raises:
         ExportError: The preprocessor does something else.
     """
+    largest = torch.iinfo(dtype).max
     primaries = torch.cat([torch.zeros(1, channels), torch.eye(channels)]) * largest
-    trial = random_images(2, SIDE, SIDE, channels, torch.Generator().manual_seed(0), largest)
-    images = primaries.to(trial.dtype)[:, None, None].expand(-1, SIDE, SIDE, -1).contiguous()
+    trial = random_images((2, SIDE, SIDE, channels), dtype, torch.Generator().manual_seed(0))
+    images = primaries.to(dtype)[:, None, None].expand(-1, SIDE, SIDE, -1).contiguous()
     black, *colors = preprocess(images)[..., 0, 0].double()
     slopes = (torch.stack(colors, 1) - black[:, None]) / largest  # from each channel of the image to each of the input
     which = slopes.abs().argmax(1)

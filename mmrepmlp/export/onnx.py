@@ -17,7 +17,7 @@ from mmrepmlp.reparam import switch_to_deploy
 
 from .graph import OPSET, check_axes, prove_equal, record
 from .int8_weights import store_weights_as_int8
-from .network import ExportError, NamedOutputs, exportable_parts
+from .network import ExportError, NamedOutputs
 from .opsets import NEWEST, OLDEST
 from .session import OnnxNetwork
 
@@ -105,9 +105,6 @@ def export_onnx(
     check_axes(dynamic)
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset={opset}: expected {OLDEST} to {NEWEST}, the newest of the installed onnx.")
-    if part is not None and part not in exportable_parts(model):
-        known = ", ".join(exportable_parts(model)) or "there is none"
-        raise ValueError(f"part={part!r}: expected None, or a part of the model: {known}.")
     model = copy.deepcopy(model).float()
     model.eval()  # of which the result is None in backbones of mmpretrain
     network = NamedOutputs(switch_to_deploy(model) if deploy else model, part).eval()

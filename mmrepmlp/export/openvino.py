@@ -96,20 +96,3 @@ def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: i
 def is_fast_here(precision: str) -> bool:
     """Whether this machine's processor has instructions for a precision."""
     return CAPABILITIES[precision] in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def to_openvino(onnx_file: str | Path) -> openvino.Model:
-    """Convert an ONNX graph, with constants folded."""
-    return openvino.convert_model(str(onnx_file))
-
-
-def save_openvino(model: openvino.Model, path: str | Path, half: bool = False) -> None:
-    """Write a model as ``.xml`` and, beside it, its weights as ``.bin``.
-
-    Args:
-        model: The model.
-        path: The ``.xml`` file.
-        half: Whether to store weights in half precision, where they fit into its range: for graphs that are computed in
-            bfloat16, which rounds them more. Default: False.
-    """
-    openvino.save_model(model, str(path), compress_to_fp16=half)

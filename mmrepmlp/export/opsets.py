@@ -22,14 +22,10 @@ def recorded_opset(opset: int) -> int:
 
 
 def convert_opset(model: ModelProto, opset: int) -> ModelProto:
-    """Express a graph in another version of ONNX's operators.
+    """Express a graph of torch's exporter in another version of ONNX's operators.
 
     onnx's converter makes newer ones. It lacks most of the ways back, which are made here: an operator that did not
     exist becomes those that define it; an input or attribute that it did not have yet is written as it was then.
-
-    Args:
-        model: A graph recorded by torch's exporter.
-        opset: The version, from :data:`OLDEST` to :data:`NEWEST`.
 
     Raises:
         ValueError: An operator cannot be expressed in this version.

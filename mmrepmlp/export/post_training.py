@@ -45,7 +45,9 @@ def quantize_graph(
     logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level, which changes handlers of other loggers
     calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
     is_onnx = isinstance(graph, onnx.ModelProto)
-    graph = fold_constants(graph) if is_onnx else graph
+    if is_onnx:  # NNCF looks for weights that are stored, not for their transposes
+        graph = onnx.ModelProto.FromString(graph.SerializeToString())
+        onnxscript.optimizer.fold_constants(graph, input_size_limit=2**31, output_size_limit=2**31)
     settings = dict(
         subset_size=len(images),
         preset=nncf.QuantizationPreset.MIXED,
@@ -83,13 +85,6 @@ def remember_signal_stack() -> Callable[[], None]:
     libc, stack = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # more than a stack_t
     libc.sigaltstack(None, stack)
     return lambda: libc.sigaltstack(stack, None)
-
-
-def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Compute what depends on weights alone, such as their transposes: NNCF looks for weights that are stored."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    onnxscript.optimizer.fold_constants(model, input_size_limit=2**31, output_size_limit=2**31)
-    return model
 
 
 def positive_axes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrepmlp.models import image_channels, image_size
+from mmrepmlp.quantization.aware import is_quantized
 from mmrepmlp.reparam import distance
 
 from .network import ExportError, NamedOutputs, exportable_parts
@@ -30,7 +31,8 @@ class Task:
     Attributes:
         name: ``classification``, ``segmentation`` or ``features``, the feature maps of a part of any other model.
         output: ``scores`` of each class, ``classes`` or ``logits`` of each pixel, or ``maps``.
-        settings: How the output is made: the activation of scores, the threshold of a single logit, the part.
+        settings: How the output is made: the activation of scores, the number of logits and the threshold of a single
+            one, the part.
     """
 
     name: str
@@ -49,35 +51,24 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
         channels: Number of channels of its images. Default: None, as many as the model seems to take.
 
     Raises:
-        ValueError: The model has no such part, or logits are asked of another model.
+        ValueError: Logits are asked of another model.
+        ExportError: There is nothing that a graph could be made of.
     """
-    parts = exportable_parts(model)
-    if part is not None and part not in parts:
-        raise ValueError(
-            f"part={part!r}: expected None, or a part of the model: {', '.join(parts) or 'there is none'}."
-        )
-    if logits and (part is not None or not is_segmentor(model)):
+    segments = part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head")
+    if logits and not segments:
         raise ValueError("logits=True: only whole segmentors end in logits.")
-    if part is None and is_segmentor(model):
-        return Task("segmentation", "logits" if logits else "classes", segmentation_settings(model))
+    if segments:
+        outputs = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
+        threshold = {"threshold": float(model.decode_head.threshold)} if outputs == 1 else {}
+        return Task("segmentation", "logits" if logits else "classes", {"channels": outputs, **threshold})
     if part is None and hasattr(model, "head") and hasattr(model, "predict"):
         activation = activation_of(model, channels or image_channels(model))
         if activation:
             return Task("classification", "scores", {"activation": activation})
+    parts = [part] if part else exportable_parts(model)
     if not parts:
         raise ExportError(f"{type(model).__name__} is not a classifier or segmentor, and has no backbone to export.")
-    return Task("features", "maps", {"part": part or parts[0]})
-
-
-def is_segmentor(model: nn.Module) -> bool:
-    """Whether a model is called as those of mmsegmentation are."""
-    return hasattr(model, "encode_decode") and hasattr(model, "decode_head")
-
-
-def segmentation_settings(model: nn.Module) -> dict[str, object]:
-    """The number of logits of a pixel, and the threshold of a single one."""
-    channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
-    return {"channels": channels} | ({"threshold": float(model.decode_head.threshold)} if channels == 1 else {})
+    return Task("features", "maps", {"part": parts[0]})
 
 
 @torch.no_grad()
@@ -85,7 +76,7 @@ def activation_of(model: nn.Module, channels: int) -> str | None:
     """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
     does."""
     # Of the size that the backbone was built for: others may take no other.
-    images = preprocessing_of(model)(random_images(2, *image_size(model), channels))
+    images = preprocessing_of(model)(random_images((2, *image_size(model), channels)))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])
@@ -106,6 +97,7 @@ class PredictionNetwork(NamedOutputs):
             uint8 in as many channels as the model takes.
 
     Raises:
+        ValueError: The model has no such part.
         ExportError: The data preprocessor does more than to normalize.
     """
 
@@ -115,12 +107,12 @@ class PredictionNetwork(NamedOutputs):
         super().__init__(model, task.settings.get("part"))
         self.task = task
         self.channels = self.channels if image is None else image.size(-1)
-        self.largest = 255 if image is None else torch.iinfo(image.dtype).max
-        self.normalization = measure_normalization(preprocessing_of(model), self.channels, self.largest)
+        dtype = torch.uint8 if image is None else image.dtype
+        self.normalization = measure_normalization(preprocessing_of(model), self.channels, dtype)
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
         """Random images as :meth:`forward` takes them."""
-        return random_images(batch, height, width, self.channels, generator, self.largest)
+        return random_images((batch, height, width, self.channels), self.normalization.dtype, generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, H, W, C) to scores (N, classes), classes (N, H, W), logits (N, channels, H, W), or
@@ -176,22 +168,16 @@ class PredictionNetwork(NamedOutputs):
             gaps = [self.error(images, (classes,)) for classes in (*actual, *expected)]
         else:
             gaps = [distance(a, e)[1] for a, e in zip(actual, expected, strict=True)]
-        rounds = any(getattr(module, "fake_quantization", False) for module in self.model.modules())
-        if not all(gap < (ROUNDING if rounds else AGREEMENT) for gap in gaps):
+        if not all(gap < (ROUNDING if is_quantized(self) else AGREEMENT) for gap in gaps):
             raise ExportError(
                 f"The {self.task.output} of the graph would differ from the framework's by {max(gaps):.1e} relative."
             )
 
 
 def class_error(logits: Tensor, classes: Tensor, threshold: float | None = None) -> float:
-    """How far classes of pixels are from being those of the largest logits.
+    """How far classes of pixels (N, H, W) are from being those of the largest logits (N, channels, H, W).
 
-    Where two logits are equal up to rounding, either class is right.
-
-    Args:
-        logits: Shape (N, channels, H, W).
-        classes: Shape (N, H, W), integers.
-        threshold: Of a single logit, the probability from which on a pixel is of class 1. Default: None.
+    Where two logits are equal up to rounding, either class is right. A single one has a threshold.
 
     Returns:
         The largest amount by which the logit of a pixel's class is below its largest one, or by which a single logit is

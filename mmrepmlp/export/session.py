@@ -12,8 +12,6 @@ from .network import BatchedGraph
 class OnnxNetwork(BatchedGraph):
     """An ONNX graph as a module, run by ONNX Runtime on the CPU.
 
-    A graph of fixed batch size is run several times; the last batch is padded with the last image.
-
     Args:
         graph: Path of the ONNX file, or what onnx reads it as.
         threads: Number of threads; 0 for ONNX Runtime's choice. Default: torch's number.

@@ -110,7 +110,9 @@ class QuantizedRepMLPNet(RepMLPNet):
             quantizer = self.quantizers[key_of(name)]
             if self.training or not isinstance(quantizer, FakeQuantize):
                 return lambda _, inputs: quantizer(inputs[0])
-            return lambda _, inputs: round_in_range(quantizer, inputs[0])
+            levels = quantizer.quant_min, quantizer.quant_max  # of a range that evaluation leaves alone
+            scale, zero = quantizer.scale, quantizer.zero_point
+            return lambda _, inputs: torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, *levels)
 
         layers = quantizable_layers(network).items()
         handles = [layer.register_forward_pre_hook(round_input(name)) for name, layer in layers]
@@ -135,7 +137,10 @@ class QuantizedRepMLPNet(RepMLPNet):
         adapt_state_dict(self, state_dict, prefix, plain, metadata=args[0])
         state_dict.update(additional)
         if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
-            self.put_on_grid(state_dict, prefix)
+            # Weights may have been fused on the way in. What is on the grid stays.
+            for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
+                if name in state_dict:
+                    state_dict[name] = round_weight(state_dict[name])
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args)  # past what RepMLPNet does to state dicts
         self.fake_quantization = bool(self.fake_quantization_enabled)
 
@@ -147,16 +152,15 @@ class QuantizedRepMLPNet(RepMLPNet):
         loaded = [name for name in present if name in state_dict and (has_inserted or ".fc3_bn." not in name)]
         return {**present, **{name: state_dict.pop(name) for name in loaded}}
 
-    def put_on_grid(self, state_dict: dict, prefix: str) -> None:
-        """Round the weights in a state dict: they may have been fused on the way in. What is on the grid stays."""
-        for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
-            if name in state_dict:
-                state_dict[name] = round_weight(state_dict[name])
-
     def is_additional(self, name: str) -> bool:
         """Whether a tensor of the state dict is one that a RepMLPNet of the same form does not have."""
         inserted = self.fused and not self.stages[0][0].repmlp_block.fused
         return name.startswith(("quantizers.", "fake_quantization_enabled")) or (inserted and ".fc3_bn." in name)
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a part of a model rounds as it was trained to."""
+    return any(isinstance(module, QuantizedRepMLPNet) and module.fake_quantization for module in model.modules())
 
 
 def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -171,9 +175,3 @@ def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
 def key_of(name: str) -> str:
     """A dotted name as a key of a ModuleDict."""
     return name.replace(".", "-")
-
-
-def round_in_range(quantizer: FakeQuantize, x: Tensor) -> Tensor:
-    """Round as a quantizer does, and leave its range alone."""
-    bounds = quantizer.quant_min, quantizer.quant_max
-    return torch.fake_quantize_per_tensor_affine(x, quantizer.scale, quantizer.zero_point, *bounds)

@@ -6,13 +6,11 @@ from torch import Tensor
 from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
 
 WEIGHT_LEVEL = 127  # the highest; the lowest is its negative, so that zero is in the middle
-INPUT_LEVELS = (0, 255)
 
 
 def input_quantizer() -> FakeQuantize:
     """Rounds to 256 levels between moving averages of the extremes."""
-    low, high = INPUT_LEVELS
-    return FakeQuantize(MovingAverageMinMaxObserver, quant_min=low, quant_max=high, dtype=torch.quint8)
+    return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
 
 
 def round_weight(weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch norms behind the fully connected layers of a deployed network, for fine-tuning it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from mmengine.dist import all_reduce
@@ -14,7 +14,6 @@ from mmrepmlp.reparam import to_float64
 def insert_bn(
     model: nn.Module,
     batches: Iterable[Tensor],
-    run: Callable[[nn.Module, Tensor], object] = lambda model, images: model(images),
     norm_cfg: dict = dict(type="BN", requires_grad=True),
 ) -> nn.Module:
     """Put a batch norm behind ``fc3`` of every block in deploy form, as the identity, in place.
@@ -22,9 +21,8 @@ def insert_bn(
     The statistics are those of the data, and weight and bias undo them. ``switch_to_deploy`` fuses the norms again.
 
     Args:
-        model: A network in deploy form, or a whole model with one inside.
+        model: A network in deploy form, or another that maps images and has one inside.
         batches: Images to collect statistics on, each of shape (N, C, H, W), normalized.
-        run: How to call the model. Default: with the images.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
 
     Returns:
@@ -33,25 +31,19 @@ def insert_bn(
     Raises:
         ValueError: There is no block in deploy form, or there are no images.
     """
-    blocks = [module for module in model.modules() if isinstance(module, RepMLPBlock) and module.deploy]
-    for block in blocks:
+    for block in [module for module in model.modules() if isinstance(module, RepMLPBlock) and module.deploy]:
         block.insert_bn(norm_cfg)
-    collect_statistics(model, batches, run)
+    collect_statistics(model, batches)
     return model
 
 
 @torch.no_grad()
-def collect_statistics(
-    model: nn.Module,
-    batches: Iterable[Tensor],
-    run: Callable[[nn.Module, Tensor], object] = lambda model, images: model(images),
-) -> int:
+def collect_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """Give inserted batch norms the statistics of data, and weights and biases that undo them.
 
     Args:
         model: A model with inserted batch norms that are the identity.
         batches: Images, each of shape (N, C, H, W), normalized. Statistics are over those of all processes.
-        run: How to call the model. Default: with the images.
 
     Returns:
         The number of images, of all processes.
@@ -78,7 +70,7 @@ def collect_statistics(
     model.eval()
     try:
         for batch in batches:
-            run(model, batch)
+            model(batch)
             images += len(batch)
     finally:
         model.train(training)

@@ -10,7 +10,6 @@ from mmrepmlp.apis import deploy_checkpoint, evaluate, reparameterize_checkpoint
 from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.verbs.deploy.folder import Deployment, DeploymentError
 from mmrepmlp.verbs.deploy.images import dataset_images
-from mmrepmlp.verbs.deploy.raw import export_checkpoint
 from tests.fixtures import ROOT, dump_config
 
 pytestmark = pytest.mark.slow
@@ -39,7 +38,7 @@ def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     (before, after) = report.metrics["accuracy/top1"]
     assert before == after == evaluate(report.config, work_dir=str(tmp_path))["accuracy/top1"]
 
-    exported = export_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx")
+    exported = deploy_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx", raw=True)
     assert exported.operators["QuantizeLinear"] == 29
     with pytest.raises(DeploymentError, match="trained with fake quantization, and its graph is int8"):
         deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "float32", work_dir=str(tmp_path))

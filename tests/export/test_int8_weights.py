@@ -13,16 +13,16 @@ WEIGHT = STEPS * np.array([[127, -3, 0], [5, 127, -64]], np.float32)
 IMAGE = np.array([[0.5, -1.0, 2.0]], np.float32)
 
 
-def write_graph(path, weight, rounded=True):
-    """A product of an input, rounded to int8 or not, with a weight."""
+def write_graph(path, weight):
+    """A product of an input, rounded to int8, with a weight."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["levels"]),
         helper.make_node("DequantizeLinear", ["levels", "step", "zero"], ["rounded"]),
-        helper.make_node("Gemm", ["rounded" if rounded else "x", "weight"], ["y"], transB=1),
+        helper.make_node("Gemm", ["rounded", "weight"], ["y"], transB=1),
     ]
     tensors = dict(step=np.float32(0.5), zero=np.int8(0), weight=weight)
     graph = helper.make_graph(
-        nodes if rounded else nodes[2:],
+        nodes,
         "product",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2))],
@@ -44,12 +44,6 @@ def test_multiples_of_a_step_for_each_output_lose_nothing(tmp_path):
     tensors = {tensor.name: to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
     assert "weight" not in tensors and tensors["weight_int8"].dtype == np.int8
     np.testing.assert_array_equal(tensors["weight_scales"], STEPS[:, 0])
-
-
-def test_products_of_what_is_not_rounded_stay_float(tmp_path):
-    path = write_graph(tmp_path / "graph.onnx", WEIGHT, rounded=False)
-    before = path.read_bytes()
-    assert store_weights_as_int8(path) == 0 and path.read_bytes() == before
 
 
 def test_a_weight_that_is_no_multiple_is_refused(tmp_path):

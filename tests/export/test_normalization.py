@@ -57,7 +57,7 @@ def test_a_preprocessor_that_does_more_is_refused(more):
 
 def test_images_of_16_bits_come_back_exactly():
     preprocess = preprocessing_of(holder(SegDataPreProcessor([30000.0] * 3, [15000.0] * 3, bgr_to_rgb=True)))
-    found = measure_normalization(preprocess, 3, largest=65535)
+    found = measure_normalization(preprocess, 3, torch.uint16)
     given = torch.arange(3 * 65536).view(1, 256, 256, 3).remainder(65536).to(torch.uint16)
     assert torch.equal(found.undo(preprocess(given)).to(torch.int32), given.to(torch.int32))
     narrow = measure_normalization(preprocess, 3)

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import copy
 import os
 from collections import Counter
 from functools import partial
@@ -17,7 +16,6 @@ from mmrepmlp.export import ExportError, export_onnx
 from mmrepmlp.export.graph import prove_equal
 from mmrepmlp.export.network import NamedOutputs
 from mmrepmlp.models.repmlpnet.tiling import kept_positions, padded_positions, split_tiles
-from mmrepmlp.reparam import switch_to_deploy
 from tests.export.conftest import random_network
 from tests.helpers import render
 
@@ -177,14 +175,6 @@ def test_no_wrong_output_hides_behind_a_right_one(wrong):
         prove_equal(network, lambda x: (right, wrong), (2, 8, 8), (), 0.5)
     network.forward = lambda x: (0 * right,)
     assert prove_equal(network, lambda x: (0 * right,), (2, 8, 8), (), 0) == {(2, 3, 8, 8): 0}
-
-
-def test_torch_export_records_the_deploy_form(backbone):
-    deployed = switch_to_deploy(copy.deepcopy(backbone))
-    images = torch.randn(2, 3, 64, 128)
-    program = torch.export.export(deployed, (images,))
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(images)[0], deployed(images)[0], rtol=1e-5, atol=1e-5)
 
 
 class OneByOne(nn.Conv2d):

@@ -2,11 +2,12 @@
 from collections import Counter
 
 import onnx
+import openvino
 import pytest
 import torch
 
 from mmrepmlp.export import OnnxNetwork, export_onnx
-from mmrepmlp.export.openvino import OpenVinoNetwork, to_openvino
+from mmrepmlp.export.openvino import OpenVinoNetwork
 from mmrepmlp.export.post_training import quantize_graph
 from tests.export.conftest import random_network
 
@@ -31,7 +32,7 @@ def loss(actual, expected):
 
 
 def test_openvino_computes_products_and_convolutions_in_int8(source, images):
-    graph = quantize_graph(to_openvino(source), images, "images")
+    graph = quantize_graph(openvino.convert_model(source), images, "images")
     network = OpenVinoNetwork(graph, "int8")
     assert 0 < loss(network(images[0]), OnnxNetwork(source)(images[0])) < 0.05
     computed = Counter()
@@ -58,11 +59,10 @@ def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_layers_stay_in_float_until_the_metric_is_kept(source, images, runtime):
-    graph, load = (
-        (to_openvino(source), lambda g: OpenVinoNetwork(g, "int8"))
-        if runtime == "openvino"
-        else (onnx.load(str(source)), OnnxNetwork)
-    )
+    graph, load = {
+        "openvino": (openvino.convert_model(source), lambda g: OpenVinoNetwork(g, "int8")),
+        "onnxruntime": (onnx.load(str(source)), OnnxNetwork),
+    }[runtime]
     expected = OnnxNetwork(source)(images[0])
     seen = []
 

@@ -89,7 +89,7 @@ def test_parts_are_maps_and_unknown_ones_named():
     assert task == Task("features", "maps", {"part": "backbone"})
     PredictionNetwork(model, task).eval().check((64, 64))
     with pytest.raises(ValueError, match="part='neck': expected None, or a part of the model: backbone"):
-        task_of(model, "neck")
+        PredictionNetwork(model, task_of(model, "neck"))
     with pytest.raises(ExportError, match="RepMLPNet is not a classifier or segmentor, and has no backbone"):
         task_of(RepMLPNet(TINY, img_size=64))
 

@@ -33,7 +33,8 @@ def run_overlapping_graphs(path: str) -> None:
 
 
 def quantize(path: str) -> None:
-    from mmrepmlp.export.openvino import to_openvino
+    import openvino
+
     from mmrepmlp.export.post_training import quantize_graph
 
     images = [torch.randn(1, 3, 32, 32) for _ in range(2)]
@@ -42,7 +43,7 @@ def quantize(path: str) -> None:
         interrupt()
         return float(next(iter(graph([images[0].numpy()]).values())).std())
 
-    quantized = quantize_graph(to_openvino(path), images, "images", measure, max_drop=1e-9)
+    quantized = quantize_graph(openvino.convert_model(path), images, "images", measure, max_drop=1e-9)
     interrupt()
     del quantized
     interrupt()

@@ -9,11 +9,11 @@ from onnx.numpy_helper import to_array
 from torch.ao.quantization import FakeQuantize
 
 from mmrepmlp.export import ExportError, OnnxNetwork, export_onnx
-from mmrepmlp.models import RepMLPNet
 from mmrepmlp.quantization import QuantizedRepMLPNet
 from mmrepmlp.quantization.aware import key_of, quantizable_layers
 from tests.conftest import SHALLOW
-from tests.helpers import randomize, relative_error
+from tests.export.conftest import random_network
+from tests.helpers import relative_error
 
 
 def images(seed, number=4):
@@ -22,8 +22,7 @@ def images(seed, number=4):
 
 @pytest.fixture
 def plain():
-    torch.manual_seed(0)
-    return randomize(RepMLPNet(SHALLOW, img_size=64), torch.Generator().manual_seed(0), spread=0.1).eval()
+    return random_network()
 
 
 @pytest.fixture

@@ -57,10 +57,8 @@ def test_folding_is_exact_whatever_was_learned(deployed):
 
 @torch.no_grad()
 def test_a_network_built_with_the_norms_loads_what_has_them_or_not(deployed):
-    training_form = (
-        randomize(RepMLPNet(TINY, img_size=64), torch.Generator().manual_seed(1), spread=0.1).double().eval()
-    )
-    for source in (deployed, training_form):
+    training_form = randomize(RepMLPNet(TINY, img_size=64), torch.Generator().manual_seed(1), spread=0.1)
+    for source in (deployed, training_form.double().eval()):
         network = QuantizedRepMLPNet(TINY, img_size=64, insert_bn=True).double().eval()
         network.load_state_dict(source.state_dict())
         # The identity that it is built with is one in float32, statistics are collected in float64.

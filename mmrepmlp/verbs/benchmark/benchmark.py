@@ -163,22 +163,6 @@ def refuse_idle(where: str, **settings: object) -> None:
         raise ValueError(f"{', '.join(given)}: without effect {where}. Leave it out.")
 
 
-@torch.inference_mode()
-def raw_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The outputs of a network in training form.
-
-    Raises:
-        MMRepMLPError: It does not run on such images.
-    """
-    try:
-        return [tensor for _, tensor in named_tensors(model(images))]
-    except Exception as error:
-        raise MMRepMLPError(
-            f"The model does not run on images of shape {tuple(images.shape)} alone ({describe(error)}). Pass another "
-            "--size, or the config of a classifier, a segmentor or a detector of one stage."
-        ) from error
-
-
 def attempt_all(
     networks: dict[str, nn.Module], tasks: Sequence[str], images: Tensor, folder: Path, hardware: Hardware
 ) -> dict[tuple[str, str], Attempt]:
@@ -188,14 +172,22 @@ def attempt_all(
     Raises:
         MMRepMLPError: The model does not run on such images, or ours computes other outputs.
     """
-    is_step = STEP in tasks
     same = [name for name, network in networks.items() if name == OURS or has_same_weights(network)]
-    expected = None if is_step else raw_outputs(networks[same[0]], images)
+    expected = None
+    if STEP not in tasks:
+        try:
+            with torch.inference_mode():
+                expected = [tensor for _, tensor in named_tensors(networks[same[0]](images))]
+        except Exception as error:
+            raise MMRepMLPError(
+                f"The model does not run on images of shape {tuple(images.shape)} alone ({describe(error)}). Pass "
+                "another --size, or the config of a classifier, a segmentor or a detector of one stage."
+            ) from error
     torch.compiler.reset()  # dynamo keeps the code of eight networks of one class, and runs others in eager mode
     workloads = {}
     for name, network in networks.items():
         (folder / name).mkdir()
-        deployed = network if is_step else convert(network)
+        deployed = network if STEP in tasks else convert(network)
         workloads[name] = Workload(network, deployed, images, folder / name, hardware)
     attempts = {}
     for task in tasks:

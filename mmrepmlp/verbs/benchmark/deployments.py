@@ -3,11 +3,13 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmrepmlp.export.normalization import random_images
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.deploy.folder import Deployment
 from mmrepmlp.verbs.deploy.images import dataset_images
@@ -50,7 +52,7 @@ def benchmark_deployments(
         except (ImportError, OSError) as error:
             row["reason"] = str(error)
         else:
-            calls[name] = calling(graph, image if image is not None else random_image(settings["input"], size))
+            calls[name] = partial(graph, random_image(settings["input"], size) if image is None else image)
         if cfg:
             row |= numbers(evaluate_deployment(config, deployment.folder, work_dir, cfg_options))
         else:
@@ -65,16 +67,10 @@ def benchmark_deployments(
     )
 
 
-def calling(graph: nn.Module, image: Tensor) -> object:
-    """A call of a graph with one image."""
-    return lambda: graph(image)
-
-
 def random_image(given: dict, size: tuple[int, int] | None) -> Tensor:
     """An image as a graph takes it, by what its folder says of its input."""
     height, width = (given[name] or side for name, side in zip(("height", "width"), size or (SIDE, SIDE)))
-    dtype = getattr(torch, given["type"])
-    return torch.randint(0, torch.iinfo(dtype).max + 1, (1, height, width, given["channels"])).to(dtype)
+    return random_images((1, height, width, given["channels"]), getattr(torch, given["type"]))
 
 
 def stored_metric(settings: dict) -> dict[str, object]:

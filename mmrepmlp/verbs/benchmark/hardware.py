@@ -6,7 +6,7 @@ import gc
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,18 +68,13 @@ class Hardware:
 
     def calling(self, network: nn.Module, x: Tensor) -> Callable[[], object]:
         """A call of a network, in autocast where that is wanted."""
+        dtype = getattr(torch, self.autocast or "bfloat16")
 
         def call() -> object:
-            with self.autocasting():
+            with torch.autocast(torch.device(self.device).type, dtype, enabled=self.autocast is not None):
                 return network(x)
 
         return call
-
-    def autocasting(self) -> AbstractContextManager:
-        """The context of torch's autocast, or one that changes nothing."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, getattr(torch, self.autocast))
 
     def time(self, function: Callable[[], object]) -> float:
         """Call a function, and return the seconds that it takes; on a GPU by events in its stream."""
@@ -119,13 +114,17 @@ def processor_facts() -> dict[str, object]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
     flags = fields.get("flags", "").split()
+    versions = {}
+    for name in ("onnxruntime", "openvino", "nncf"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return dict(
         processor=name_processor(fields),
         vectors=torch.backends.cpu.get_cpu_capability(),
         features=", ".join(feature for feature in FEATURES if feature in flags) or "unknown",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        **installed_runtimes(),
+        **versions,
         python=platform.python_version(),
     )
 
@@ -135,15 +134,6 @@ def name_processor(fields: dict[str, str]) -> str:
     name = fields.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Versions of the packages beside torch that run or quantize networks."""
-    versions = {}
-    for name in ("onnxruntime", "openvino", "nncf"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def peak_gpu_memory(function: Callable[[], object], device: str) -> float:

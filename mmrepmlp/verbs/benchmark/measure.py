@@ -17,14 +17,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Time functions in interleaved calls, so that drift of the machine affects all of them equally.
 
-    Args:
-        functions: What to call, by name. Each is called once as a warm-up.
-        repeats: Number of timed calls of each.
-        title: Text of the progress bar.
-        hardware: What times them. Default: the CPU.
-
     Returns:
-        The seconds of each call, by name.
+        The seconds of each call, by name; one of each to warm up is not counted.
     """
     for function in functions.values():
         function()

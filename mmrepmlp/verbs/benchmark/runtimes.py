@@ -53,11 +53,6 @@ class Workload:
         return path
 
 
-def in_training_form(workload: Workload) -> Call:
-    """Eager PyTorch, before the conversion."""
-    return workload.hardware.calling(workload.training, workload.images)
-
-
 def in_eager(workload: Workload) -> Call:
     """Eager PyTorch."""
     return workload.hardware.calling(workload.network, workload.images)
@@ -126,11 +121,11 @@ def in_onnxruntime(workload: Workload) -> Call:
 
 def in_openvino(workload: Workload, precision: str) -> Call:
     """OpenVINO; int8 is quantized after training."""
-    from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, to_openvino
+    from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, openvino
 
     if precision == "bfloat16" and not is_fast_here(precision):
         raise MMRepMLPError("this processor has no instructions for bfloat16.")
-    graph = to_openvino(workload.onnx_file)
+    graph = openvino.convert_model(str(workload.onnx_file))
     if precision == "int8":
         from mmrepmlp.export.post_training import quantize_graph
 
@@ -151,7 +146,10 @@ RUNTIMES: dict[str, Callable[[Workload], Call]] = {
     "openvino bfloat16": partial(in_openvino, precision="bfloat16"),
     "openvino int8": partial(in_openvino, precision="int8"),
 }
-FORMS = {TRAINING: in_training_form, DEPLOY: in_eager}
+FORMS = {
+    TRAINING: lambda workload: workload.hardware.calling(workload.training, workload.images),
+    DEPLOY: in_eager,
+}
 TASKS = {**RUNTIMES, **FORMS, STEP: in_training_step}
 
 

@@ -1,37 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deploy a checkpoint as a folder that runs without any framework."""
 
+import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from math import nan
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
-from mmrepmlp.export import OnnxReport
-from mmrepmlp.export.graph import DYNAMIC_AXES, check_axes, prove_equal
+from mmrepmlp.export import OnnxReport, export_onnx
+from mmrepmlp.export.graph import DYNAMIC_AXES, OPSET, check_axes, prove_equal
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
-from mmrepmlp.quantization.exportable import is_quantized
+from mmrepmlp.models.backbone import check_positive
+from mmrepmlp.quantization.aware import is_quantized
 from mmrepmlp.reparam import switch_to_deploy
-from mmrepmlp.verbs.config import class_metainfo, load_config
+from mmrepmlp.verbs.config import class_metainfo, load_config, read_config
 from mmrepmlp.verbs.model import build_model
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
-from mmrepmlp.verbs.test.metrics import check_scored, main_metric, numbers
+from mmrepmlp.verbs.test.metrics import check_scored, main_metric, numbers, scale_of
+from mmrepmlp.version import __version__
 
-from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, check_runtime, sha256, versions, write_program
+from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, DeploymentError, check_runtime, sha256, write_program
 from .graph import make_graph
 from .images import dataset_images, fit, sample_images
 from .pipeline import describe_padding, describe_pipeline, graph_size, padding
 from .proof import FLOAT_TOLERANCE, Proof, check_drop, prove_close
-from .raw import export_checkpoint
 
 RANDOM_IMAGES = 8  # to compare predictions on, where there are no others
 MAX_DROP = 0.5  # points
@@ -143,27 +147,21 @@ def deploy_checkpoint(
         ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
         ImportError: The runtime is not installed.
     """
-    given = dict(
-        runtime=runtime != "openvino",
-        precision=precision != "float32",
-        logits=logits,
-        images=images != 300,
-        max_drop=max_drop is not None,
-        verify_on=verify_on is not None,
-        work_dir=work_dir is not None,
-    )
-    idle = [name for name, differs in given.items() if differs] if raw else ["opset"] if opset is not None else []
+    given = dict(locals())
+    usual = dict(runtime="openvino", precision="float32", logits=False, images=300)
+    usual |= dict(max_drop=None, verify_on=None, work_dir=None)
+    idle = [name for name, value in (usual if raw else dict(opset=None)).items() if given[name] != value]
     if idle:
         raise ValueError(f"{', '.join(idle)}: without effect {'with' if raw else 'without'} raw=True. Leave it out.")
     check_axes(dynamic or ())
     check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
-    if raw:
-        chosen = {} if opset is None else dict(opset=opset)
-        chosen |= {} if dynamic is None else dict(dynamic=dynamic)
-        options = dict(batch=batch, part=part, overwrite=overwrite, **chosen)
-        return export_checkpoint(config, checkpoint, out_dir, size, ema, cfg_options, allow_unsafe, **options)
     out_dir = Path(out_dir)
     check_overwrite(out_dir, overwrite=overwrite)
+    if raw:
+        state = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
+        model = build_model(read_config(config, cfg_options), state)
+        axes, opset = ("batch",) if dynamic is None else dynamic, OPSET if opset is None else opset
+        return export_onnx(model, out_dir, size or image_size(model), batch, axes, opset, part, overwrite=overwrite)
     check_runtime(runtime, precision)
     if verify_on not in (None, "test"):
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
@@ -174,15 +172,21 @@ def deploy_checkpoint(
         check_scored(cfg)
     state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
+    if is_quantized(model) and precision != "int8":
+        raise DeploymentError(
+            "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
+            "(--precision int8). Nothing was written."
+        )
+    quantizes = precision == "int8" and not is_quantized(model)
     samples, origin = sample_images(cfg)
     image = samples[0] if samples else None
     task = task_of(model, part, logits, None if image is None else image.size(-1))
     network = PredictionNetwork(switch_to_deploy(model), task, image).eval()
     color, steps = describe_pipeline(cfg)
     steps += describe_padding(model.data_preprocessor, network.normalization)
-    usual = graph_size(model, steps)
-    known = size or usual
-    if size and usual != size and task.name != "classification":  # as a batch of images of several sizes is padded
+    tested = graph_size(model, steps)
+    known = size or tested
+    if size and tested != size and task.name != "classification":  # as a batch of images of several sizes is padded
         steps.append(padding(network.normalization, size=size))
     if dynamic is None:
         dynamic = ("batch",) if known else DYNAMIC_AXES
@@ -192,7 +196,7 @@ def deploy_checkpoint(
     # What rounds is judged by the metric where there is one; only where that was asked for, there has to be one.
     optional = suppress(() if asked else Exception)
     before = None
-    if asked or (precision == "int8" and not is_quantized(network)):
+    if asked or quantizes:
         with optional:
             before = evaluate_weights(config, state, work_dir, cfg_options)
             judge = main_metric(before)
@@ -201,8 +205,8 @@ def deploy_checkpoint(
     def evaluator() -> GraphEvaluator:
         return GraphEvaluator(cfg, network.normalization, task, sides[1:], model.state_dict())
 
-    def measure(graph: nn.Module) -> float:
-        return evaluator().scale(judge, before[judge])[0] * evaluator()(graph)[judge]
+    def scale() -> tuple[float, float]:
+        return scale_of(judge, before[judge], evaluator().runner.test_evaluator.metrics)
 
     with atomic_folder(out_dir) as folder:
         deployment = Deployment(folder, dict(graph=GRAPHS[runtime], runtime=runtime, precision=precision))
@@ -212,8 +216,8 @@ def deploy_checkpoint(
             precision,
             shape,
             dynamic,
-            calibration=lambda: [fit(image, sides[1:]) for image in dataset_images(cfg, "train", images)],
-            measure=measure if max_drop is not None else None,
+            [fit(image, sides[1:]) for image in dataset_images(cfg, "train", images)] if quantizes else None,
+            measure=None if max_drop is None else lambda graph: scale()[0] * evaluator()(graph)[judge],
             max_drop=max_drop,
         )
         graph, metrics, unit = deployment.load(), None, None
@@ -227,11 +231,9 @@ def deploy_checkpoint(
             with optional:
                 metrics = dict(before=before, after=numbers(evaluator()(graph)))
         if metrics:
-            scale = evaluator().scale(judge, before[judge])
-            allowed, unit = MAX_DROP if max_drop is None else max_drop, scale[0]
-            check_drop(
-                before[judge], metrics["after"].get(judge, nan), judge, scale, allowed, exact=precision == "float32"
-            )
+            after, unit = metrics["after"].get(judge, nan), scale()[0]
+            allowed = MAX_DROP if max_drop is None else max_drop
+            check_drop(before[judge], after, judge, scale(), allowed, exact=precision == "float32")
         if task.name == "features":
             save_file(head_weights(model, task), folder / WEIGHTS)
         write_program(folder, runtime, steps)
@@ -239,7 +241,14 @@ def deploy_checkpoint(
             format=FORMAT,
             task=task.name,
             output=dict(name=task.output, **task.settings),
-            input=describe_input(network, shape, dynamic, color),
+            input=dict(
+                **dict(zip(DYNAMIC_AXES, sides)),
+                channels=network.channels,
+                layout="NHWC",
+                type=str(network.normalization.dtype).removeprefix("torch."),
+                order={3: "BGR", 4: "BGRA"}.get(network.channels),
+                color_type=color,
+            ),
             normalization=asdict(network.normalization),
             preprocessing=steps,
             classes=classes.get("classes"),
@@ -249,34 +258,18 @@ def deploy_checkpoint(
             proof=proof.as_json(),
             metrics=metrics,
             unit=unit,
-            versions=versions(runtime, *(["nncf"] if precision == "int8" else [])),
+            versions={
+                "mmrepmlp": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in [runtime, *(["nncf"] if precision == "int8" else [])]},
+            },
             files={file.name: sha256(file) for file in sorted(folder.iterdir())},
         )
         deployment.write()
     deployment = Deployment.read(out_dir)
     unseen = [] if samples else ["no image of the test or training set can be read: the graph takes uint8, as most are"]
     return DeploymentReport(deployment, proof, metrics, unseen + remarks_on(deployment.settings))
-
-
-def check_positive(**numbers: int) -> None:
-    """Check that numbers are positive.
-
-    Raises:
-        ValueError: One is not.
-    """
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}={number}: expected 1 or more.")
-
-
-def describe_input(
-    network: PredictionNetwork, shape: tuple[int, int, int], dynamic: Sequence[str], color: str
-) -> dict[str, object]:
-    """What a graph takes; None for a side of any length."""
-    sides = {name: None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)}
-    order = {3: "BGR", 4: "BGRA"}.get(network.channels)
-    kind = str(network.normalization.dtype).removeprefix("torch.")
-    return dict(**sides, channels=network.channels, layout="NHWC", type=kind, order=order, color_type=color)
 
 
 def head_weights(model: nn.Module, task: Task) -> dict[str, Tensor]:

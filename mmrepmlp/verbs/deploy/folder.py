@@ -2,26 +2,25 @@
 """The folder that a network is deployed as: a graph, what it takes and gives, and a program that runs it."""
 
 import json
-import platform
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import nn
 
 from mmrepmlp.checkpoint import file_hash
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.version import __version__
 
 FORMAT = 1
 SETTINGS, WEIGHTS = "deploy.json", "head.safetensors"
 PROGRAM = Path(__file__).parent / "standalone/run.py"
 GRAPHS = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
 PRECISIONS = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32", "int8")}
+sha256 = partial(file_hash, digits=64)  # in full
 
 
 class DeploymentError(MMRepMLPError):
@@ -83,14 +82,9 @@ def check_runtime(runtime: str, precision: str) -> None:
         ValueError: It has not, or is unknown.
         ImportError: It is not installed.
     """
-    if runtime not in PRECISIONS:
-        raise ValueError(f"runtime={runtime!r}: expected one of {', '.join(PRECISIONS)}.")
-    if precision not in PRECISIONS[runtime]:
-        other = [name for name, known in PRECISIONS.items() if precision in known]
-        hint = f" {', '.join(other)} has it." if other else ""
-        raise ValueError(
-            f"precision={precision!r}: {runtime} computes in {' or '.join(PRECISIONS[runtime])} on the CPU.{hint}"
-        )
+    if precision not in PRECISIONS.get(runtime, ()):
+        known = "; ".join(f"{name} in {', '.join(precisions)}" for name, precisions in PRECISIONS.items())
+        raise ValueError(f"runtime={runtime!r}, precision={precision!r}: expected one of {known}.")
     if runtime == "openvino":
         import mmrepmlp.export.openvino
     if precision == "int8":
@@ -121,18 +115,3 @@ def write_program(folder: Path, runtime: str, steps: list[dict]) -> None:
         packages["pillow"] = version("pillow")
     lines = [f"{name}>={installed.partition('.')[0]}.0" for name, installed in packages.items()]
     (folder / "requirements.txt").write_text("\n".join([f"{runtime}=={version(runtime)}", *lines]) + "\n")
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of what a graph was made with."""
-    return {
-        "mmrepmlp": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def sha256(path: str | Path) -> str:
-    """A file's sha256 in full."""
-    return file_hash(path, 64)

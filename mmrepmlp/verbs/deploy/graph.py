@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from mmrepmlp.export.graph import record
 from mmrepmlp.export.int8_weights import store_weights_as_int8
 from mmrepmlp.export.prediction import PredictionNetwork
-from mmrepmlp.quantization.exportable import is_quantized
 
-from .folder import DeploymentError, load_graph
+from .folder import load_graph
 
 
 def make_graph(
@@ -22,67 +21,37 @@ def make_graph(
     precision: str,
     shape: tuple[int, int, int],
     dynamic: Sequence[str],
-    calibration: Callable[[], list[Tensor]],
+    calibration: list[Tensor] | None = None,
     measure: Callable[[nn.Module], float] | None = None,
     max_drop: float | None = None,
 ) -> None:
     """Write the graph of a network: ``.onnx``, or ``.xml`` and ``.bin`` of OpenVINO.
 
-    Args:
-        network: The network.
-        out: The file to write.
-        precision: ``float32``, ``bfloat16`` or ``int8``.
-        shape: Number, height and width of the images.
-        dynamic: The symbolic axes.
-        calibration: Gives images to calibrate int8 with, in the size that the graph takes.
-        measure: Gives the main metric of a graph, in points. Default: None, int8 is not judged by it.
-        max_drop: How far the metric may drop in int8, in points. Default: None.
+    With images for ``calibration``, in the size that the graph takes, it is quantized after training; with what gives
+    the main metric of a graph, in points, layers are left in float until it drops by no more than ``max_drop``.
 
     Raises:
         ExportError: The network cannot be recorded.
-        DeploymentError: It was trained for int8, and another precision is asked for.
     """
-    is_onnx = out.suffix == ".onnx"
-    is_int8 = is_quantized(network)
-    if is_int8 and precision != "int8":
-        raise DeploymentError(
-            "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
-            "(--precision int8). Nothing was written."
-        )
-    quantizes = precision == "int8" and not is_int8
-    images = calibration() if quantizes else []
-    if "batch" not in dynamic:
-        images = [image.expand(shape[0], -1, -1, -1).contiguous() for image in images]
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")
         record(network, recorded, shape, dynamic)
         store_weights_as_int8(recorded)
-        if is_onnx:
-            graph = onnx.load(str(recorded))
+        if out.suffix == ".onnx":
+            runtime, graph = "onnxruntime", onnx.load(str(recorded))
         else:
-            from mmrepmlp.export.openvino import save_openvino, to_openvino
+            import openvino
 
-            graph = to_openvino(recorded)
-        if quantizes:
-            graph = quantize(graph, "onnxruntime" if is_onnx else "openvino", images, measure, max_drop)
-    if is_onnx:
+            runtime, graph = "openvino", openvino.convert_model(str(recorded))
+    if calibration is not None:
+        from mmrepmlp.export.post_training import quantize_graph
+
+        if "batch" not in dynamic:
+            calibration = [image.expand(shape[0], -1, -1, -1).contiguous() for image in calibration]
+        judge = measure and (lambda candidate: measure(load_graph(candidate, runtime, "int8")))
+        graph = quantize_graph(graph, calibration, "images", judge, max_drop)
+    if runtime == "onnxruntime":
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, str(out))
-    else:
-        save_openvino(graph, out, half=precision == "bfloat16")
-
-
-def quantize(
-    graph: object,
-    runtime: str,
-    images: list[Tensor],
-    measure: Callable[[nn.Module], float] | None,
-    max_drop: float | None,
-) -> object:
-    """Quantize a graph after training, judged by its main metric."""
-    from mmrepmlp.export.post_training import quantize_graph
-
-    def judge(candidate: object) -> float:
-        return measure(load_graph(candidate, runtime, "int8"))
-
-    return quantize_graph(graph, images, "images", judge if measure else None, max_drop)
+    else:  # weights in half precision, where they fit into its range: bfloat16 rounds them more
+        openvino.save_model(graph, str(out), compress_to_fp16=precision == "bfloat16")

@@ -62,8 +62,7 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
         total = min(number, len(samples))
         console = Console(stderr=True)
         for _, data in zip(range(total), track(samples, f"{split} images", total, console=console, transient=True)):
-            (image,) = data["inputs"]
-            image = torch.as_tensor(image)
+            image = torch.as_tensor(data["inputs"][0])
             if image.dtype not in IMAGE_TYPES:
                 name = str(image.dtype).removeprefix("torch.")
                 raise DeploymentError(
@@ -93,12 +92,8 @@ def sample_images(cfg: Config) -> tuple[list[Tensor], str]:
 
 
 def fit(image: Tensor, sides: Sequence[int | None]) -> Tensor:
-    """A window of an image (1, H, W, C) in the size that a graph takes; of the image enlarged where it is smaller.
-
-    Args:
-        image: The image.
-        sides: Height and width of the window; None for that of the image.
-    """
+    """A window of an image (1, H, W, C) in the height and width that a graph takes, None for those of the image; of the
+    image enlarged where it is smaller."""
     sizes = [wanted or side for wanted, side in zip(sides, image.shape[1:3])]
     factor = max(1.0, *(wanted / side for wanted, side in zip(sizes, image.shape[1:3])))
     if factor > 1:

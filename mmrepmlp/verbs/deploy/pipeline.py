@@ -85,8 +85,8 @@ def graph_size(model: nn.Module, steps: list[dict]) -> tuple[int, int] | None:
 
 
 def output_size(steps: list[dict]) -> tuple[int, int] | None:
-    """Height and width of an image after the steps, if it is not smaller than what is cropped from it; None where they
-    depend on the image."""
+    """Height and width of an image after the steps, if it is not smaller than what is cropped from it, nor larger than
+    what it is padded to; None where they depend on the image."""
     size = None
     for step in steps:
         kind = step["type"]
@@ -95,18 +95,11 @@ def output_size(steps: list[dict]) -> tuple[int, int] | None:
         elif kind == "CenterCrop" and "crop_size" in step:
             size = tuple(step["crop_size"][::-1])
         elif kind == "Pad" and "value" in step:
-            size = padded_size(step, size)
+            size = tuple(step["size"][::-1]) if step["size"] else size
+            if size and step["pad_to_square"]:
+                size = (max(size), max(size))
+            if size and step["size_divisor"]:
+                size = tuple(-(-side // step["size_divisor"]) * step["size_divisor"] for side in size)
         else:
             size = None
-    return size
-
-
-def padded_size(step: dict, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width after mmcv's ``Pad`` of an image that is not larger; None where they depend on the image."""
-    if step["size"]:
-        return tuple(step["size"][::-1])
-    if size and step["pad_to_square"]:
-        size = (max(size), max(size))
-    if size and step["size_divisor"]:
-        size = tuple(-(-side // step["size_divisor"]) * step["size_divisor"] for side in size)
     return size

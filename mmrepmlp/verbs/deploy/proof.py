@@ -52,14 +52,7 @@ class Proof:
 def prove_close(
     network: PredictionNetwork, exported: Callable, images: Sequence[Tensor], where: str, precision: str
 ) -> Proof:
-    """Compare a graph that rounds with the model, by its predictions.
-
-    Args:
-        network: The model.
-        exported: The graph.
-        images: Each (N, H, W, C).
-        where: What the images are, in words.
-        precision: What the graph computes in.
+    """Compare a graph that rounds with the model, by its predictions on images (N, H, W, C), which ``where`` names.
 
     Raises:
         DeploymentError: It predicts something else too often.
@@ -75,11 +68,10 @@ def prove_close(
         proof = Proof(deviation=(sum(shares) / len(shares)) ** 0.5, images=where)
         wrong = not proof.deviation <= DEVIATION[precision]
     if wrong:
-        reached = f"{proof.agreement:.1%} of predictions are the same" if proof.agreement is not None else ""
+        reached = ", ".join(f"{name} {value}" for name, value in proof.rows().items())
         remedy = "more --images, --max-drop, or another precision" if precision == "int8" else "another precision"
         raise DeploymentError(
-            f"In {precision} the graph differs from the model: {reached or f'deviation {proof.deviation:.2g}'} on "
-            f"{where}. Nothing was written; try {remedy}."
+            f"In {precision} the graph differs from the model: {reached}. Nothing was written; try {remedy}."
         )
     return proof
 
@@ -87,14 +79,10 @@ def prove_close(
 def check_drop(
     before: float, after: float, name: str, scale: tuple[float, float], max_drop: float, exact: bool
 ) -> None:
-    """Check how far a metric dropped.
+    """Check how far a metric dropped, in points.
 
-    Args:
-        before, after: The metric in PyTorch and of the graph.
-        name: Its name.
-        scale: What :func:`mmrepmlp.verbs.test.metrics.scale_of` says of it.
-        max_drop: How far it may drop, in points.
-        exact: Whether the outputs agree, so that a step of its rounding is no drop.
+    Its scale is that of :func:`mmrepmlp.verbs.test.metrics.scale_of`. Where outputs agree, one step of its rounding is
+    no drop.
 
     Raises:
         DeploymentError: Too far.

@@ -161,13 +161,7 @@ def evaluate_weights(
     work_dir: str | None = None,
     cfg_options: dict | None = None,
 ) -> dict[str, float]:
-    """Evaluate weights that are in no file, e.g. averaged ones.
-
-    Args:
-        config: Path of the config file, or ``package::path``.
-        state: The weights, by name.
-        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
-        cfg_options: Settings to override, by dotted names. Default: None.
+    """Evaluate weights that are in no file, e.g. averaged ones, as :func:`evaluate` does those of a checkpoint.
 
     Returns:
         The metrics that are numbers.

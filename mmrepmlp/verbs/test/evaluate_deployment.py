@@ -19,7 +19,6 @@ from mmrepmlp.verbs.model import drop_pretrained
 from mmrepmlp.verbs.runner import build_runner
 
 from .evaluate import load_test_config, run_test
-from .metrics import scale_of
 
 Graph = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -123,10 +122,6 @@ class GraphEvaluator:
         self.graph = graph
         return run_test(self.runner, out)
 
-    def scale(self, name: str, value: float) -> tuple[float, float]:
-        """What :func:`scale_of` says of a metric."""
-        return scale_of(name, value, self.runner.test_evaluator.metrics)
-
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
     """Let a classifier take the scores of a graph.
@@ -190,24 +185,12 @@ def replace_part(model: nn.Module, part: str, run: Graph, head: Mapping[str, Ten
         parent = None
     if not hasattr(parent, name):
         raise DeploymentError(f"The folder has the {part} of a model, which {type(model).__name__} does not have.")
-    parent.backbone = Call(run)
-    if name == "neck":
-        parent.neck = nn.Identity()
+    for replaced in {"backbone", name}:
+        setattr(parent, replaced, nn.Identity())
+    parent.backbone.forward = run
     try:
         missing = model.load_state_dict(head, strict=False).missing_keys
     except RuntimeError as error:
         raise DeploymentError(f"The folder's weights do not fit the config's model: {error}") from error
     if missing:
         raise DeploymentError(f"The folder has no weights for {', '.join(missing[:3])} of the config's model.")
-
-
-class Call(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Graph) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Call it."""
-        return self.function(images)

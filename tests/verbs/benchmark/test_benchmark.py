@@ -20,9 +20,8 @@ from tests.verbs.benchmark.conftest import SMALL
 @pytest.mark.slow
 @pytest.mark.parametrize("training_step", [False, True])
 def test_rows_beside_mmpretrain(training_step, small_reference, tmp_path):
-    report = benchmark(
-        against="mmpretrain", arch="T", img_size=64, batches=(1, 2), repeats=2, training_step=training_step
-    )
+    settings = dict(arch="T", img_size=64, batches=(1, 2), repeats=2, training_step=training_step)
+    report = benchmark(against="mmpretrain", **settings)
     tasks = ["training step"] if training_step else ["training form", "deploy form"]
     models = ["mmpretrain", "mmrepmlp", *(["gradient_reparam", "no locality"] if training_step else [])]
     rows = [row for row in report.rows if row["model"] != "sgemm"]
@@ -70,6 +69,7 @@ def test_forms_that_compute_something_else_are_refused(monkeypatch):
     with pytest.raises(MMRepMLPError, match=r"deploy form differ from those of the training form \(1\.0e-03 relative"):
         benchmark(arch=SMALL, img_size=64, batches=(1,), repeats=1)
     module.check_error("deploy form", 5e-6, torch.float32, CPU)
+    module.check_error("onnxruntime", 5e-5, torch.float32, CPU)
     with pytest.raises(MMRepMLPError, match="allowed 1e-05"):
         module.check_error("deploy form", 5e-5, torch.float32, CPU)
 

@@ -60,9 +60,8 @@ def test_layout_and_autocast_are_as_asked():
     layer, x = hardware.place(layer), hardware.place(x)
     assert x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
-    assert (
-        hardware.calling(layer, x)().dtype == torch.bfloat16 and Hardware().calling(layer, x)().dtype == torch.float32
-    )
+    assert hardware.calling(layer, x)().dtype is torch.bfloat16
+    assert Hardware().calling(layer, x)().dtype is torch.float32
     assert hardware.environment()["autocast"] == "bfloat16" and "autocast" not in Hardware().environment()
 
 

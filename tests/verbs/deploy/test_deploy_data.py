@@ -60,9 +60,8 @@ class Segmentor:
         cfg.dump(self.config)
         model = build_untrained(cfg).eval()
         with torch.no_grad():  # both classes are to be found
-            zero, one = model(
-                model.data_preprocessor(dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)]))["inputs"]
-            )[0]
+            data = dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)])
+            zero, one = model(model.data_preprocessor(data)["inputs"])[0]
             model.decode_head.conv_seg.bias[1] -= (one - zero).median()
         save_checkpoint({"state_dict": model.state_dict()}, self.checkpoint)
 
@@ -131,9 +130,7 @@ def test_what_is_quantized_is_judged_by_the_metric_unasked(tmp_path, monkeypatch
     report = segmentor.deploy("network", precision="int8")
     assert abs(report.metrics["before"]["mIoU"] - report.metrics["after"]["mIoU"]) < 0.5
     monkeypatch.setattr(GraphEvaluator, "__call__", lambda *_: {"mIoU": report.metrics["before"]["mIoU"] - 4.7})
-    with pytest.raises(
-        DeploymentError, match=r"mIoU drops by 4.70 points, allowed 0.5.*--max-drop leaves layers in float"
-    ):
+    with pytest.raises(DeploymentError, match=r"mIoU drops by 4.70 points, allowed 0.5.*--max-drop leaves layers"):
         segmentor.deploy("other", precision="int8")
 
 

@@ -25,15 +25,11 @@ def test_training_images_are_seen_as_a_test_does(options, digits, tmp_path):
     assert all(image.numpy().tobytes() in known for image in images)
 
 
-def test_wrapped_data_sets_and_images_of_floats(options, tmp_path):
+def test_wrapped_data_sets(options, tmp_path):
     cfg = load_config(CONFIG, options, str(tmp_path))
     plain = dataset_images(cfg, "train", 3)
     cfg.train_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=cfg.train_dataloader.dataset)
-    for step in cfg.test_dataloader.dataset.pipeline:
-        if step["type"] == "LoadImageFromFile":
-            step["to_float32"] = True
-    wrapped = dataset_images(cfg, "train", 3)
-    assert all(image.dtype == torch.uint8 and image.shape == plain[0].shape for image in wrapped)
+    assert [image.shape for image in dataset_images(cfg, "train", 3)] == [image.shape for image in plain]
     cfg.train_dataloader = None
     with pytest.raises(ValueError, match="has no train_dataloader"):
         dataset_images(cfg, "train", 3)

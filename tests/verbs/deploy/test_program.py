@@ -72,9 +72,7 @@ def test_logits_are_resized_as_the_framework_does():
     assert ((binary.classes(image, binary.predict(image)) == 1) == (resized[0].sigmoid() > 0.3).numpy()).mean() > 0.999
 
 
-@pytest.mark.parametrize(
-    "color", ["color", "grayscale", "unchanged", "color_ignore_orientation", "grayscale_ignore_orientation"]
-)
+@pytest.mark.parametrize("color", PROGRAM_NAMES["READ_FLAGS"])
 def test_images_are_read_as_mmcv_does(color, tmp_path):
     pixels = np.random.RandomState(0).randint(0, 65536, (8, 6, 4)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "deep.png"), pixels[..., :3])
@@ -137,13 +135,9 @@ def test_images_of_another_type_are_skipped():
 
 
 def test_any_terminal_can_print_names_of_any_letters(tmp_path):
-    code = (
-        f"import runpy, sys; names = runpy.run_path({str(PROGRAM)!r}); sys.argv = ['run.py', '光.png']; names['main']()"
-    )
-    environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-X", "utf8=0", "-c", code], cwd=tmp_path, env=environment, capture_output=True
-    )
+    code = f"import runpy, sys; sys.argv[1:] = ['光.png']; runpy.run_path({str(PROGRAM)!r})['main']()"
+    command, environment = [sys.executable, "-X", "utf8=0", "-c", code], {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
     assert done.stderr == b"error: \\u5149.png does not exist\n" and done.returncode == 1
 
 

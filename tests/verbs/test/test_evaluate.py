@@ -15,9 +15,7 @@ def test_both_forms_evaluate_to_the_same(trained, tmp_path):
     predictions = {}
     for deploy in (False, True):
         out = str(tmp_path / f"{deploy}.pkl")
-        metrics = evaluate(
-            CONFIG, trained.checkpoint, str(tmp_path), out=out, deploy=deploy, cfg_options=trained.options
-        )
+        metrics = evaluate(CONFIG, trained.checkpoint, str(tmp_path), out, deploy, cfg_options=trained.options)
         predictions[deploy] = mmengine.load(out)
         right = [int(p["pred_label"]) == int(p["gt_label"]) for p in predictions[deploy]]
         assert metrics["accuracy/top1"] == pytest.approx(100 * sum(right) / 360)
@@ -39,11 +37,9 @@ def test_bfloat16_keeps_the_accuracy(learned, tmp_path):
 
 @pytest.mark.slow
 def test_bfloat16_runs_in_segmentors_and_detectors(short_run, tmp_path):
-    metrics = [
-        evaluate(short_run.config, short_run.checkpoint, str(tmp_path), dtype=dtype)
-        for dtype in ("float32", "bfloat16")
-    ]
-    assert metrics[1] == pytest.approx(metrics[0], abs=1 if short_run.task == "seg" else 0.02, nan_ok=True)
+    run = short_run.config, short_run.checkpoint, str(tmp_path)
+    expected, actual = (evaluate(*run, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert actual == pytest.approx(expected, abs=1 if short_run.task == "seg" else 0.02, nan_ok=True)
 
 
 @needs_export

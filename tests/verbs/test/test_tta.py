@@ -38,10 +38,7 @@ def test_a_config_may_bring_its_own():
     cfg = Config(dict(model=dict(type="X"), test_dataloader=dict(dataset=dict(pipeline=[])), **own))
     apply_tta(cfg)
     assert cfg.model.type == "Own" and cfg.test_dataloader.dataset.pipeline[0].type == "Mine"
-    cfg.model, cfg.tta_model.module = (
-        dict(type="X"),
-        dict(type="Other"),
-    )  # as a config that such a test run wrote has it
+    cfg.model, cfg.tta_model.module = dict(type="X"), dict(type="Other")  # as such a test run writes it into its config
     apply_tta(cfg)
     assert cfg.model.module.type == "X"
     del cfg._cfg_dict["tta_model"]

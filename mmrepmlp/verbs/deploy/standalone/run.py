@@ -109,7 +109,9 @@ class Network:
         side, start, stop = np.ones(2), np.zeros(2), np.array(image.shape[:2])
         for step in self.steps:
             before = np.array(image.shape[:2])
-            image = STEPS.get(step["type"], unknown_step)(image, step)
+            if step["type"] not in STEPS:
+                raise ValueError(f"needs the step {step['type']} of the test pipeline, which this script does not know")
+            image = STEPS[step["type"]](image, step)
             image = image if image.ndim == 3 else image[..., None]
             if step["type"] == "CenterCrop":
                 start += side * ((before - image.shape[:2]) / 2).round()
@@ -138,38 +140,33 @@ class Network:
         _, side, start, stop = self.transform(image)
         rows, columns = ((stop - start) / side).round().astype(int)
         (top, left), (bottom, right) = start.round().astype(int), stop.round().astype(int)
+        output, kind = outputs[0], self.settings["output"]
+        if kind["name"] == "classes":
+            planes = ((label, output == label) for label in np.unique(output).tolist())
+        elif len(output) == 1:
+            threshold = kind["threshold"]
+            planes = enumerate((np.full_like(output[0], np.log(threshold / (1 - threshold))), output[0]))
+        else:
+            planes = enumerate(output)
         best, found = -np.inf, np.zeros((bottom - top, right - left), np.int64)
-        for label, plane in self.planes(outputs[0]):
-            plane = cv2.resize(plane[:rows, :columns], (right - left, bottom - top))
+        for label, plane in planes:
+            plane = cv2.resize(plane[:rows, :columns].astype(np.float32), (right - left, bottom - top))
             found[plane > best] = label
             best = np.maximum(best, plane)
         labels = np.full(image.shape[:2], -1)
         labels[top:bottom, left:right] = found
         return labels
 
-    def planes(self, output):
-        """For each class how much speaks for it, pixel by pixel."""
-        if self.settings["output"]["name"] == "classes":
-            yield from ((label, (output == label).astype(np.float32)) for label in np.unique(output).tolist())
-        elif len(output) == 1:
-            threshold = self.settings["output"]["threshold"]
-            yield from enumerate((np.zeros_like(output[0]), output[0] - np.log(threshold / (1 - threshold))))
-        else:
-            yield from enumerate(output)
-
-    def name_of(self, label):
-        """Name of a class; its number where there is no name."""
+    def name_of(self, label, to_draw=False):
+        """Name of a class; its number where there is no name, or to draw none that OpenCV has the letters of."""
         classes = self.settings["classes"] or ()
-        return str(classes[label]) if label < len(classes) else str(label)
+        name = str(classes[label]) if label < len(classes) else str(label)
+        return name if name.isascii() or not to_draw else str(label)
 
     def color_of(self, label):
         """Color of a class, BGR."""
         palette = self.settings["palette"] or ()
         return np.array(palette[label] if label < len(palette) else COLORS[label % 256])[::-1]
-
-
-def unknown_step(image, step):
-    raise ValueError(f"needs the step {step['type']} of the test pipeline, which this script does not know")
 
 
 def resize(image, step):
@@ -226,7 +223,7 @@ def interpolate(image, width, height, step):
 
 
 def describe(network, outputs, labels):
-    """A prediction as plain data, and its parts, each a class and its share, or of a part of a model the shapes."""
+    """A prediction as plain data, and its classes, each with its share."""
     if network.settings["output"]["name"] == "scores":
         best = np.argsort(-outputs[0])[:5].tolist()
         shares = [(label, float(outputs[0][label])) for label in best]
@@ -236,16 +233,10 @@ def describe(network, outputs, labels):
         found, counts = np.unique(labels[labels >= 0], return_counts=True)
         shares = list(zip(found.tolist(), (counts / counts.sum()).tolist()))
         return dict(classes={network.name_of(label): share for label, share in shares}), shares
-    shapes = [list(output.shape) for output in outputs]
-    return dict(shapes=shapes), [("feature maps", ", ".join("x".join(map(str, shape)) for shape in shapes))]
+    return dict(shapes=[list(output.shape) for output in outputs]), []
 
 
-def texts(parts, name_of):
-    """Parts of a prediction in words."""
-    return [f"{kind} {text}" if isinstance(kind, str) else f"{name_of(kind)} {text:.1%}" for kind, text in parts]
-
-
-def draw(network, image, labels, parts):
+def draw(network, image, labels, shares):
     """A picture of a prediction: the image with classes in color, and with the shares written below it."""
     image = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
     image = (image * (255 / max(255, image.max()))).astype(np.uint8)  # of more than 8 bits
@@ -254,18 +245,14 @@ def draw(network, image, labels, parts):
         image = np.where(labels[..., None] < 0, image, 0.5 * image + 0.5 * colors[labels]).astype(np.uint8)
     factor = max(1, round(304 / image.shape[1]))
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    strip = np.full((18 * len(parts) + 6, image.shape[1], 3), 255, np.uint8)
-    for i, text in enumerate(texts(parts, lambda label: printable(network.name_of(label), label))):
+    strip = np.full((18 * len(shares) + 6, image.shape[1], 3), 255, np.uint8)
+    for i, (label, share) in enumerate(shares):
+        text = f"{network.name_of(label, to_draw=True)} {share:.1%}"
         cv2.putText(strip, text, (4, 16 + 18 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([image, strip])
 
 
-def printable(name, label):
-    """A name, or a number where OpenCV has no letters for the name."""
-    return name if name.isascii() else str(label)
-
-
-def write(network, out, name, image, outputs, labels, parts):
+def write(network, out, name, image, outputs, labels, shares):
     """Write the picture of a prediction and, of a segmentor, its classes; of a part of a model, its feature maps.
     Returns the names of the files."""
     if network.settings["task"] == "features":
@@ -273,7 +260,7 @@ def write(network, out, name, image, outputs, labels, parts):
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, *outputs)
         return dict(features=path.relative_to(out).as_posix())
-    pictures = dict(visualization=draw(network, image, labels, parts))
+    pictures = dict(visualization=draw(network, image, labels, shares))
     if labels is not None:
         last = 2**8 - (labels.min() < 0)  # -1 becomes the largest number
         pictures["sem_seg"] = labels.astype(np.uint8 if labels.max() < last else np.uint16)
@@ -313,10 +300,11 @@ def predict_all(network, source, out):
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         labels = network.classes(image, outputs) if network.settings["task"] == "segmentation" else None
-        results[name], parts = describe(network, outputs, labels)
-        print(f"{name}: {'  '.join(texts(parts, network.name_of))}")
+        results[name], shares = describe(network, outputs, labels)
+        words = "  ".join(f"{network.name_of(label)} {share:.1%}" for label, share in shares)
+        print(f"{name}: {words or results[name]}")
         if out:
-            results[name] |= write(network, out, name, image, outputs, labels, parts)
+            results[name] |= write(network, out, name, image, outputs, labels, shares)
     if out and results:
         text = json.dumps(dict(predictions=results, skipped=skipped), indent=1)
         (out / "predictions.json").write_text(text, encoding="utf-8")

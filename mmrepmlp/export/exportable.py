@@ -1,31 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive average pooling that can be exported at any size."""
+"""Layers that exporters do not know, as those that they can record."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import FakeQuantize
+from torch.ao.quantization.fx import _decomposed  # noqa: F401, registers the operators below
+
+quantized = torch.ops.quantized_decomposed
 
 
 @contextmanager
-def make_pooling_exportable(model: nn.Module) -> Iterator[None]:
-    """Replace a model's adaptive average pooling during an export.
+def make_exportable(model: nn.Module) -> Iterator[None]:
+    """Replace adaptive average pooling and the quantizers of inputs in a model for the time of an export.
 
     UperNet pools to 1, 2, 3 and 6 pixels a side; ONNX has no operator for bins of unequal size, nor for symbolic sizes.
     """
-    replaced = []
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-                replaced.append((parent, name, child))
+    children = [(parent, *child) for parent in model.modules() for child in parent.named_children()]
     try:
-        for parent, name, pool in replaced:
-            setattr(parent, name, MatrixPool2d(pool.output_size))
+        for parent, name, child in children:
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
+                setattr(parent, name, MatrixPool2d(child.output_size))
+            elif isinstance(child, FakeQuantize):
+                setattr(parent, name, FixedRange(child))
         yield
     finally:
-        for parent, name, pool in replaced:
-            setattr(parent, name, pool)
+        for parent, name, child in children:
+            setattr(parent, name, child)
+
+
+class FixedRange(nn.Module):
+    """Rounds to the levels of a quantizer's present range: exporters know its operators with numbers alone.
+
+    Args:
+        quantizer: The quantizer.
+    """
+
+    def __init__(self, quantizer: FakeQuantize) -> None:
+        super().__init__()
+        scale, zero_point = (number.item() for number in quantizer.calculate_qparams())
+        self.arguments = (scale, int(zero_point), quantizer.quant_min, quantizer.quant_max, torch.uint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round a tensor of any shape."""
+        return quantized.dequantize_per_tensor(quantized.quantize_per_tensor(x, *self.arguments), *self.arguments)
 
 
 class MatrixPool2d(nn.Module):
