@@ -255,7 +255,7 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, out, monkeypatch):
 
 
 def test_metrics_that_differ_are_refused(trained, out, monkeypatch):
-    agreement = Agreement({"accuracy/top1": (90.0, 90.02)}, 1, 1)
+    agreement = Agreement({"accuracy/top1": (90.0, 90.02)}, same=1, total=1)
     monkeypatch.setattr(module, "compare_on_test_set", lambda *arguments: agreement)
     assert_refused(
         ConversionError, "accuracy/top1: 90.0 and 90.02.* Nothing", out, CONFIG, trained.checkpoint, verify_on="test"
