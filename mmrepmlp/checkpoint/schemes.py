@@ -85,12 +85,7 @@ def load_from_mmcls(filename: str, map_location: Any = "cpu") -> dict:
 
 
 def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint from a storage, by the file backend that is registered in MMEngine for its scheme.
-
-    Raises:
-        ImportError: The backend's package is not installed.
-        CheckpointError: There is no such backend, or the file cannot be read; the message names the original.
-    """
+    """Load a checkpoint from a storage, by the file backend that is registered in MMEngine for its scheme."""
     try:
         backend = get_file_backend(filename)
     except KeyError:
@@ -100,7 +95,7 @@ def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
     with backend.get_local_path(filename) as path:
         try:
             return load_from_disk(path, map_location)
-        except CheckpointError as error:
+        except CheckpointError as error:  # which names a temporary copy
             raise CheckpointError(str(error).replace(str(path), filename)) from error
 
 

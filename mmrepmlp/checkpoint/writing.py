@@ -111,11 +111,7 @@ def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def explained_path(path: str | os.PathLike) -> Iterator[None]:
-    """Name a path that cannot be written, and why.
-
-    Raises:
-        OSError: Of the kind that the system raised.
-    """
+    """Name a path that cannot be written, and why, in an error of the kind that the system raised."""
     try:
         yield
     except OSError as error:

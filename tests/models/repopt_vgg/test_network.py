@@ -179,7 +179,7 @@ def test_wrong_arguments_are_said(changes, message):
 def test_wrong_scales_are_said(tmp_path):
     other = RepOptVGG({**SMALL, "channels": [6, 12]}, form="hyper_search", strides=(2, 1, 2), out_indices=1)
     wrong = save_scales(tmp_path / "other.pth", other)
-    with pytest.raises(ValueError, match=r"another network: stage2.0 has 1x1 \(12\), conv \(12\), expected 1x1 \(10\)"):
+    with pytest.raises(ValueError, match=r"another network: stage2.0 has {.*\(12,\)}, expected {.*\(10,\)}"):
         build_optimizer(RepOptVGG(**NETWORK), OPTIMIZERS["sgd"], wrong)
     target = save_scales(tmp_path / "target.pth", RepOptVGG(**NETWORK))
     with pytest.raises(
