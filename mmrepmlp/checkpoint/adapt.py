@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from types import MappingProxyType
 
 import torch
 from mmengine.logging import print_log
@@ -59,11 +58,11 @@ class Origin:
 def adapt_state_dict(
     model: nn.Module,
     state_dict: dict,
-    prefix: str = "",
+    prefix: str,
+    metadata: Mapping,
+    unexpected: list[str],
+    errors: list[str],
     expected: State | None = None,
-    errors: list[str] | None = None,
-    metadata: Mapping = MappingProxyType({}),
-    unexpected: list[str] | None = None,
 ) -> None:
     """Adapt the part of a state dict that belongs to a backbone to the model.
 
@@ -74,11 +73,10 @@ def adapt_state_dict(
         model: The backbone that is about to load.
         state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
         prefix: Prefix of the model's names in the state dict, e.g. ``"backbone."``.
-        expected: The part of the model's state dict to adapt to. Default: all of it.
-        errors: Gets a message about what cannot be loaded where the rest can.
-        metadata: What the state dict notes about the backbone. Default: nothing.
+        metadata: What the state dict notes about the backbone.
         unexpected: Gets the names of tensors that are not finite, which torch refuses unless ``strict`` is False.
-            Default: they are refused.
+        errors: Gets a message about what cannot be loaded where the rest can.
+        expected: The part of the model's state dict to adapt to. Default: all of it.
 
     Raises:
         ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
@@ -112,39 +110,28 @@ def adapt_state_dict(
         if message:
             raise ValueError(f"{message} Build the model with those of the checkpoint.")
         state = fuse(model, state, form)
-    elif message and errors is not None:
+    elif message:
         errors.append(f"{message} The model keeps its own.")
     origin.compare(expected, state)
     bad = not_finite(expected, state)
-    check_values(expected, state if unexpected is None else {n: v for n, v in state.items() if n not in bad})
-    if unexpected is not None:
-        unexpected.extend(f"{prefix}{name}: {NOT_FINITE}" for name in bad)
+    check_values(expected, {name: value for name, value in state.items() if name not in bad})
+    unexpected.extend(f"{prefix}{name}: {NOT_FINITE}" for name in bad)
     for name in inside:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in {**others, **state}.items()})
 
 
 def fuse(model: nn.Module, state: State, form: str) -> dict[str, Tensor]:
-    """Convert a state dict in a model's training form or injected form to its deploy form, at least in float32.
-
-    Raises:
-        ValueError: The state dict does not fit the model.
-    """
-    source = build_form(model, form, **model.origin.training_form(state))
+    """Convert a state dict in a model's training form or injected form to its deploy form, at least in float32."""
+    with torch.device("meta"):
+        source = model.build_training_form(**model.origin.training_form(state))
+        if form == "injected":
+            for block in [unit.repmlp_block for stage in source.stages for unit in stage]:
+                block.switch_to_deploy()
     required = required_tensors(source, state)
     model.origin.compare(required, state)
     check_state_dict(required, state)
     return fuse_state_dict(source, state)
-
-
-def build_form(model: nn.Module, form: str, /, **settings: object) -> nn.Module:
-    """Build a network like a given one in training form or injected form, on the meta device."""
-    with torch.device("meta"):
-        source = model.build_training_form(**settings)
-        if form == "injected":
-            for unit in (unit for stage in source.stages for unit in stage):
-                unit.repmlp_block.switch_to_deploy()
-    return source
 
 
 def resize_repmlpnet(model: nn.Module, expected: State, state: State, noted: list[Tile]) -> tuple[State, None]:
@@ -173,21 +160,18 @@ def log_once(message: str) -> None:
 
 
 def check_architecture(expected: State, state: State) -> None:
-    """Compare the architectures of two state dicts, in the stages that both have.
-
-    Raises:
-        ValueError: They differ; the message lists each difference.
-    """
+    """List in an error each difference in the architectures of two state dicts, in the stages that both have."""
     wanted, given = architecture_of(expected), architecture_of(state)
     for key in given.keys() & PER_STAGE:
         given[key] = [have or want for have, want in zip_longest(given[key], wanted[key])]
     differences = [
         f"{key} {given[key]} (the model: {wanted[key]})" for key in wanted if key in given and given[key] != wanted[key]
     ]
-    if not differences:
-        return
-    advice = "Build the model with the arch of the checkpoint, or load another checkpoint."
-    raise ValueError(f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. {advice}")
+    if differences:
+        raise ValueError(
+            f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. Build the model with the arch of "
+            "the checkpoint, or load another checkpoint."
+        )
 
 
 def resize_repmlp_resnet(
@@ -207,11 +191,7 @@ def resize_repmlp_resnet(
 
 
 def check_blocks(expected: State, state: State) -> None:
-    """Compare the kinds of RepMLP blocks in two state dicts of RepMLP-ResNets.
-
-    Raises:
-        ValueError: They differ.
-    """
+    """Raise an error if two state dicts of RepMLP-ResNets have different kinds of RepMLP blocks."""
     wanted, given = (
         next((block for block, part in BLOCKS.items() if any(part in name for name in names)), None)
         for names in (expected, state)

@@ -45,14 +45,8 @@ def fit_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> Mapping[s
 
 
 def find_prefix(names: Iterable[str], expected: set[str]) -> str | None:
-    """What is in front of the names of a model in those of a state dict: that with most of them, empty if in doubt.
-
-    Returns:
-        The prefix; None if none of the model's names is there.
-
-    Raises:
-        ValueError: There are several with equally many.
-    """
+    """What is in front of the names of a model in those of a state dict: that with most of them, empty if in doubt,
+    None if none of them is there."""
     found: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
@@ -67,15 +61,9 @@ def find_prefix(names: Iterable[str], expected: set[str]) -> str | None:
     return None if not best else "" if "" in best else best[0]
 
 
-def to_classifier_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> Mapping[str, Tensor]:
+def to_classifier_names(state: Mapping[str, Tensor], expected: set[str]) -> Mapping[str, Tensor]:
     """Rename the tensors of a network that is a classifier by itself, as the authors' are, to those of OpenMMLab's
-    classifier: ``backbone.`` in front, and ``head.fc.``. What is not such a network is unchanged.
-
-    Args:
-        state: A state dict.
-        expected: The names of the model that is to load it.
-    """
-    expected = set(expected)
+    classifier: ``backbone.`` in front, and ``head.fc.``. What is not such a network is unchanged."""
     if f"{HEAD}weight" not in expected or any(name.startswith("backbone.") for name in state):
         return state
     heads = {f"{head}{kind}": f"{HEAD}{kind}" for head in OFFICIAL_HEADS for kind in ("weight", "bias")}

@@ -22,13 +22,8 @@ FIRST_BLOCK = "stages.0.0.repmlp_block."
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
 
-def to_native_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the authors' tensors to ours; names that are ours already are unchanged."""
-    return rename(state, SYNONYMS)
-
-
 def to_official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename our tensors to the authors' names, the inverse of :func:`to_native_names`."""
+    """Rename a RepMLPNet's tensors to the authors' names."""
     return rename(state, {ours: theirs for theirs, ours in SYNONYMS.items()})
 
 
@@ -44,22 +39,10 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
 
 
 def backbone_part(
-    state: Mapping[str, Tensor],
-    network: str = "RepMLPNet",
-    landmark: str = FIRST_BLOCK,
-    heads: tuple[str, ...] = ("head.",),
+    state: Mapping[str, Tensor], network: str, landmark: str, heads: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Select the backbone's tensors from a whole model's state dict, under the backbone's own names.
-
-    Args:
-        state: The state dict.
-        network: Name of the network. Default: "RepMLPNet".
-        landmark: Beginning of names that each whole network has. Default: that of a RepMLPNet's first block.
-        heads: Beginnings of names that belong to a classifier's head. Default: ``("head.", )``.
-
-    Raises:
-        ValueError: There are several such networks, and none of them is the model or its ``backbone``.
-    """
+    """Select the tensors of a network, whose name, landmark and heads are those of its ``Origin``, from a whole model's
+    state dict, under its own names; of several networks, the model or its ``backbone``."""
     pattern = re.compile(rf"^((?:.+\.)?){re.escape(landmark)}")
     prefixes = sorted({match[1] for match in map(pattern.match, state) if match})
     if not prefixes and any(name.startswith("backbone.") for name in state):

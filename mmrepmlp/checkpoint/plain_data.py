@@ -85,11 +85,7 @@ FUNCTIONS = (
 
 
 def plain_function(owner: object, name: str) -> object:
-    """Stand-in of ``getattr``, by which functions inside of classes are stored.
-
-    Raises:
-        pickle.UnpicklingError: It is none that MMEngine stores.
-    """
+    """Stand-in of ``getattr``, by which functions inside of classes are stored; gives out those of MMEngine alone."""
     for stand_in, kind, names in FUNCTIONS:
         if owner is stand_in and name in names:
             return getattr(kind, name)

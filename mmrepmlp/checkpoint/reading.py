@@ -138,8 +138,6 @@ def explain_failure(path: Path, error: Exception) -> str:
         parts = {name.partition("/")[2] for name in file.namelist()}
     if "constants.pkl" in parts:
         return f"{path} is a TorchScript program. To take its weights, if you trust its author, {ADVICE}."
-    if parts & {"archive_format", "serialized_exported_program.json"}:
-        return f"{path} is a program of torch.export. Ask its author for the checkpoint that it was made from."
     # torch's message surrounds the reason with advice.
     reason = re.search(r"WeightsUnpickler error:\s+(.+)", text) or re.match(r"(.+)", f"{type(error).__name__} {text}")
     reason = reason[1].split(". In PyTorch")[0].strip().rstrip(".")

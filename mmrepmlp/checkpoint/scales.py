@@ -24,10 +24,6 @@ def read_scales(
 
     Returns:
         Scales by names of blocks and parts.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The scales are those of another network, or there are none.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in unwrap(CheckpointLoader.load_checkpoint(path, "cpu")).items():
@@ -38,14 +34,10 @@ def read_scales(
         raise ValueError(f"scales={path} has no scales: expected names such as stage1.0.scale_conv.weight.")
     for block in expected | found:
         given = {part: tuple(scale.shape) for part, scale in found.get(block, {}).items()}
-        if given != dict(expected.get(block, {})):
+        wanted = dict(expected.get(block, {}))
+        if given != wanted:
             raise ValueError(
-                f"scales={path} are those of another network: {block} has {describe(given)}, expected "
-                f"{describe(expected.get(block, {}))}. Search with the arch that is to be trained."
+                f"scales={path} are those of another network: {block} has {given}, expected {wanted}. Search with the "
+                "arch that is to be trained."
             )
     return found
-
-
-def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Names and lengths of the scales of a block."""
-    return ", ".join(f"{part} ({shape[0] if shape else 1})" for part, shape in sorted(shapes.items())) or "none"

@@ -24,12 +24,7 @@ from .unwrap import find_state_dict, tensors_of
 
 
 def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
-    """Read a checkpoint as :func:`load_from_local` does, and give its weights the name under which MMEngine looks.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file cannot be read, or contains code.
-    """
+    """Read a checkpoint as :func:`load_from_local` does, and give its weights the name under which MMEngine looks."""
     content = load_from_local(filename, map_location)
     try:
         state = find_state_dict(content)
@@ -48,15 +43,7 @@ def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> di
 
 
 def load_from_url(filename: str, map_location: Any = "cpu") -> dict:
-    """Download a checkpoint into torch's folder, unless it is there, and read it without executing code.
-
-    Args:
-        filename: URL, http or https.
-        map_location: Device of the tensors. Default: ``"cpu"``.
-
-    Raises:
-        CheckpointError: The file cannot be downloaded or read.
-    """
+    """Download a checkpoint into torch's folder, unless it is there, and read it without executing code."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(filename).path).name)
     another_process_downloads = is_distributed() and int(os.environ.get("LOCAL_RANK", 0)) > 0
     if not path.exists() and not another_process_downloads:
@@ -72,21 +59,12 @@ def load_from_url(filename: str, map_location: Any = "cpu") -> dict:
 
 
 def load_from_torchvision(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint of torchvision by its name, such as ``torchvision://resnet50``.
-
-    Raises:
-        CheckpointError: There is none of this name, or it cannot be downloaded or read.
-    """
+    """Load a checkpoint of torchvision by its name, such as ``torchvision://resnet50``."""
     return load_from_url(find(filename, mmengine_checkpoint.get_torchvision_models()), map_location)
 
 
 def load_from_openmmlab(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint that MMEngine's tables list, such as ``open-mmlab://detectron2/resnet50_caffe``.
-
-    Raises:
-        CheckpointError: There is none of this name, or it cannot be downloaded or read.
-        FileNotFoundError: The user's own table names a file that is not there.
-    """
+    """Load a checkpoint that MMEngine's tables list, such as ``open-mmlab://detectron2/resnet50_caffe``."""
     scheme, _, name = filename.partition("://")
     successor = mmengine_checkpoint.get_deprecated_model_names().get(name)
     if successor:
@@ -99,11 +77,7 @@ def load_from_openmmlab(filename: str, map_location: Any = "cpu") -> dict:
 
 
 def load_from_mmcls(filename: str, map_location: Any = "cpu") -> dict:
-    """Load the backbone of a classifier by its name, such as ``mmcls://resnet50``.
-
-    Raises:
-        CheckpointError: There is none of this name, or it cannot be downloaded or read.
-    """
+    """Load the backbone of a classifier by its name, such as ``mmcls://resnet50``."""
     content = load_from_url(find(filename, mmengine_checkpoint.get_mmcls_models()), map_location)
     state = content.get("state_dict", content).items()
     prefix = "backbone."
@@ -111,12 +85,7 @@ def load_from_mmcls(filename: str, map_location: Any = "cpu") -> dict:
 
 
 def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
-    """Load a checkpoint from a storage, by the file backend that is registered in MMEngine for its scheme.
-
-    Raises:
-        ImportError: The backend's package is not installed.
-        CheckpointError: There is no such backend, or the file cannot be read; the message names the original.
-    """
+    """Load a checkpoint from a storage, by the file backend that is registered in MMEngine for its scheme."""
     try:
         backend = get_file_backend(filename)
     except KeyError:
@@ -126,16 +95,12 @@ def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
     with backend.get_local_path(filename) as path:
         try:
             return load_from_disk(path, map_location)
-        except CheckpointError as error:
+        except CheckpointError as error:  # which names a temporary copy
             raise CheckpointError(str(error).replace(str(path), filename)) from error
 
 
 def find(filename: str, table: Mapping[str, str]) -> str:
-    """Look the name behind a scheme up in one of MMEngine's tables.
-
-    Raises:
-        CheckpointError: It is not in the table.
-    """
+    """Look the name behind a scheme up in one of MMEngine's tables."""
     scheme, _, name = filename.partition("://")
     if name not in table:
         similar = [f"{scheme}://{known}" for known in difflib.get_close_matches(name, table)]

@@ -35,18 +35,12 @@ def adapt_stem(state: dict[str, Tensor], expected: torch.Size) -> tuple[dict[str
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """Adapt a convolution to another number of input channels; the response to equal channels stays the same.
+    """Adapt a convolution (O, I, height, width) to another number of input channels; the response to equal channels
+    stays the same.
 
     More channels repeat the given ones, each divided by how often it occurs; fewer are the sums of those that a
     repetition would put there. A single one is the sum of all. For 3 channels and multiples of 3 that is what timm
     does.
-
-    Args:
-        weight: Shape (O, I, height, width).
-        channels: The number of channels I'.
-
-    Returns:
-        Shape (O, I', height, width).
     """
     given, precise = weight.size(1), to_float64(weight)
     place = torch.arange(max(given, channels), device=precise.device)
@@ -57,15 +51,8 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def resize_patch(weight: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Resize the patch of a convolution: the larger one computes on an enlarged image what the smaller one does.
-
-    Args:
-        weight: Shape (O, I, height, width).
-        patch: The new height and width in pixels.
-
-    Returns:
-        Shape (O, I, *patch). The response to a constant image stays the same.
-    """
+    """Resize the patch of a convolution (O, I, height, width): the larger one computes on an enlarged image what the
+    smaller one does, and the response to a constant image stays the same."""
     precise = to_float64(weight)
     resize = resize_matrix(patch, tuple(weight.shape[2:])).to(precise)
     return (precise.flatten(2) @ resize).unflatten(2, patch).to(weight)

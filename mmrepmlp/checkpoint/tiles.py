@@ -13,9 +13,7 @@ from torch import Tensor
 from mmrepmlp.reparam import to_float64
 
 FC3 = re.compile(r"^stages\.(\d+)\.\d+\.repmlp_block\.fc3\.(weight|bias)$")
-
-
-Tile = tuple[int, int]
+Tile = tuple[int, int]  # height and width in pixels
 
 
 def resample_tiles(
@@ -92,20 +90,12 @@ def resample_noted(state: dict[str, Tensor], prefix: str, noted: list[Tile], til
                 state[prefix + name] = resample(state[prefix + name], noted[0], tile)
 
 
-def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resample a fully connected layer over the pixels of a tile: a linear operator on a grid.
+def resample_weight(weight: Tensor, old: Tile, new: Tile) -> Tensor:
+    """Resample a fully connected layer (S * P, P, 1, 1) over the P pixels of a tile: a linear operator on a grid.
 
     The new layer is the old one between two resampling matrices. One interpolates linearly from the smaller grid to the
     larger; the other is its pseudo-inverse, so that a round trip changes nothing and a larger tile computes what the
     smaller one did. Both map a constant image to itself, which preserves the response to it.
-
-    Args:
-        weight: Shape (S * P, P, 1, 1), for tiles of P = h * w pixels.
-        old: The tile (h, w) of ``weight``.
-        new: The tile (h', w') of the result.
-
-    Returns:
-        Shape (S * P', P', 1, 1).
     """
     pixels = old[0] * old[1]
     matrices = to_float64(weight).view(-1, pixels, pixels)
@@ -113,7 +103,7 @@ def resample_weight(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) 
     return matrices.reshape(-1, new[0] * new[1], 1, 1).to(weight)
 
 
-def resample_bias(bias: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resample_bias(bias: Tensor, old: Tile, new: Tile) -> Tensor:
     """Resample the bias (S * P,) of a fully connected layer over tiles to (S * P',)."""
     images = to_float64(bias).view(-1, old[0] * old[1])
     return (images @ resize_matrix(old, new).T.to(images)).flatten().to(bias)

@@ -89,18 +89,14 @@ def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
         ValueError: A dtype cannot be converted to the model's, or a tensor has non-finite values or negative variances.
     """
     shared = {name: value for name, value in state.items() if name in expected and isinstance(value, Tensor)}
+    variances = {name: value for name, value in shared.items() if name.endswith("running_var") and not value.is_meta}
     raise_faults(
         {
             "of another type": [
                 f"{name} {value.dtype} (the model: {expected[name].dtype})"
                 for name, value in shared.items()
                 if expected[name].is_floating_point() and not value.is_floating_point()
-            ]
-        }
-    )
-    variances = {name: value for name, value in shared.items() if name.endswith("running_var") and not value.is_meta}
-    raise_faults(
-        {
+            ],
             NOT_FINITE: not_finite(expected, state),
             "a variance below zero": [name for name, value in variances.items() if (value.double() < 0).any()],
         }

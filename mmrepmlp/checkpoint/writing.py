@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import mmengine
 import torch
@@ -63,29 +62,23 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
         durable: Whether to flush each file to disk, which takes milliseconds. Default: True.
     """
     path = Path(path)
+    replaced = path.with_name(f".{path.name}.replaced")
     with temporary_path(path, is_folder=True) as temporary:
-        restore(path)
+        restore(path, replaced)
         yield temporary
         for file in temporary.rglob("*") if durable else ():
             flush(file)
-        replaced = replaced_path(path)
         if path.exists():
             path.rename(replaced)
         try:
             temporary.rename(path)
         finally:
-            restore(path)
+            restore(path, replaced)
         flush(path.parent)
 
 
-def replaced_path(path: Path) -> Path:
-    """Where a folder is while another takes its place."""
-    return path.with_name(f".{path.name}.replaced")
-
-
-def restore(path: Path) -> None:
+def restore(path: Path, replaced: Path) -> None:
     """End the replacement of a folder: remove the old one if there is a new one, else put it back."""
-    replaced = replaced_path(path)
     if path.exists():
         remove(replaced)
     elif replaced.exists():
@@ -118,11 +111,7 @@ def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def explained_path(path: str | os.PathLike) -> Iterator[None]:
-    """Name a path that cannot be written, and why.
-
-    Raises:
-        OSError: Of the kind that the system raised.
-    """
+    """Name a path that cannot be written, and why, in an error of the kind that the system raised."""
     try:
         yield
     except OSError as error:
@@ -213,19 +202,14 @@ def save_hashed(
 
 
 def write_checkpoint(checkpoint: Mapping, file: Path, safetensors: bool) -> None:
-    """Write a checkpoint to a temporary file.
-
-    Args:
-        checkpoint: What to write; for safetensors, only ``state_dict`` and ``meta``.
-        file: Path of the temporary file.
-        safetensors: Whether to write safetensors, else with ``torch.save``.
-
-    Raises:
-        ValueError: The checkpoint has entries that safetensors cannot store.
-    """
+    """Write a checkpoint to a temporary file, with ``torch.save`` or as safetensors, which take ``state_dict`` and
+    ``meta`` alone."""
     if not safetensors:
         with file.open("wb") as stream:  # torch.save would store the name of a path, which would change the hash
-            save_to(stream, checkpoint)
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # torch's, about a truncated file, hides that of the disk
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         return
     unsupported = sorted(checkpoint.keys() - {"state_dict", "meta"})
     if unsupported:
@@ -234,16 +218,6 @@ def write_checkpoint(checkpoint: Mapping, file: Path, safetensors: bool) -> None
         )
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in checkpoint["state_dict"].items()}
     save_file(tensors, file, {"meta": mmengine.dump(checkpoint.get("meta", {}), file_format="json")})
-
-
-def save_to(stream: BinaryIO, checkpoint: Mapping) -> None:
-    """Call torch.save on an open file, and re-raise disk errors as they are."""
-    try:
-        torch.save(checkpoint, stream)
-    except RuntimeError as error:  # torch's error about a truncated file hides the cause
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def file_hash(path: str | os.PathLike, digits: int = 8) -> str:

@@ -100,16 +100,12 @@ class StagedBackbone(Reparameterizable, BaseModule):
         return len(layers), len(layers) + 1
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        adapt_state_dict(self, state_dict, prefix, metadata=args[0], unexpected=args[-2], errors=args[-1])
+        adapt_state_dict(self, state_dict, prefix, args[0], *args[-2:])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def resolve_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """Check and normalize the indices of the stages to return; negative ones count from the end.
-
-    Raises:
-        ValueError: An index is out of range, given twice, or none is given.
-    """
+    """Check and normalize the indices of the stages to return; negative ones count from the end."""
     indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     if not indices or any(not isinstance(i, int) or not -stages <= i < stages for i in indices):
         raise ValueError(f"out_indices={out_indices!r}: expected ints from {-stages} to {stages - 1}.")
@@ -120,11 +116,7 @@ def resolve_indices(out_indices: int | Sequence[int], stages: int) -> tuple[int,
 
 
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Convert an int or a pair of ints to (height, width) in pixels.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Convert an int or a pair of ints to (height, width) in pixels."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ValueError(f"{name}={value!r}: expected a positive int or a pair (height, width) of positive ints.")
@@ -132,21 +124,21 @@ def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def check_positive(**arguments: int) -> None:
-    """Check arguments that are positive ints.
-
-    Raises:
-        ValueError: One is not.
-    """
+    """Check arguments that are positive ints."""
     for name, value in arguments.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: expected a positive int.")
 
 
-def check_kernels(kernels: Sequence[int]) -> None:
-    """Check the sides of local branches' kernels.
+def check_per_stage(number: int, **arguments: Sequence[int]) -> None:
+    """Check arguments that have a positive int for each of a number of stages."""
+    for name, value in arguments.items():
+        ints = isinstance(value, Sequence) and all(isinstance(v, int) and v > 0 for v in value)
+        if not ints or len(value) != number:
+            raise ValueError(f"{name}={value!r}: expected {number} positive ints, one for each stage.")
 
-    Raises:
-        ValueError: One is even or no int, or there are two of a side.
-    """
+
+def check_kernels(kernels: Sequence[int]) -> None:
+    """Check the sides of local branches' kernels."""
     if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
         raise ValueError(f"reparam_conv_kernels={kernels}: expected distinct, odd, positive ints, e.g. (1, 3).")

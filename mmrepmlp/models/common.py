@@ -26,11 +26,7 @@ def is_tracing() -> bool:
 
 
 def refuse_fx(module: nn.Module, x: Tensor | Proxy) -> None:
-    """Say that torch.fx, which follows no size and no choice of a module, cannot record it.
-
-    Raises:
-        MMRepMLPError: The input is what torch.fx traces with.
-    """
+    """Raise an error where torch.fx, which follows no size and no choice of a module, is to record it."""
     if isinstance(x, Proxy):
         raise MMRepMLPError(
             f"{type(module).__name__} cannot be traced by torch.fx, as efficient_conv_bn_eval does: leave the part of "
@@ -80,11 +76,9 @@ def build_batch_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
     try:
         norm = build_norm_layer(norm_cfg, channels)[1]
     except (AssertionError, KeyError, TypeError, AttributeError) as error:
-        unknown = isinstance(error, KeyError) and "type" in norm_cfg  # of which mmcv says "Cannot find None"
-        reason = "its type is unknown" if unknown else str(error).strip("'\"").partition(". ")[0]
-        reason = reason or "an argument is missing"  # of which mmcv asserts that it is there, without a word
         raise ValueError(
-            f"norm_cfg={norm_cfg} builds no norm: {reason}. Expected e.g. dict(type='BN') or dict(type='SyncBN')."
+            f"norm_cfg={norm_cfg} builds no norm ({type(error).__name__}: {error}). Expected e.g. dict(type='BN') or "
+            "dict(type='SyncBN')."
         ) from error
     if not isinstance(norm, _BatchNorm):
         raise ValueError(

@@ -134,7 +134,7 @@ class QuantizedRepMLPNet(RepMLPNet):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         additional = self.take_additional(state_dict, prefix)
         plain = {name: value for name, value in self.state_dict().items() if not self.is_additional(name)}
-        adapt_state_dict(self, state_dict, prefix, plain, metadata=args[0])
+        adapt_state_dict(self, state_dict, prefix, args[0], *args[-2:], expected=plain)
         state_dict.update(additional)
         if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
             # Weights may have been fused on the way in. What is on the grid stays.

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .addition import LinearAddition
 from .fuse import Affine
-from .wrapped import has_wrapped_weights, make_weights_plain, refuse_wrapped, steady_weights
+from .wrapped import hooked_weights, make_weights_plain, parametrized, refuse_wrapped, steady_weights
 
 
 class Reparameterizable(nn.Module):
@@ -104,7 +104,7 @@ class Reparameterizable(nn.Module):
         if self.deploy:
             return
         with torch.no_grad(), steady_weights(self):
-            if has_wrapped_weights(self):
+            if parametrized(self) or hooked_weights(self):
                 self.equivalents()  # what raises does so before anything changes
                 make_weights_plain(self)
             self.write(self.equivalents())
@@ -122,8 +122,9 @@ class Reparameterizable(nn.Module):
             inner = {name: rest.pop(name) for name in layers if name.startswith(f"{path}.")}
             if not f"{path}.".startswith(tuple(f"{name}." for name in gone)):
                 part.write({name.removeprefix(f"{path}."): layer for name, layer in inner.items()})
+        before = dict(self.named_modules(remove_duplicate=False))
         for name, layer in rest.items():
-            old = find_module(self, name)
+            old = before.get(name)
             target = new.get(name, old)
             write_layer(target, layer, old, gone.values())
             if target is not old:
@@ -196,13 +197,6 @@ def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: I
         else:
             like, trainable = before, before.requires_grad
         setattr(layer, name, nn.Parameter(value.detach().to(like), requires_grad=trainable))
-
-
-def find_module(root: nn.Module, path: str) -> nn.Module | None:
-    """The module of a dotted name; None if there is none."""
-    for name in path.split("."):
-        root = root._modules.get(name) if root is not None else None
-    return root
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:

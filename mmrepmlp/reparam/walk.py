@@ -3,7 +3,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -82,12 +82,10 @@ def conversion_of(module: nn.Module) -> Callable[[], object] | None:
     """The method that converts a module, one that needs no arguments; None if it has none."""
     for name in METHODS:
         method = getattr(module, name, None)
-        if inspect.ismethod(method) and not any(
-            parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            for parameter in inspect.signature(method).parameters.values()
-        ):
-            return method
+        if inspect.ismethod(method):
+            with suppress(TypeError):  # of arguments that it needs
+                inspect.signature(method).bind()
+                return method
     return None
 
 

@@ -43,11 +43,6 @@ def hooked_weights(root: nn.Module) -> list[tuple[nn.Module, str, Callable[[nn.M
     ]
 
 
-def has_wrapped_weights(root: nn.Module) -> bool:
-    """Whether any weight is computed from other tensors."""
-    return bool(parametrized(root) or hooked_weights(root))
-
-
 def make_weights_plain(root: nn.Module) -> None:
     """Give layers the weights that are computed for them as parameters of their own, in place."""
     for module, name, remove in hooked_weights(root):
@@ -68,15 +63,8 @@ def make_weights_plain(root: nn.Module) -> None:
 
 
 def refuse_wrapped(model: nn.Module, names: Iterable[str]) -> None:
-    """Check that a state dict has the weights of a model, and not what they are computed from.
-
-    Args:
-        model: The model, which may be wrapped itself.
-        names: Names of the state dict.
-
-    Raises:
-        ValueError: It has not.
-    """
+    """Check that a state dict of these names has the weights of a model, and not what they are computed from, unless
+    the model is wrapped itself."""
     parts = [name for name in names if PART.search(name)]
     if unknown := sorted(set(parts) - model.state_dict().keys()) if parts else []:
         raise ValueError(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading of configs, from files and from installed packages."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import getmro, isclass
 from pathlib import Path
@@ -16,10 +16,6 @@ from mmengine.utils import get_object_from_string
 FRAMEWORKS = ("mmpretrain", "mmseg", "mmdet")
 
 
-class ConfigNotFound(ValueError):
-    """``package::path`` names no config."""
-
-
 def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
     """Read a config file, or a config of an installed package.
 
@@ -31,12 +27,18 @@ def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
         FileNotFoundError: There is no such file.
         ValueError: ``package::path`` names no config, the file is not a config, or the config has no model.
     """
+    in_package = "::" in str(config)
     try:
-        cfg = with_names(read_from_package(str(config)) if "::" in str(config) else Config.fromfile(config))
+        cfg = with_names(get_config(str(config)) if in_package else Config.fromfile(config))
         cfg.merge_from_dict(cfg_options or {})
-    except (FileNotFoundError, ImportError, ConfigNotFound):
+    except (FileNotFoundError, ImportError):
         raise
     except Exception as error:  # of whatever the file made its reader do
+        if in_package and isinstance(error, (AssertionError, ValueError)):  # which speak of MMEngine's own functions
+            raise ValueError(
+                f"{config} names no config of an installed package. Expected is package::folder/config.py, e.g. "
+                "mmdet::atss/atss_r50_fpn_1x_coco.py."
+            ) from error
         places = [place for place in extract_tb(error.__traceback__) if place.name == "<module>"]
         where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
         raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{where}") from error
@@ -54,20 +56,8 @@ def with_names(cfg: Config) -> Config:
     MMEngine writes such configs with paths of modules, some of which lead to something else when they are read.
     """
     settings = {key: cfg[key] for key in cfg.to_dict()}  # without what the file imports
-    if not any(callable(part) for part in iter_values(settings)):
-        return cfg
-    return Config(replace_callables(settings), filename=cfg.filename)
-
-
-def iter_values(settings: object) -> Iterator[object]:
-    """Iterate over the values in nested settings that are no containers."""
-    if isinstance(settings, Mapping):
-        settings = list(settings.values())
-    if isinstance(settings, (list, tuple)):
-        for part in settings:
-            yield from iter_values(part)
-    else:
-        yield settings
+    named = replace_callables(settings)
+    return cfg if named == settings else Config(named, filename=cfg.filename)
 
 
 def replace_callables(settings: object) -> object:
@@ -106,29 +96,10 @@ def framework_of(cfg: Config) -> str | None:
 
 
 def require(cfg: Config, *names: str) -> None:
-    """Check that a config has the settings without which MMEngine has nothing to run.
-
-    Raises:
-        ValueError: One is missing or None.
-    """
+    """Check that a config has the settings without which MMEngine has nothing to run."""
     missing = [name for name in names if cfg.get(name) is None]
     if missing:
         raise ValueError(f"The config sets no {' and no '.join(missing)}: nothing to run. Add what is missing.")
-
-
-def read_from_package(name: str) -> Config:
-    """Read a config that ``package::path`` names.
-
-    Raises:
-        ConfigNotFound: There is none of this name.
-    """
-    try:
-        return get_config(name)
-    except (AssertionError, ValueError) as error:  # what MMEngine raises speaks of its own functions
-        raise ConfigNotFound(
-            f"{name} names no config of an installed package. Expected is package::folder/config.py, e.g. "
-            "mmdet::atss/atss_r50_fpn_1x_coco.py."
-        ) from error
 
 
 def load_config(
@@ -174,24 +145,22 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
     return dataset
 
 
-def dataset_metainfo(cfg: Config) -> dict:
-    """What the test set's config and class tell of it without reading it: ``classes``, ``palette`` and more."""
-    dataset = innermost_dataset(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        kind = resolve_type(dataset, DATASETS)
-    given = {"classes": dataset["classes"]} if dataset.get("classes") else {}
-    meta = {**getattr(kind, "METAINFO", {}), **given, **(dataset.get("metainfo") or {})}
-    return {name: value for name, value in meta.items() if name != "classes" or isinstance(value, (list, tuple))}
-
-
 def class_metainfo(cfg: Config, meta: Mapping) -> dict:
-    """The metainfo of the test set, with names and colors of the classes that a checkpoint was trained on.
+    """What the test set's config and class tell of it without reading it: ``classes``, ``palette`` and more; those that
+    a checkpoint was trained on come first.
 
     Args:
         cfg: The config.
         meta: The checkpoint's ``meta``.
     """
-    return {**dataset_metainfo(cfg), **trained_metainfo(meta)}
+    dataset = innermost_dataset(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        kind = resolve_type(dataset, DATASETS)
+    given = {"classes": dataset["classes"]} if dataset.get("classes") else {}
+    known = {**getattr(kind, "METAINFO", {}), **given, **(dataset.get("metainfo") or {})}
+    if not isinstance(known.get("classes", ()), (list, tuple)):
+        del known["classes"]
+    return {**known, **trained_metainfo(meta)}
 
 
 def trained_metainfo(meta: Mapping) -> dict:

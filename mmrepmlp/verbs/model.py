@@ -131,11 +131,6 @@ def config_path(settings: Mapping, module: str) -> str:
     return ".".join(path)
 
 
-def is_deploy_config(cfg: Config) -> bool:
-    """Whether a config builds a model in deploy form, or a part of it."""
-    return any(part.get(name) is True for part in iter_dicts(cfg.model) for name in DEPLOY_ARGUMENTS)
-
-
 def deploy_arguments(kind: type) -> list[str]:
     """The arguments by which a class is built in deploy form."""
     return [name for name in DEPLOY_ARGUMENTS if takes_argument(kind, name)]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-from mmrepmlp.checkpoint import architecture_of, form_of, to_native_names
+from mmrepmlp.checkpoint.names import SYNONYMS, architecture_of, form_of, rename
 from mmrepmlp.models import RepMLPNet
 from tests.conftest import TINY
 
 
 def test_forms_and_architecture_are_read_from_names_and_shapes(tiny_state):
-    state = to_native_names(tiny_state)
+    state = rename(tiny_state, SYNONYMS)
     training = any("fc3_bn" in name for name in state)
     assert form_of(state) == ("training" if training else "injected")
     assert form_of(RepMLPNet(TINY, img_size=64, deploy=True).state_dict()) == "deploy"

@@ -64,27 +64,6 @@ def test_it_computes_and_converts_as_the_authors_network(official, official_stat
         torch.testing.assert_close(value, official_state["deploy"][name], rtol=1e-10, atol=1e-10)
 
 
-def test_stages_behind_the_last_output_are_not_built_and_ignored_on_loading(official, official_state):
-    for deploy in (False, True):
-        network = RepMLPResNet(official.block, **{**TINY, "out_indices": (1,)}, deploy=deploy).double().eval()
-        assert {name.partition(".")[0] for name in network.state_dict()} == {"stage0", "stage1", "stage2"}
-        network.load_state_dict({**official_state["training"]}, strict=True)
-        (actual,) = network(images(dtype=torch.float64))
-        assert relative_error(actual.detach(), official(images(dtype=torch.float64))[1].detach()) < 1e-10
-
-
-@torch.no_grad()
-def test_loading_in_low_precision_and_twice():
-    network = tiny().double()
-    state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
-    network.load_state_dict(state)
-    folded = RepMLPResNet("light", **TINY, deploy=True).eval()
-    folded.load_state_dict(state)
-    folded.load_state_dict(folded.state_dict())
-    for actual, expected in zip(folded(images()), network(images(dtype=torch.float64))):
-        assert relative_error(actual, expected) < 1e-4
-
-
 def test_another_image_size_keeps_its_own_global_perceptrons(tmp_path):
     """As the paper does for Cityscapes."""
     source = tiny("light")

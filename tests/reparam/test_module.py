@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 from mmpretrain.models import ImageClassifier, MobileOne, RepVGG
 from timm.utils.model import reparameterize_model
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmrepmlp
 from mmrepmlp.models import RepMLPNet, RepMLPNetUnit
-from mmrepmlp.models.common import ScaleShift
 from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
 from mmrepmlp.reparam import convertible_modules
 from tests.conftest import TINY
@@ -70,48 +68,18 @@ def test_deploy_form_equals_training_form(arguments, spread, data):
             assert relative_error(single, reference) < 1e-5 + 20 * relative_error(trained, reference)
 
 
-@pytest.mark.parametrize("name", ["switch_to_deploy", "locality_injection"])
-def test_conversion_leaves_scale_shifts_and_no_norms(name):
-    model = tiny()
-    getattr(model, name)()
-    assert model.deploy
-    assert not any(isinstance(module, _BatchNorm) for module in model.modules())
-    assert sorted(n for n, m in model.named_modules() if isinstance(m, ScaleShift)) == sorted(
-        [f"stages.{i}.{j}.norm1" for i, depth in enumerate(TINY["depths"]) for j in range(depth)] + ["final_norm"]
-    )
-    assert [(n, p.shape) for n, p in model.named_parameters()] == [
-        (n, p.shape) for n, p in tiny(deploy=True).named_parameters()
-    ]
-    assert not list(model.buffers())
-
-
-def test_conversion_is_idempotent_and_keeps_mode_dtype_and_results_in_train_mode():
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    for mode in (True, False):
-        model = tiny().double().train(mode)
-        model.switch_to_deploy()
-        assert all(module.training is mode for module in model.modules())
-        assert all(parameter.dtype is torch.float64 for parameter in model.parameters())
-        state = copy.deepcopy(model.state_dict())
-        outs = model(x)
-        mmrepmlp.switch_to_deploy(model)
-        model.switch_to_deploy()
-        torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
-        for out, again in zip(outs, model.train(not mode)(x)):
-            torch.testing.assert_close(out, again, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("part", ["block", "unit"])
-def test_parts_convert_on_their_own(part):
+def test_a_block_converts_before_its_unit_by_the_authors_names_as_well():
     unit = randomize(RepMLPNetUnit(8, h=3, w=5, num_sharesets=2, reparam_conv_kernels=(1, 3)), torch.Generator())
-    unit = unit.double().eval()
-    x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
+    unit, x = unit.double().eval(), torch.randn(2, 8, 7, 9, dtype=torch.float64)
     expected = unit(x)
-    (unit.repmlp_block if part == "block" else unit).switch_to_deploy()
-    assert unit.repmlp_block.deploy and unit.deploy is (part == "unit")
+    unit.repmlp_block.local_inject()
+    assert unit.repmlp_block.deploy and not unit.deploy
     assert relative_error(unit(x), expected) < 1e-10
     unit.switch_to_deploy()
     assert relative_error(unit(x), expected) < 1e-10
+    model = tiny()
+    model.locality_injection()
+    assert model.deploy
 
 
 def test_equivalent_fc3_is_differentiable_and_what_conversion_writes():

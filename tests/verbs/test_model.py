@@ -46,5 +46,6 @@ class PassesNothingOn(RepMLPNet):
     "kind, deploy", [(RepMLPNet, True), (QuantizedRepMLPNet, True), (PassesOn, True), (PassesNothingOn, None)]
 )
 def test_the_deploy_form_is_asked_of_what_takes_the_argument(kind, deploy):
-    cfg = deploy_config(Config(dict(model=dict(type="ImageClassifier", backbone=dict(type=kind, arch="T")))))
+    model = dict(type="ImageClassifier", backbone=dict(type=kind, arch="T"))
+    cfg = deploy_config(Config(dict(model=model, default_scope="mmpretrain")))
     assert cfg.model.backbone.get("deploy") is deploy

@@ -27,10 +27,6 @@ class Geometry:
         padding = tuple(p - d * m for p, d, m in zip(self.padding, self.dilation, margins))
         return replace(self, kernel_size=kernel_size, padding=padding)
 
-    def without_padding(self) -> "Geometry":
-        """The same on a map that is padded already."""
-        return replace(self, padding=(0, 0))
-
     @property
     def zeros(self) -> tuple[int, int]:
         """Pixels of zeros around the map."""

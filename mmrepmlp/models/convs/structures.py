@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which branches the convolutions of the authors' other papers have."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from mmrepmlp.registry import MODELS
@@ -112,7 +114,8 @@ class DBBConv2d(ReparameterizableConv2d):
         groups, inner = self.groups, inner_channels or self.in_channels * (2 if self.depthwise else 1)
         if inner % groups:
             raise ValueError(f"inner_channels={inner} is not divisible by groups={groups}.")
-        channels, inside = (self.in_channels, self.out_channels), geometry.without_padding()
+        channels = (self.in_channels, self.out_channels)
+        inside = replace(geometry, padding=(0, 0))  # of a map that is padded already
         window = Average(self.out_channels, geometry if self.depthwise else inside, groups)
         average = ConvNorm(window, norm_cfg)
         kxk = conv_branch(inner, self.out_channels, inside, groups, norm_cfg)

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
 from mmrepmlp.checkpoint.tiles import note_tiles, noted_tiles
 from mmrepmlp.reparam import Affine, Reparameterizable, affine, conv_to_fc, fuse_after, fuse_before, sum_kernels
 
-from ..backbone import check_kernels, check_positive
+from ..backbone import check_kernels, check_positive, to_pair
 from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, recompute, refuse_fx
 
 
@@ -61,14 +60,18 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
     ) -> None:
         super().__init__(deploy=deploy, init_cfg=init_cfg)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.map_size, self.h, self.w = tuple(_pair(map_size)), h, w
+        self.map_size, self.h, self.w = to_pair("map_size", map_size), h, w
         self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
         self._check_arguments(globalperceptron_reduction)
         self.has_global_perceptron = self.map_size != (h, w)
         if self.has_global_perceptron:
             features = in_channels * self.map_size[0] * self.map_size[1] // (h * w)
-            self._check_reduction(globalperceptron_reduction, features)
             hidden = features // globalperceptron_reduction
+            if not hidden:
+                raise ValueError(
+                    f"globalperceptron_reduction={globalperceptron_reduction}: expected at most {features}, the number "
+                    "of channels times partitions."
+                )
             layers = dict(fc1=nn.Linear(features, hidden), relu=nn.ReLU(inplace=True), fc2=nn.Linear(hidden, features))
             self.fc1_fc2 = nn.Sequential(OrderedDict(layers))
             norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, in_channels)
@@ -90,22 +93,12 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
                     f"groups={self.groups} does not divide RepMLP's {name}={numbers[name]}: give a divisor of both of "
                     "its numbers of channels."
                 )
-        size = self.map_size
-        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
-            raise ValueError(f"map_size={size}: expected a positive int or a pair (height, width) of positive ints.")
-        if size[0] % self.h or size[1] % self.w:
+        if self.map_size[0] % self.h or self.map_size[1] % self.w:
             raise ValueError(
-                f"map_size={size} is not divisible into partitions of h={self.h} by w={self.w} pixels: give "
-                "divisors of height and width of the map."
+                f"map_size={self.map_size} is not divisible into partitions of h={self.h} by w={self.w} pixels: give "
+                "divisors of height and width of the map, or the backbone another img_size."
             )
         check_kernels(self.reparam_conv_kernels)
-
-    def _check_reduction(self, reduction: int, features: int) -> None:
-        if reduction > features:
-            raise ValueError(
-                f"globalperceptron_reduction={reduction}: expected at most {features}, the number of channels times "
-                "partitions."
-            )
 
     @property
     def local_branches(self) -> list[ConvNorm]:
@@ -142,14 +135,13 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         size = tuple(x.shape[2:])
         if any(map(is_symbolic, size)) or torch.jit.is_tracing():
             return
-        if self.has_global_perceptron:
-            if size != self.map_size:
-                raise ValueError(
-                    f"The map has {size[0]}x{size[1]} pixels, but RepMLPv1Block was built for "
-                    f"{self.map_size[0]}x{self.map_size[1]}, since the fully connected layers of its global perceptron "
-                    "have weights for each partition: give images of the backbone's img_size, or build it with another."
-                )
-        elif size[0] % self.h or size[1] % self.w:
+        if self.has_global_perceptron and size != self.map_size:
+            raise ValueError(
+                f"The map has {size[0]}x{size[1]} pixels, but RepMLPv1Block was built for "
+                f"{self.map_size[0]}x{self.map_size[1]}, since the fully connected layers of its global perceptron "
+                "have weights for each partition: give images of the backbone's img_size, or build it with another."
+            )
+        if size[0] % self.h or size[1] % self.w:
             raise ValueError(
                 f"The map has {size[0]}x{size[1]} pixels, which is no whole number of partitions of {self.h}x{self.w}: "
                 "give images of the backbone's img_size, or of a multiple."
@@ -268,8 +260,7 @@ def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings
     Args:
         channels: Number of input and output channels.
         repmlp: Further arguments of :class:`RepMLPv1Block`.
-        with_cp: Whether to recompute activations in the backward pass to save memory.
-        **settings: ``norm_cfg`` and ``deploy``.
+        with_cp, **settings: As in :func:`plain_bottleneck`.
     """
     inside = channels // 8
     layers = dict(
@@ -291,11 +282,7 @@ def repmlp_bottleneck(
         channels: Number of input and output channels, four times as many as behind the first convolution.
         reduction: What the 3x3 convolutions divide the number of channels by.
         repmlp: Further arguments of :class:`RepMLPv1Block`.
-        with_cp: Whether to recompute activations in the backward pass to save memory.
-        **settings: ``norm_cfg`` and ``deploy``.
-
-    Raises:
-        ValueError: An argument is out of its range.
+        with_cp, **settings: As in :func:`plain_bottleneck`.
     """
     outer, inner = channels // 4, channels // 4 // reduction
     if not inner:

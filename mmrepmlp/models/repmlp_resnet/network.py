@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmrepmlp.checkpoint.adapt import REPMLP_RESNET
 from mmrepmlp.registry import MODELS
 
-from ..backbone import StagedBackbone, check_positive, to_pair
+from ..backbone import StagedBackbone, check_per_stage, check_positive, to_pair
 from .block import padded_conv, plain_bottleneck, repmlp_bottleneck, repmlp_light_block
 
 DEPTHS = {50: (3, 4, 6, 3)}
@@ -97,7 +97,7 @@ class RepMLPResNet(StagedBackbone):
         super().__init__(STAGES, out_indices, frozen_stages, norm_eval, deploy, init_cfg)
         self.depths, self.img_size = DEPTHS[depth], to_pair("img_size", img_size)
         self.channels = [base_channels * 4 * 2**stage for stage in range(STAGES)]
-        strides, dilations = resolve_steps(strides=strides, dilations=dilations)
+        check_per_stage(STAGES, strides=strides, dilations=dilations)
         repmlp = resolve_repmlp(
             block,
             repmlp_stages,
@@ -116,7 +116,6 @@ class RepMLPResNet(StagedBackbone):
                 if i not in repmlp:
                     blocks.append(plain_bottleneck(channels, channels, 1, dilations[i], **settings))
                     continue
-                check_partitions(self.img_size, i, size, h, w)
                 arguments = dict(repmlp[i], map_size=size, h=h, w=w, reparam_conv_kernels=reparam_conv_kernels)
                 if block == "bottleneck":
                     blocks.append(repmlp_bottleneck(channels, arguments.pop("reduction"), arguments, **settings))
@@ -164,9 +163,6 @@ def resolve_repmlp(
 
     Returns:
         By stage, ``groups``, ``globalperceptron_reduction`` and, for ``block="bottleneck"``, ``reduction``.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
     if block not in BLOCKS:
         raise ValueError(f"block={block!r}: expected one of {', '.join(map(repr, BLOCKS))}.")
@@ -184,33 +180,13 @@ def resolve_repmlp(
 
 
 def per_stage(name: str, value: int | Sequence[int], stages: Sequence[int]) -> list[int]:
-    """Repeat an int for each stage, or check that there is one for each.
-
-    Raises:
-        ValueError: There are more or fewer, or one is not positive.
-    """
+    """Repeat an int for each stage, or check that there is one for each."""
     values = list(value) if isinstance(value, Sequence) else [value] * len(stages)
     if len(values) != len(stages) or any(not isinstance(v, int) or v < 1 for v in values):
         raise ValueError(
             f"{name}={value!r}: expected a positive int, or one for each of repmlp_stages={tuple(stages)}."
         )
     return values
-
-
-def resolve_steps(**arguments: Sequence[int]) -> list[tuple[int, ...]]:
-    """Check arguments that have a positive int for each stage.
-
-    Raises:
-        ValueError: One does not.
-    """
-    for name, value in arguments.items():
-        if (
-            not isinstance(value, Sequence)
-            or len(value) != STAGES
-            or any(not isinstance(v, int) or v < 1 for v in value)
-        ):
-            raise ValueError(f"{name}={value!r}: expected {STAGES} positive ints, one for each stage.")
-    return [tuple(value) for value in arguments.values()]
 
 
 def map_sizes(img_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
@@ -220,16 +196,3 @@ def map_sizes(img_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[i
         size = tuple((side - 1) // stride + 1 for side in size)
         sizes.append(size)
     return sizes[2:]
-
-
-def check_partitions(img_size: tuple[int, int], stage: int, size: tuple[int, int], h: int, w: int) -> None:
-    """Check that the map of a stage is a whole number of partitions.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if all(isinstance(part, int) and part > 0 for part in (h, w)) and (size[0] % h or size[1] % w):
-        raise ValueError(
-            f"img_size={img_size}: the map of stage {stage} has {size[0]}x{size[1]} pixels, which is no whole number "
-            f"of partitions of h={h} by w={w}. Set h and w to divisors, or another img_size."
-        )

@@ -80,7 +80,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
-        self.has_network = False  # a RepMLPNet, which notes and resamples the tiles of all its blocks
+        self.has_network = False  # a RepMLPNet, which notes the tiles of all its blocks
         self.fc3_norm_init = 1.0
         if deploy:
             return
@@ -191,8 +191,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
             note_tiles(destination, prefix, [(self.h, self.w)])
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
-        if not self.has_network:
-            resample_noted(state_dict, f"{prefix}fc3.", noted_tiles(metadata), (self.h, self.w))
+        resample_noted(state_dict, f"{prefix}fc3.", noted_tiles(metadata), (self.h, self.w))
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:

@@ -10,7 +10,7 @@ from mmrepmlp.checkpoint.tiles import note_tiles
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Affine, affine
 
-from ..backbone import StagedBackbone, to_pair
+from ..backbone import StagedBackbone, check_per_stage, to_pair
 from ..common import ConvNorm, ScaleShift, build_batch_norm, refuse_fx
 from .unit import RepMLPNetUnit
 
@@ -204,9 +204,6 @@ def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
 
     Returns:
         The lists ``channels``, ``depths`` and ``sharesets_nums``, in this order.
-
-    Raises:
-        ValueError: The name is unknown or the dict is not a valid architecture.
     """
     if isinstance(arch, str):
         for names, settings in ARCHITECTURES.items():
@@ -217,15 +214,10 @@ def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
             f"arch={arch!r} is unknown: expected one of {known}, or a dict with the keys {', '.join(KEYS)}."
         )
     if not isinstance(arch, dict) or set(arch) != set(KEYS):
-        given = sorted(arch) if isinstance(arch, dict) else repr(arch)
-        raise ValueError(f"arch={given}: expected a name or a dict with exactly the keys {', '.join(KEYS)}.")
-    settings = {key: list(arch[key]) if isinstance(arch[key], Sequence) else arch[key] for key in KEYS}
-    for key, values in settings.items():
-        if not isinstance(values, list) or any(not isinstance(v, int) or v < 1 for v in values) or not values:
-            raise ValueError(f"arch[{key!r}]={values!r}: expected a list of positive ints, one for each stage.")
-    lengths = {key: len(values) for key, values in settings.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"arch has lists of different lengths ({lengths}): each needs one entry for each stage.")
+        raise ValueError(f"arch={arch!r}: expected a name or a dict with exactly the keys {', '.join(KEYS)}.")
+    depths = arch["depths"]
+    check_per_stage(len(depths) if isinstance(depths, Sequence) and depths else 1, **{"depths": depths, **arch})
+    settings = {key: list(arch[key]) for key in KEYS}
     for stage, (channels, _, sets) in enumerate(zip(*settings.values())):
         if channels % sets:
             raise ValueError(

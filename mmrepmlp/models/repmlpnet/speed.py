@@ -23,15 +23,7 @@ HIDDEN_ELEMENTS = 3 * 2**19
 
 
 def multiply_tiles(tiles: Tensor, matrices: Tensor) -> Tensor:
-    """Batched ``tiles @ matrices.mT`` by the faster of torch's libraries.
-
-    Args:
-        tiles: Shape (S, M, P).
-        matrices: Shape (S, P, P).
-
-    Returns:
-        Shape (S, M, P).
-    """
+    """Multiply tiles (S, M, P) by matrices (S, P, P), ``tiles @ matrices.mT``, by the faster of torch's libraries."""
     if tiles.size(-1) >= LARGE_TILE and suits_onednn(tiles):
         return multiply_by_onednn(tiles, matrices)
     return torch.bmm(tiles, matrices.transpose(1, 2))
@@ -50,17 +42,12 @@ def suits_onednn(tiles: Tensor) -> bool:
 
 
 def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
-    """Batched ``tiles @ matrices.mT`` by oneDNN, which eager PyTorch offers for float32 through convolutions alone.
+    """Multiply tiles as :func:`multiply_tiles` does by oneDNN, which eager PyTorch offers for float32 through
+    convolutions alone.
 
     The large operand, a matrix of P rows, plays the image, P pixels of P channels as it lies in memory; each tile
-    plays a 1x1 kernel. The other way round oneDNN would rearrange the large operand in each call.
-
-    Args:
-        tiles: Shape (S, M, P).
-        matrices: Shape (S, P, P).
-
-    Returns:
-        Shape (S, M, P); in memory the rows come first, as in a feature map of one tile.
+    plays a 1x1 kernel. The other way round oneDNN would rearrange the large operand in each call. In the memory of the
+    result the rows come first, as in a feature map of one tile.
     """
     products = [
         F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
@@ -85,9 +72,8 @@ def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modul
         Shape (N, C, H, W).
     """
     recorded = torch.is_grad_enabled() or is_tracing() or any(module.training for module in modules)
-    if recorded or x.device.type != "cpu" or has_forward_hooks(*modules):
-        return function(x)
-    if x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS:
+    whole = recorded or x.device.type != "cpu" or has_forward_hooks(*modules)
+    if whole or x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS:
         return function(x)
     result = torch.empty_like(x)
     for part, out in zip(split(x, width), split(result, width)):

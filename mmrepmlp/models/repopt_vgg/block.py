@@ -85,15 +85,10 @@ class RepOptBlock(ConvNorm):
         """What parameters stand for, by name, where gradients are re-parameterized."""
         if not self.scales or self.fused:
             return {}
-        return {"conv.weight": addition_of(self.scales, self.conv.in_channels)}
-
-
-def addition_of(scales: Scales, in_channels: int) -> LinearAddition:
-    """The sum that a 3x3 convolution stands for."""
-    addends: list[Addend] = [MiddleTap(scales["1x1"], in_channels)]
-    if "identity" in scales:
-        addends.append(IdentityTap(in_channels))
-    return LinearAddition(scales["conv"].view(-1, 1, 1, 1), addends)
+        addends: list[Addend] = [MiddleTap(self.scales["1x1"], self.conv.in_channels)]
+        if self.has_shortcut:
+            addends.append(IdentityTap(self.conv.in_channels))
+        return {"conv.weight": LinearAddition(self.scales["conv"].view(-1, 1, 1, 1), addends)}
 
 
 class ChannelScale(nn.Module):

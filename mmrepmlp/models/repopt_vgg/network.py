@@ -8,7 +8,7 @@ from mmrepmlp.checkpoint.adapt import REPOPT_VGG
 from mmrepmlp.checkpoint.scales import read_scales
 from mmrepmlp.registry import MODELS
 
-from ..backbone import StagedBackbone
+from ..backbone import StagedBackbone, check_per_stage
 from .block import LinearAddBlock, RepOptBlock
 
 ARCHITECTURES = {
@@ -69,8 +69,7 @@ class RepOptVGG(StagedBackbone):
         super().__init__(len(depths), out_indices, frozen_stages, norm_eval, deploy, init_cfg)
         if form not in FORMS:
             raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}.")
-        if len(strides) != len(depths) + 1 or any(not isinstance(s, int) or s < 1 for s in strides):
-            raise ValueError(f"strides={strides}: expected {len(depths) + 1} positive ints, the stem's first.")
+        check_per_stage(len(depths) + 1, strides=strides)  # the stem's first
         self.depths, self.channels = depths, channels
         self.form, self.norm_cfg, self.with_cp = form, norm_cfg, with_cp
         width = min(64, self.channels[0])
@@ -141,17 +140,11 @@ class RepOptVGG(StagedBackbone):
 
 
 def resolve(arch: str | dict) -> tuple[list[int], list[int]]:
-    """Depths and channels of the stages of an architecture, by its name or as they are.
-
-    Raises:
-        ValueError: The name is unknown, or the dict is no architecture.
-    """
+    """Depths and channels of the stages of an architecture, by its name or as they are."""
     settings = ARCHITECTURES.get(arch.upper()) if isinstance(arch, str) else arch
     if not isinstance(settings, dict) or set(settings) != {"depths", "channels"}:
         raise ValueError(
             f"arch={arch!r}: expected one of {', '.join(ARCHITECTURES)}, or a dict with the lists depths and channels."
         )
-    depths, channels = (list(settings[key]) for key in ("depths", "channels"))
-    if not depths or len(depths) != len(channels) or any(not isinstance(n, int) or n < 1 for n in depths + channels):
-        raise ValueError(f"arch={arch}: expected as many depths as channels, all of them positive ints.")
-    return depths, channels
+    check_per_stage(len(settings["depths"]) or 1, **settings)
+    return list(settings["depths"]), list(settings["channels"])

@@ -12,11 +12,8 @@ from mmrepmlp.checkpoint import HEAD, abbreviate, to_official_names
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet, RepMLPResNet, RepOptVGG
 
-HEADS = {
-    RepMLPNet: "head.",
-    RepMLPResNet: "linear.",
-    RepOptVGG: "linear.",
-}  # the authors' names of mmpretrain's head.fc
+# The authors' names of mmpretrain's head.fc.
+HEADS = {RepMLPNet: "head.", RepMLPResNet: "linear.", RepOptVGG: "linear."}
 
 
 @dataclass
@@ -45,11 +42,7 @@ class OfficialReport:
 
 
 def official_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a classifier, with the names of the authors' network.
-
-    Raises:
-        MMRepMLPError: The authors have no such network.
-    """
+    """The state dict of a classifier with the names of the authors' network, if there is such a one."""
     backbone = getattr(model, "backbone", None)
     head = HEADS.get(type(backbone))
     if head is None:

@@ -4,7 +4,6 @@
 import copy
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -152,27 +151,14 @@ def reparameterize_checkpoint(
 
 
 def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
-    """Build a config's model with the weights of a state dict.
-
-    Raises:
-        ConversionError: The state dict is of the model's deploy form.
-        ValueError: It is not the model's.
-    """
-    try:
-        return build_model(cfg, state)
-    except ValueError as error:
-        with suppress(ValueError):
-            build_model(deploy_config(cfg), state)
-            raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.") from error
-        raise
+    """Build a config's model with the weights of a state dict, unless they are those of its deploy form."""
+    if fitting_config(cfg, state) is not cfg:
+        raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
+    return build_model(cfg, state)
 
 
 def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Module, Config]:
-    """Convert a copy of a model, and find the config that builds it and loads its weights.
-
-    Raises:
-        ConversionError: There is nothing to convert.
-    """
+    """Convert a copy of a model, and find the config that builds it and loads its weights."""
     converted = switch_to_deploy(copy.deepcopy(model))
     if converted.state_dict().keys() == model.state_dict().keys():
         if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
@@ -182,11 +168,7 @@ def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Modul
 
 
 def read_back(config: str | Path, target: Config) -> Config:
-    """A config as it is when it has been written and read.
-
-    Raises:
-        ConversionError: That is another one, or none.
-    """
+    """A config as it is when it has been written and read, if that is the same one."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "deploy.py")
         try:
@@ -203,11 +185,7 @@ def read_back(config: str | Path, target: Config) -> Config:
 
 
 def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Module:
-    """Build the model of a deploy form's config from a file that was written for it.
-
-    Raises:
-        ConversionError: The config builds another model.
-    """
+    """Build the model of a deploy form's config from a file that was written for it."""
     try:
         return build_model(target, load_from_local(file)["state_dict"])
     except ValueError as error:
@@ -222,9 +200,6 @@ def raise_failures(report: ConversionReport, unproven: dict[str, str]) -> None:
     Args:
         report: What was compared.
         unproven: Modules that are converted and could not be compared, and why.
-
-    Raises:
-        ConversionError: Nothing may be written.
     """
     failures = report.failures()
     if failures:

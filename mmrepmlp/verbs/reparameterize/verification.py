@@ -39,12 +39,13 @@ class Forms:
     dtype: torch.dtype
     tolerance: float
 
-    def inputs(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Copies of a module's inputs, in the precision in which these forms compute."""
+    def call(self, model: nn.Module, name: str, inputs: tuple[tuple, dict]) -> object:
+        """Call a module of either form on copies of inputs, in the precision in which both compute."""
         like = next(self.before.parameters())
-        return tree_map_only(
-            Tensor, lambda x: x.to(like if x.is_floating_point() else like.device, copy=True), (args, kwargs)
+        args, kwargs = tree_map_only(
+            Tensor, lambda x: x.to(like if x.is_floating_point() else like.device, copy=True), inputs
         )
+        return model.get_submodule(name)(*args, **kwargs)
 
 
 class Verification:
@@ -126,7 +127,7 @@ class Verification:
         def compare(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
             if calls[name] < CALLS:
                 calls[name] += 1
-                self.compare(name, args, kwargs)
+                self.compare(name, (args, kwargs))
 
         for name in self.names if names is None else names:
             hook = partial(compare, name)
@@ -137,11 +138,11 @@ class Verification:
             for handle in handles:
                 handle.remove()
 
-    def compare(self, name: str, args: tuple, kwargs: dict) -> None:
+    def compare(self, name: str, inputs: tuple[tuple, dict]) -> None:
         """Compare both forms of a module on one input."""
         for forms in self.forms:
             try:
-                expected = call(forms.before, name, *forms.inputs(args, kwargs))
+                expected = forms.call(forms.before, name, inputs)
             except Exception as error:  # the precision or the size may not do
                 self.errors[name] = describe(error)
                 return
@@ -149,7 +150,7 @@ class Verification:
             for alias in self.aliases[name]:
                 actual = None
                 with suppress(Exception):
-                    actual = call(forms.after, alias, *forms.inputs(args, kwargs))
+                    actual = forms.call(forms.after, alias, inputs)
                 self.keep(compare_named(alias or "model", expected, actual, forms))
         self.compared.add(name)
 
@@ -187,11 +188,6 @@ def compare_named(name: str, expected: object, actual: object, forms: Forms) -> 
     """Compare outputs, and name them after what gives them."""
     differences = compare_outputs({name: expected}, {name: actual}, forms.dtype, forms.tolerance)
     return [replace(d, output=d.output.removeprefix("output.")) for d in differences]
-
-
-def call(model: nn.Module, name: str, args: tuple, kwargs: dict) -> object:
-    """Call a module of a model."""
-    return model.get_submodule(name)(*args, **kwargs)
 
 
 def describe(error: Exception) -> str:

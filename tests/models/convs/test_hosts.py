@@ -12,14 +12,12 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmrepmlp.apis import reparameterize_checkpoint
-from mmrepmlp.checkpoint import load_from_local, save_checkpoint
+from mmrepmlp.checkpoint import save_checkpoint
 from mmrepmlp.models.convs import ReparameterizableConv2d
-from mmrepmlp.reparam import named_tensors, switch_to_deploy
-from mmrepmlp.verbs.model import build_model, call_model, random_images
+from mmrepmlp.reparam import switch_to_deploy
 from tests.fixtures import ROOT
 from tests.helpers import needs_export, randomize, relative_error
-from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
+from tests.verbs.reparameterize.test_reparameterize_models import assert_converts, save_random, write_config
 
 NAMES = ("ACBConv2d", "DBBConv2d", "RepVGGConv2d")
 SLIM = dict(type="ResNet", depth=18, stem_channels=8, base_channels=8)
@@ -69,19 +67,8 @@ def convs_of(model: nn.Module) -> list[ReparameterizableConv2d]:
 def test_networks_of_all_frameworks_convert(scope, name, tmp_path):
     text = HOSTS[scope].replace("CONV", f"dict(type='mmrepmlp.{name}')")
     config = write_config(tmp_path, scope, text)
-    model = save_random(config, tmp_path / "trained.pth")
-    converted = len(convs_of(model))
-    assert converted >= {"mmpretrain": 17, "mmseg": 17, "mmdet": 17 + 5 + 8}[scope]
-    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
-    assert all(difference.within_tolerance for difference in report.differences)
-    assert len(report.converted) == converted
-    deployed = build_model(Config.fromfile(report.config), load_from_local(report.checkpoint)["state_dict"])
-    assert len(convs_of(deployed)) == converted and all(conv.deploy for conv in convs_of(deployed))
-    images = random_images(model, 1).float()
-    with torch.no_grad():
-        before, after = call_model(model, images), call_model(deployed, images)
-    pairs = zip(named_tensors(after), named_tensors(before), strict=True)
-    assert all(relative_error(a, b) < 1e-5 for (_, a), (_, b) in pairs)
+    report = assert_converts(config, tmp_path, "output", outputs=10 if scope == "mmdet" else 1)
+    assert len(report.converted) >= {"mmpretrain": 17, "mmseg": 17, "mmdet": 17 + 5 + 8}[scope]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,15 +139,6 @@ def test_fc3_starts_orthogonal():
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-def test_other_sizes_are_refused_with_the_reason(deploy):
-    block = RepMLPv1Block(4, 4, (6, 9), 3, 3, deploy=deploy).eval()
-    with pytest.raises(
-        ValueError, match=r"^The map has 9x9 pixels, but RepMLPv1Block was built for 6x9, since .*img_size"
-    ):
-        block(torch.randn(1, 4, 9, 9))
-
-
-@pytest.mark.parametrize("deploy", [False, True])
 def test_one_partition_as_built_takes_any_whole_number_of_them(deploy):
     block = random_block(4, 8, (3, 2), 3, 2, groups=2, deploy=deploy).eval()
     assert not block.has_global_perceptron

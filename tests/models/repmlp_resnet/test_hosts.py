@@ -2,23 +2,12 @@
 """RepMLP-ResNet through what converts, exports and deploys models of any kind."""
 
 import mmpretrain.models  # noqa: F401  registers the classifier
-import mmseg.models  # noqa: F401  registers the segmentor
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import DefaultScope
-from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from mmseg.registry import MODELS as MMSEG_MODELS
 
-from mmrepmlp.apis import ConversionError, reparameterize_checkpoint
-from mmrepmlp.checkpoint import load_from_local
 from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
-from mmrepmlp.models import RepMLPResNet
-from mmrepmlp.reparam import named_tensors
-from mmrepmlp.verbs.model import build_model, call_model, random_images
 from tests.helpers import needs_export, relative_error
-from tests.verbs.reparameterize.test_reparameterize_models import save_random, write_config
+from tests.verbs.reparameterize.test_reparameterize_models import assert_converts, save_random, write_config
 
 from .test_network import TINY, both_blocks, images, tiny
 
@@ -34,29 +23,9 @@ def classifier_config(folder, block: str):
     return write_config(folder, "mmpretrain", CLASSIFIER.replace("BACKBONE", repr(dict(BACKBONE, block=block))))
 
 
-@pytest.mark.parametrize("scope", ["mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
-@pytest.mark.parametrize("registry", [MMENGINE_MODELS, MMPRETRAIN_MODELS, MMSEG_MODELS])
-def test_builds_from_every_registry_in_every_scope(registry, scope):
-    with DefaultScope.overwrite_default_scope(scope):
-        assert isinstance(registry.build(dict(BACKBONE)), RepMLPResNet)
-
-
 @both_blocks
 def test_a_checkpoint_converts(block, tmp_path):
-    config = classifier_config(tmp_path, block)
-    model = save_random(config, tmp_path / "trained.pth")
-    report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")
-    assert all(difference.within_tolerance for difference in report.differences)
-    assert {"backbone.0", "whole model, output"} == {difference.output for difference in report.differences}
-    cfg = Config.fromfile(report.config)
-    deployed = build_model(cfg, load_from_local(report.checkpoint)["state_dict"])
-    assert cfg.model.backbone.deploy and deployed.backbone.deploy
-    with torch.no_grad():
-        before, after = (call_model(m, random_images(model, 2).float()) for m in (model, deployed))
-    for (_, actual), (_, expected) in zip(named_tensors(after), named_tensors(before), strict=True):
-        assert relative_error(actual, expected) < 1e-5
-    with pytest.raises(ConversionError, match="in deploy form already"):
-        reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
+    assert_converts(classifier_config(tmp_path, block), tmp_path, "output", outputs=1)
 
 
 @torch.no_grad()

@@ -7,33 +7,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from mmcv.cnn import fuse_conv_bn
 from mmengine.analysis import get_model_complexity_info
-from mmengine.registry import MODELS, DefaultScope
 from timm.models._features import FeatureHooks
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp import switch_to_deploy
-from mmrepmlp.models import RepMLPBlock, RepMLPNet
+from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.repmlpnet import speed
 from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
-
-CLASSIFIER = dict(type="ImageClassifier", head=dict(type="LinearClsHead", num_classes=5, in_channels=64))
-CLASSIFIER["neck"] = dict(type="GlobalAveragePooling")
-SEGMENTOR = dict(
-    type="EncoderDecoder",
-    decode_head=dict(type="FCNHead", in_channels=64, channels=8, num_classes=3, in_index=3),
-    test_cfg=dict(mode="whole"),
-)
-DETECTOR = dict(
-    type="RetinaNet",
-    neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=16, num_outs=5, norm_cfg=dict(type="BN")),
-    bbox_head=dict(type="RetinaHead", num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1),
-)
-SCOPES = dict(mmpretrain=CLASSIFIER, mmseg=SEGMENTOR, mmdet=DETECTOR)
 
 
 def tiny(**arguments) -> RepMLPNet:
@@ -143,47 +126,6 @@ def test_feature_hooks_of_timm(form):
     model(x)
     for actual, out in zip(list(hooks.get_output(x.device).values())[:3], expected[:3], strict=True):
         assert torch.equal(actual, out)
-
-
-def build_model(scope: str) -> nn.Module:
-    settings = copy.deepcopy(SCOPES[scope])
-    settings["backbone"] = dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))
-    with DefaultScope.overwrite_default_scope(scope):
-        return randomize(MODELS.build(settings), torch.Generator().manual_seed(0), 0.2).double().eval()
-
-
-def flat(outputs: object) -> list[torch.Tensor]:
-    return [outputs] if isinstance(outputs, torch.Tensor) else [t for part in outputs for t in flat(part)]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("scope", SCOPES)
-def test_fusing_by_mmcv_is_exact_and_converts(scope):
-    model, x = build_model(scope), torch.randn(2, 3, 72, 96, dtype=torch.float64)
-    expected = flat(model(x, mode="tensor"))
-
-    def check(network: nn.Module) -> None:
-        for actual, out in zip(flat(network(x, mode="tensor")), expected, strict=True):
-            assert relative_error(actual, out) < 1e-10
-
-    fused = fuse_conv_bn(copy.deepcopy(model))
-    check(fused)
-    check(switch_to_deploy(fused))
-    assert fused.backbone.deploy and not any(isinstance(m, _BatchNorm) for m in fused.backbone.modules())
-    check(fuse_conv_bn(switch_to_deploy(copy.deepcopy(model))))
-
-
-@torch.no_grad()
-def test_fused_branches_fold_in_a_block_alone():
-    block = randomize(RepMLPBlock(8, 3, 5, (1, 3), num_sharesets=2), torch.Generator().manual_seed(0)).double().eval()
-    x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
-    expected = block(x)
-    fuse_conv_bn(block)
-    assert isinstance(block.repconv3.bn, nn.Identity) and block.repconv3.conv.bias is not None
-    assert relative_error(block(x), expected) < 1e-12
-    block.local_inject()
-    assert not block.local_branches and relative_error(block(x), expected) < 1e-10
-    assert not hasattr(block, "locality_injection") and not hasattr(tiny(), "local_inject")
 
 
 @pytest.mark.parametrize("norm", ["norm1", "norm2", "final_norm"])

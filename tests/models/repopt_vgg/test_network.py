@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from mmrepmlp.models import RepOptVGG
-from tests.helpers import randomize, relative_error
+from tests.helpers import relative_error
 
 SMALL = dict(depths=[2, 3], channels=[6, 10])
 NETWORK = dict(arch=SMALL, strides=(2, 1, 2), out_indices=(0, 1))
@@ -160,29 +160,11 @@ def test_the_authors_names():
     assert torch.equal(search["stage3.0.scale_conv.weight"], torch.ones(512))
 
 
-@pytest.mark.parametrize("form", ["target", "hyper_search"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_conversion_is_exact(form, dtype, tolerance):
-    network = searched() if form == "hyper_search" else RepOptVGG(**NETWORK)
-    randomize(network, torch.Generator().manual_seed(0), spread=0.1).to(dtype)
-    images = torch.randn(2, 3, 19, 26, dtype=dtype)
-    deployed = RepOptVGG(**NETWORK, form=form, deploy=True).to(dtype)
-    deployed.load_state_dict(network.state_dict())
-    expected = [x.detach() for x in network.eval()(images)]
-    for _ in range(2):
-        network.switch_to_deploy()
-        assert network.deploy and network.state_dict().keys() == deployed.state_dict().keys()
-    deployed.load_state_dict(network.state_dict())
-    for other in (network, deployed.eval()):
-        for actual, wanted in zip(other(images), expected):
-            assert actual.dtype == dtype and relative_error(actual.detach(), wanted) < tolerance
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(arch="B7"), "arch='B7': expected one of B1, B2, L1, L2, or a dict with the lists depths and channels"),
-        (dict(arch=dict(depths=[1], channels=[2, 3])), "expected as many depths as channels"),
+        (dict(arch=dict(depths=[1], channels=[2, 3])), r"channels=\[2, 3\]: expected 1 positive ints"),
         (dict(form="csla"), "form='csla': expected one of target, hyper_search"),
         (dict(strides=(2, 2)), r"strides=\(2, 2\): expected 3 positive ints"),
         (dict(frozen_stages=3), "frozen_stages=3: expected an int from -1 to 2"),
@@ -197,7 +179,7 @@ def test_wrong_arguments_are_said(changes, message):
 def test_wrong_scales_are_said(tmp_path):
     other = RepOptVGG({**SMALL, "channels": [6, 12]}, form="hyper_search", strides=(2, 1, 2), out_indices=1)
     wrong = save_scales(tmp_path / "other.pth", other)
-    with pytest.raises(ValueError, match=r"another network: stage2.0 has 1x1 \(12\), conv \(12\), expected 1x1 \(10\)"):
+    with pytest.raises(ValueError, match=r"another network: stage2.0 has {.*\(12,\)}, expected {.*\(10,\)}"):
         build_optimizer(RepOptVGG(**NETWORK), OPTIMIZERS["sgd"], wrong)
     target = save_scales(tmp_path / "target.pth", RepOptVGG(**NETWORK))
     with pytest.raises(
