@@ -25,16 +25,8 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def without_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace SyncBN, which torch supports on GPUs only, by BN, as MMEngine does in a single process.
-
-    Args:
-        model: Any model; changed in place.
-
-    Returns:
-        The model, or its replacement if the model itself is a SyncBN layer.
-    """
+    """Replace SyncBN, which torch supports on GPUs only, by BN in place, as MMEngine does in a single process."""
     count = sum(type(module).__name__ == "SyncBatchNorm" for module in model.modules())
-    if not count:
-        return model
-    print_log(f"SyncBN needs a GPU and none is available: {count} SyncBN layers are replaced by BN.", "current")
+    if count:
+        print_log(f"SyncBN needs a GPU and none is available: {count} SyncBN layers are replaced by BN.", "current")
     return revert_sync_batchnorm(model)
