@@ -49,11 +49,6 @@ def explain_call(cfg: Config) -> ExplainedError:
     return caught.value
 
 
-@pytest.mark.parametrize("model", [SEGMENTOR, CASCADE, DETECTOR, YOLO, CLASSIFIER])
-def test_what_fits_works(model):
-    call(config(model))
-
-
 @pytest.mark.parametrize(
     "model, changes, message",
     [
