@@ -15,7 +15,6 @@ IMAGES = (".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 HIDDEN = (".", "@", "$", "__MACOSX")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir
 
 SWITCH = "check_annotations=False in the config skips this check."
-COUNTS_AS_CLASS = "{} counts as a class, but is hidden or has no image. Remove it."
 TURNED = (
     "{} is turned where it is read, by its EXIF orientation, and its annotation has the size of the stored image, "
     "{} x {}. Unless it was made on the turned one, set color_type='color_ignore_orientation' of LoadImageFromFile."

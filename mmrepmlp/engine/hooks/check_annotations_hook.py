@@ -13,7 +13,6 @@ from mmrepmlp.registry import HOOKS
 
 from .annotated_heads import LABELS, check_losses, find_head, labels_of
 from .annotation_files import (
-    COUNTS_AS_CLASS,
     SWITCH,
     TURNED,
     AnnotationError,
@@ -73,12 +72,7 @@ class CheckAnnotationsHook(Hook):
         self.trained = names_in(meta.get("dataset_meta") or meta) if isinstance(meta, Mapping) else []
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the classes of the datasets with those of their files and of the model.
-
-        Raises:
-            AnnotationError: A COCO file has none of the categories that its dataset names, and there is no other
-                dataset; folders number the classes differently for validation; a loss is constant.
-        """
+        """Compare the classes of the datasets with those of their files and of the model."""
         check_losses(self.find_head(runner))
         self.trained = []  # not those of a checkpoint that it starts from, but of the first dataset
         self.check_datasets(runner, runner.train_dataloader.dataset)
@@ -91,11 +85,7 @@ class CheckAnnotationsHook(Hook):
         self.check_datasets(runner, runner.test_dataloader.dataset)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the labels of a batch with the classes of the head, and with their files.
-
-        Raises:
-            AnnotationError: A label is of a class that the head does not have, or a mask cannot be read as one.
-        """
+        """Compare the labels of a batch with the classes of the head, and with their files."""
         samples = samples_in(data_batch)
         self.check_files(runner, runner.train_dataloader.dataset, samples)
         for sample in samples if self.head else ():
@@ -163,7 +153,7 @@ class CheckAnnotationsHook(Hook):
         place, folders = folder or f"the {type(dataset).__name__}", list(getattr(dataset, "folder_to_idx", ()))
         trained, self.trained = self.trained, self.trained or names
         new = [name for name in odd if name not in trained]  # a class of the training may have no image here
-        advice = COUNTS_AS_CLASS.format(", ".join(new)) if new else ""
+        advice = f"{', '.join(new)} counts as a class, but is hidden or has no image. Remove it." if new else ""
         moved = [name for name in names if name in trained and trained.index(name) != names.index(name)]
         if moved:
             numbers = f"number {names.index(moved[0])} in {place}, but {trained.index(moved[0])} in training"

@@ -42,11 +42,7 @@ class CheckLastBatchHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
-        """Tell.
-
-        Raises:
-            MMRepMLPError: There is such a norm.
-        """
+        """End the training where there is such a norm."""
         while self.handles:
             self.handles.pop().remove()
         if self.norm:

@@ -55,11 +55,7 @@ class CheckWeightsHook(Hook):
         self.faults = {}
 
     def before_test(self, runner: Runner) -> None:
-        """Refuse to evaluate random weights.
-
-        Raises:
-            ValueError: The model lacks tensors, or has them in another shape.
-        """
+        """Refuse to evaluate random weights."""
         if self.faults:
             raise_faults(needed(self.faults))
             if left := list(chain(*self.faults.values())):
