@@ -20,12 +20,8 @@ class ImageError(MMRepMLPError):
 def find_images(path: str | Path, written: tuple[Path, ...] = ()) -> tuple[Path, list[Path]]:
     """Find the image that a path names, or all images in a folder and its subfolders, without hidden files.
 
-    Args:
-        path: A file of any name, or a folder.
-        written: Folders to leave out, since results are written to them. Default: none.
-
     Returns:
-        The folder that names are relative to, and the images, sorted.
+        The folder that names are relative to, and the images, sorted, but for those in folders that are written to.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
