@@ -175,11 +175,7 @@ def concerns_user(record: logging.LogRecord) -> bool:
 
 
 class WithoutInformation(io.TextIOBase):
-    """What stands for the terminal while a runner is built: all but the records of MMEngine's log below warnings.
-
-    Args:
-        stream: The terminal.
-    """
+    """What stands for a terminal while a runner is built: all but the records of MMEngine's log below warnings."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
