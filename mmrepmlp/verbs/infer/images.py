@@ -40,11 +40,7 @@ def find_images(path: str | Path, written: tuple[Path, ...] = ()) -> tuple[Path,
 
 
 def read_image(path: Path, load: Callable[[dict], dict | None]) -> np.ndarray:
-    """Read an image by the transform of a pipeline that loads images, usually as BGR, shape (H, W, 3), uint8.
-
-    Raises:
-        ImageError: The file cannot be read, is empty, truncated, or not an image; the message says which.
-    """
+    """Read an image by the transform of a pipeline that loads images, usually as BGR, shape (H, W, 3), uint8."""
     try:
         if not path.stat().st_size:
             raise ImageError("the file is empty")
