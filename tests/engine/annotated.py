@@ -3,7 +3,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmrepmlp.engine import CheckAnnotationsHook
+from mmrepmlp.engine.hooks.annotation_files import AnnotationError
 
 CROSS_ENTROPY = dict(type="CrossEntropyLoss")
 
@@ -98,3 +99,12 @@ def check(model: nn.Module, *samples: object, dataset: object = ()) -> None:
     """Let the hook see a batch."""
     data = dict(inputs=[], data_samples=list(samples))
     started(model, dataset).before_train_iter(run_of(model, dataset), 0, data)
+
+
+def refusal(operation: Callable, *arguments: object) -> str:
+    """Why annotations are refused; empty where they are not."""
+    try:
+        operation(*arguments)
+    except AnnotationError as error:
+        return str(error)
+    return ""

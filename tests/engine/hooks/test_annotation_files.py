@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the files of a dataset tell: each dataset is a real one of a framework, and read by its pipeline."""
 
+import re
 from pathlib import Path
 
 import mmseg.datasets.transforms  # noqa: F401
@@ -10,7 +11,6 @@ from mmengine.registry import DefaultScope
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from mmrepmlp.engine.hooks.check_annotations_hook import AnnotationError
 from tests.engine.annotated import (
     begun_test,
     boxed,
@@ -18,6 +18,7 @@ from tests.engine.annotated import (
     classified,
     classifier,
     detector,
+    refusal,
     run_of,
     segmentor,
     started,
@@ -64,11 +65,7 @@ def test_masks_that_become_others_where_they_are_read(tmp_path, values, message)
     model, samples = segmentor(2), [dataset[0]["data_samples"]]
     run = run_of(model, dataset)
     for see in (started(model, dataset).before_train_iter, begun_test(model, dataset, {}).before_test_iter):
-        if message is None:
-            see(run, 0, dict(data_samples=samples))
-        else:
-            with pytest.raises(AnnotationError, match=message):
-                see(run, 0, dict(data_samples=samples))
+        assert re.search(message or "^$", refusal(see, run, 0, dict(data_samples=samples)))
 
 
 def test_a_mask_with_a_palette_is_one_of_numbers(tmp_path):
@@ -116,19 +113,14 @@ def test_folders_that_are_no_class(tmp_path, caplog, name):
     odd = classified(tmp_path / "odd", name, "a", "b")
     assert odd.metainfo["classes"] == (name.rstrip("/"), "a", "b")
     message = rf"Class 'a' has number 1 in \S+odd, but 0 in training\. {name.rstrip('/')} counts as a class,"
-    with pytest.raises(AnnotationError, match=message):
-        started(classifier(2), clean, val=odd)
-    with pytest.raises(AnnotationError, match=message):
-        begun_test(classifier(2), odd, dict(meta=dict(dataset_meta=clean.metainfo)))
-    with pytest.raises(AnnotationError, match=r"odd has 3 folders, but model\.head has classes 0 to 1\. .* Remove it"):
-        started(classifier(2), odd, val=odd)
+    assert re.match(message, refusal(started, classifier(2), clean, odd))
+    assert re.match(message, refusal(begun_test, classifier(2), odd, dict(meta=dict(dataset_meta=clean.metainfo))))
+    message = r"odd has 3 folders, but model\.head has classes 0 to 1\. .* Remove it"
+    assert re.search(message, refusal(started, classifier(2), odd, odd))
     assert not warnings_of(caplog)
     started(classifier(3), odd)
     assert ["odd: " in m and f"{name.rstrip('/')} counts as a class" in m for m in warnings_of(caplog)] == [True]
-    with pytest.raises(
-        AnnotationError, match="Class 'a' has number 0 in .*clean, but 1 in training. Both .* not in both: "
-    ):
-        started(classifier(3), odd, val=clean)
+    assert re.match(r"Class 'a' has number 0 in \S+clean, but 1 in", refusal(started, classifier(3), odd, clean))
     assert len(warnings_of(caplog)) == 1  # of the training set
     started(classifier(2), clean, val=clean)
     assert not warnings_of(caplog)
@@ -143,10 +135,8 @@ def test_a_class_of_the_training_without_an_image_to_validate_is_one(tmp_path, c
 
 def test_fewer_folders_than_in_training(tmp_path):
     clean, fewer = classified(tmp_path / "clean", "a", "b", "c"), classified(tmp_path / "fewer", "a", "c")
-    with pytest.raises(
-        AnnotationError, match="Class 'c' has number 1 in .*fewer, but 2 in training. Both .* not in both: b"
-    ):
-        begun_test(classifier(3), fewer, dict(meta=dict(CLASSES=["a", "b", "c"])))
+    said = refusal(begun_test, classifier(3), fewer, dict(meta=dict(CLASSES=["a", "b", "c"])))
+    assert re.match(r"Class 'c' has number 1 in \S+fewer, but 2 in training\. .* not in both: b\.", said)
     begun_test(classifier(3), clean, dict(meta=dict(CLASSES=["A", "B", "C"])))  # other names
     begun_test(classifier(3), fewer, dict(state_dict={}))  # of nobody knows what
 
