@@ -42,17 +42,18 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
     # Images that end in another way are of another kind, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
     read = {os.path.splitext(f"x{suffix}")[1] for suffix in suffixes}
     filled, unread = set(), Counter()
-    for path in iter_images(folder):
-        filled.add(path.relative_to(folder).parts[0])
-        if (path.suffix.lower() if any_case else path.suffix) not in read:
-            unread[path.suffix] += 1
+    for place, names in iter_images(folder):
+        if names:
+            filled.add(os.path.relpath(place, folder).split(os.sep)[0])
+        kinds = Counter(os.path.splitext(name)[1] for name in names)
+        unread.update({kind: n for kind, n in kinds.items() if (kind.lower() if any_case else kind) not in read})
     folders = getattr(dataset, "folder_to_idx", ())
     odd = [name for name in folders if name.startswith(HIDDEN) or name not in filled]
     return folder.rstrip("/"), odd, unread
 
 
-def iter_images(folder: str | Path) -> Iterator[Path]:
-    """Iterate over the images in a folder and its subfolders, symbolic links included, without hidden ones."""
+def iter_images(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Iterate over a folder and its subfolders, links included, with the names of the images in each, none hidden."""
     visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in visited:  # a link that leads back
@@ -60,8 +61,7 @@ def iter_images(folder: str | Path) -> Iterator[Path]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = (name for name in files if not name.startswith(".") and name.lower().endswith(IMAGES))
-        yield from (Path(place, name) for name in names)
+        yield place, [name for name in files if not name.startswith(".") and name.lower().endswith(IMAGES)]
 
 
 def check_mask(path: str, labels: Tensor) -> None:

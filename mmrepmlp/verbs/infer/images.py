@@ -30,7 +30,9 @@ def find_images(path: str | Path, written: tuple[Path, ...] = ()) -> tuple[Path,
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no image or folder at {path}.")
-    root, files = (path, sorted(iter_images(path))) if path.is_dir() else (path.parent, [path])
+    root, files = path.parent, [path]
+    if path.is_dir():
+        root, files = path, sorted(Path(place, name) for place, names in iter_images(path) for name in names)
     outputs = [folder.resolve() for folder in written]
     images = [file for file in files if not any(file.resolve().is_relative_to(folder) for folder in outputs)]
     if not images:
