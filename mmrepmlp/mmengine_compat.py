@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All global side effects of importing mmrepmlp: :data:`EFFECTS`, each with a reason."""
+"""All global side effects of importing mmrepmlp: :data:`EFFECTS`, each with what would go wrong without it."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import CheckpointLoader
@@ -13,21 +11,13 @@ from mmengine.runner import CheckpointLoader
 from .checkpoint import LOADERS
 
 
-class Effect(NamedTuple):
-    """A change outside of the package.
-
-    Attributes:
-        changes: What changes.
-        reason: What would go wrong without it.
-        apply: Makes the change; idempotent.
-    """
-
-    changes: str
-    reason: str
-    apply: Callable[[], None]
-
-
 def read_checkpoints_safely() -> None:
+    """Replace MMEngine's loaders: local, http(s), torchvision://, open-mmlab://, mmcls://, s3://, pavi://.
+
+    They execute code that a file may contain: on torch < 2.6, and those of onedl-mmengine on any. On newer torch those
+    of open-mmlab fail on MMEngine's own checkpoints. With ours, load_from, --resume and
+    init_cfg=dict(type='Pretrained') behave alike, damaged files are explained, and safetensors are read.
+    """
     for pattern, loader in LOADERS.items():
         registered = CheckpointLoader._schemes.get(pattern)
         if registered is None or registered.__module__ == CheckpointLoader.__module__:  # not somebody's own
@@ -35,12 +25,18 @@ def read_checkpoints_safely() -> None:
 
 
 def name_packages_by_their_modules() -> None:
+    """Tell MMEngine the packages of mmseg:: and mmrepmlp:: in configs, in its MODULE2PACKAGE.
+
+    It locates them by the name of the distribution, which is another one in onedl's line, and fails for editable
+    installs; the name of a module works for any.
+    """
     MODULE2PACKAGE["mmrepmlp"] = "mmrepmlp.registry"
     if find_spec("mmseg"):  # else MMEngine's message names what to install
         MODULE2PACKAGE["mmseg"] = "mmseg"
 
 
 def link_configs_of_clone() -> None:
+    """Link mmrepmlp/.mim of a clone on PYTHONPATH, where MMEngine looks for mmrepmlp::..., as an installation does."""
     package = Path(__file__).parent
     for name in ("configs", "tools", "model-index.yml") if (package.parent / "model-index.yml").exists() else ():
         with suppress(OSError):  # the link is there, or the clone may not be written to
@@ -48,29 +44,10 @@ def link_configs_of_clone() -> None:
             (package / ".mim" / name).symlink_to(Path("..", "..", name))
 
 
-EFFECTS = [
-    Effect(
-        "MMEngine's loaders of checkpoints: local, http(s), torchvision://, open-mmlab://, mmcls://, s3://, pavi://",
-        "They execute code that a file may contain: on torch < 2.6, and those of onedl-mmengine on any. On newer torch "
-        "those of open-mmlab fail on MMEngine's own checkpoints. With ours, load_from, --resume and "
-        "init_cfg=dict(type='Pretrained') behave alike, damaged files are explained, and safetensors are read.",
-        read_checkpoints_safely,
-    ),
-    Effect(
-        "mmengine.config.utils.MODULE2PACKAGE",
-        "MMEngine locates the package of mmseg:: or mmrepmlp:: in a config by the name of its distribution, which is "
-        "another one in onedl's line, and fails for editable installs; the name of a module works for any.",
-        name_packages_by_their_modules,
-    ),
-    Effect(
-        "mmrepmlp/.mim of a clone",
-        "MMEngine looks there for mmrepmlp::..., and only an installation writes it: in a clone on PYTHONPATH, links.",
-        link_configs_of_clone,
-    ),
-]
+EFFECTS = (read_checkpoints_safely, name_packages_by_their_modules, link_configs_of_clone)
 
 
 def install() -> None:
     """Apply all :data:`EFFECTS`. Importing mmrepmlp.registry calls it once; calling it again changes nothing."""
     for effect in EFFECTS:
-        effect.apply()
+        effect()

@@ -18,17 +18,10 @@ SPLITS = ("train", "val")
 def warp_scan(
     scan: np.ndarray, size: tuple[int, int], center: Sequence[float], side: float, angle: float
 ) -> np.ndarray:
-    """Enlarge, rotate and move a scan.
-
-    Args:
-        scan: Shape (8, 8), uint8 from 0 (paper) to 255 (ink).
-        size: Height and width of the image in pixels.
-        center: Column and row of the scan's center in the image, in pixels.
-        side: Side of the scan in the image, in pixels.
-        angle: Rotation, in degrees.
+    """Enlarge, rotate and move a scan: a side in pixels around a center (column, row), turned by degrees.
 
     Returns:
-        Coverage of each pixel by ink, shape (height, width), from 0 to 1.
+        Coverage of each pixel by ink, of shape ``size`` (height, width), from 0 to 1.
     """
     middle = (len(scan) - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
@@ -38,15 +31,9 @@ def warp_scan(
 
 
 def compose_all(compose: Callable, split: str, number: int) -> Iterator[tuple[str, object]]:
-    """Compose the images of a split on all cores, with a progress bar; image i does not depend on their number.
+    """Compose the images of a split, each with a name, on all cores; image i does not depend on their number.
 
-    Args:
-        compose: Function of scans, their digits and a random generator.
-        split: ``"train"`` or ``"val"``.
-        number: How many.
-
-    Yields:
-        A name and the result of ``compose``.
+    ``compose`` is a function of scans, their digits and a random generator.
     """
     with Pool(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C ends this process
         composed = pool.imap(partial(compose_indexed, compose, split), range(number), chunksize=16)

@@ -70,10 +70,5 @@ def to_coco(digit: int, mask: np.ndarray) -> dict:
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = [contour.flatten().tolist() for contour in contours if len(contour) >= 3]
-    return dict(
-        category_id=digit,
-        bbox=[x, y, width, height],
-        area=int(mask.sum()),
-        segmentation=polygons,
-        iscrowd=0,
-    )
+    area = int(mask.sum())
+    return dict(category_id=digit, bbox=[x, y, width, height], area=area, segmentation=polygons, iscrowd=0)

@@ -71,11 +71,7 @@ def paint_background(generator: np.random.Generator) -> np.ndarray:
 
 
 def place_scan(scan: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Enlarge and rotate a scan, and move it to a random position in the scene.
-
-    Returns:
-        Coverage of each pixel, shape (HEIGHT, WIDTH), from 0 to 1.
-    """
+    """Warp a scan to a random position in the scene: coverage of each pixel, shape (HEIGHT, WIDTH), from 0 to 1."""
     side, angle = generator.uniform(*SIDES), generator.uniform(-TURN, TURN)
     margin = 0.45 * side
     center = generator.uniform(margin, WIDTH - margin), generator.uniform(margin, HEIGHT - margin)

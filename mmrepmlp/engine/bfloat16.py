@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmrepmlp.models.common import GroupedLinear
 
@@ -49,11 +49,6 @@ def in_bfloat16(forward: Callable[..., object]) -> Callable[..., object]:
         devices = [leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         with torch.autocast(devices[0] if devices else "cpu", torch.bfloat16):
             outputs = forward(*args, **kwargs)
-        return tree_map(as_float32, outputs)
+        return tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype == torch.bfloat16 else x, outputs)
 
     return call
-
-
-def as_float32(value: object) -> object:
-    """A tensor of bfloat16 in float32; anything else as it is."""
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value

@@ -53,14 +53,7 @@ def setup_distributed(cfg: Config) -> None:
 
 
 def export_ranks(launcher: str) -> None:
-    """Set torch's variables for rank and world size from those of the launcher.
-
-    Args:
-        launcher: Launcher of this process: pytorch, slurm or mpi.
-
-    Raises:
-        MMRepMLPError: An environment variable of the launcher is not set.
-    """
+    """Set torch's variables for rank and world size from those of the launcher."""
     for name, source in VARIABLES[launcher].items():
         if source not in os.environ:
             raise MMRepMLPError(
@@ -71,15 +64,7 @@ def export_ranks(launcher: str) -> None:
 
 
 def check_gpu(local_rank: int, gpus: int) -> None:
-    """Check that a machine has at least as many GPUs as processes.
-
-    Args:
-        local_rank: Local rank of this process.
-        gpus: Number of GPUs visible to the process.
-
-    Raises:
-        ValueError: There is no GPU for this process.
-    """
+    """Reject more processes than the machine has GPUs."""
     if local_rank >= gpus:
         raise ValueError(
             f"process {local_rank} on this machine, counted from 0, has no GPU: {gpus} are visible. Start at most "
@@ -88,21 +73,12 @@ def check_gpu(local_rank: int, gpus: int) -> None:
 
 
 def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -> None:
-    """Initialize the default process group with gloo, unless it exists.
-
-    Args:
-        timeout: Timeout of collective operations in seconds. Default: torch's, 30 minutes.
-        port: Port of process 0. Default: ``MASTER_PORT``, or 29500.
-        **unused: Further settings of ``env_cfg.dist_cfg``, which are for GPUs.
-
-    Raises:
-        MMRepMLPError: The address of process 0 is unknown.
-    """
+    """Initialize the default process group with gloo, unless it exists, for the settings of ``env_cfg.dist_cfg``."""
     if is_distributed():
         return
+    os.environ.setdefault("MASTER_PORT", "29500")
     if port is not None:
         os.environ["MASTER_PORT"] = str(port)
-    os.environ.setdefault("MASTER_PORT", "29500")
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = first_slurm_host()
     init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
@@ -120,17 +96,10 @@ def destroy_gloo() -> None:
 
 
 def first_slurm_host() -> str:
-    """Name of the first machine of a slurm job, where process 0 runs.
-
-    Raises:
-        MMRepMLPError: This is not a slurm job, or scontrol fails.
-    """
+    """Name of the first machine of a slurm job, where process 0 runs."""
     nodes = os.environ.get("SLURM_NODELIST")
     try:
-        hosts = subprocess.run(
-            ["scontrol", "show", "hostname", nodes or ""], capture_output=True, text=True, check=True
-        )
-        return hosts.stdout.split()[0]
+        return subprocess.check_output(["scontrol", "show", "hostname", nodes or ""], text=True).split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise MMRepMLPError(
             f"the address of process 0 is unknown: MASTER_ADDR is not set, and slurm gives no host for "
@@ -139,31 +108,17 @@ def first_slurm_host() -> str:
 
 
 def choose_cpu_wrapper(cfg: Config) -> None:
-    """Replace the model wrappers of a config by ones that work without a GPU, with the same settings.
-
-    Args:
-        cfg: The config of a run; changed in place.
-    """
+    """Replace MMEngine's model wrapper in the config of a run by one that works without a GPU, with its settings."""
+    default = dict(broadcast_buffers=False)
+    owner, name = cfg, "model_wrapper_cfg"
     if cfg.get("runner_type") == "FlexibleRunner":
-        if cfg.get("strategy") is None:
-            cfg.strategy = dict(type="DDPStrategy")
-        if cfg.strategy.type == "DDPStrategy":
-            cfg.strategy.model_wrapper = cpu_wrapper(cfg.strategy.get("model_wrapper"))
+        cfg.strategy = cfg.get("strategy") or dict(type="DDPStrategy")
+        if cfg.strategy.type != "DDPStrategy":
+            return
+        owner, name = cfg.strategy, "model_wrapper"
     else:
-        cfg.model_wrapper_cfg = cpu_wrapper(
-            cfg.get("model_wrapper_cfg"), find_unused_parameters=cfg.get("find_unused_parameters", False)
-        )
-
-
-def cpu_wrapper(wrapper: dict | None, **defaults) -> dict:
-    """The counterpart of a distributed data-parallel wrapper for CPUs.
-
-    Args:
-        wrapper: Config of the wrapper. A custom type is kept. Default: MMEngine's wrapper.
-        **defaults: Settings used if ``wrapper`` is None.
-    """
-    if wrapper is None:
-        wrapper = dict(broadcast_buffers=False, **defaults)
-    if wrapper.get("type", "MMDistributedDataParallel") == "MMDistributedDataParallel":
-        return {**wrapper, "type": CPU_WRAPPER}
-    return wrapper
+        default["find_unused_parameters"] = cfg.get("find_unused_parameters", False)
+    wrapper = dict(owner.get(name) or default)
+    if wrapper.setdefault("type", "MMDistributedDataParallel") == "MMDistributedDataParallel":
+        wrapper["type"] = CPU_WRAPPER
+    owner[name] = wrapper

@@ -13,7 +13,6 @@ from types import FrameType
 from urllib.error import URLError
 
 from mmengine.config import Config
-from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
@@ -25,7 +24,10 @@ from .explain_data import WORKER, advise_on_data, advise_on_labels, find_split, 
 CHANNELS = {"in_channels": 1, "num_features": 1, "num_channels": 1, "in_features": -1, "normalized_shape": -1}
 BUILDERS = ("build_from_cfg", "build_train_loop", "build_val_loop", "build_test_loop")
 UNKNOWN_TYPE = re.compile(r"is not in the \S+ registry|Cannot find \S+ in registry")
-WRONG_ARGUMENT = re.compile(r"unexpected keyword argument|missing \d+ required|got multiple values for")
+OTHER_SIZES = re.compile("image size in a batch should be the same|expects each tensor to be equal size")
+WRONG_ARGUMENT = re.compile(
+    r"unexpected keyword argument|missing \d+ required|got multiple values for|must contain the key \"type\""
+)
 
 
 class ExplainedError(MMRepMLPError):
@@ -93,12 +95,10 @@ def explain(error: BaseException) -> str | None:
 def explain_build(error: KeyError | TypeError, frame: FrameType) -> str | None:
     """Name the type or the argument in a config that does not exist; None where something else ended a constructor."""
     text = str(error.args[0]) if error.args else ""
-    if UNKNOWN_TYPE.search(text):  # mmcv's says None in place of the name
+    if UNKNOWN_TYPE.search(text):
+        kind = (frame.f_locals.get("cfg") or {}).get("type", text)  # mmcv's text says None in place of the name
         advice = "Correct the name, or add the module that registers it to custom_imports."
-        kind = (frame.f_locals.get("cfg") or {}).get("type")
-        return f"type={kind!r} in the config is unknown. {advice}" if kind else f"{text} {advice}"
-    if 'must contain the key "type"' in text:
-        return f"A part of the config cannot be built: {text}"
+        return f"type={kind!r} in the config is unknown. {advice}"
     if not WRONG_ARGUMENT.search(text):
         return None
     advice = "Correct its arguments in the config."
@@ -123,11 +123,8 @@ def advise_on_batch(error: Exception, frames: list[FrameType], cfg: Config) -> t
             advice = f"{loader}{'.batch_sampler' * bool(cfg[loader].get('batch_sampler'))}.drop_last=True"
         name = f"model.{paths[modules[-1]]}"
         return f"A batch has one image, of which the batch norm {name} gets a map of 1 x 1. Set {advice}.", {}
-    joins = any(isinstance(owner, BaseDataPreprocessor) for owner in owners) or "collate" in str(error)
-    joins = joins or any("collate" in frame.f_code.co_name for frame in frames)
-    if joins and re.search(
-        r"image size in a batch should be the same|expects each tensor to be equal size", str(error)
-    ):
+    places = " ".join([str(error), *(f"{frame.f_code.co_filename} {frame.f_code.co_name}" for frame in frames)])
+    if OTHER_SIZES.search(str(error)) and re.search("data_preprocessor|collate", places):
         loader = f"{find_split(owners)}_dataloader"
         text = f"The images of a batch have different sizes. Set {loader}.batch_size=1, or resize them to one size in"
         return f"{text} {loader}.dataset.pipeline.", {}
@@ -159,11 +156,8 @@ def advise_on_model(error: Exception, frames: list[FrameType], cfg: Config) -> t
     attribute = next(attribute for attribute in CHANNELS if hasattr(layer, attribute))
     built_for, got = getattr(layer, attribute), given.size(CHANNELS[attribute])
     built_for = built_for[-1] if isinstance(built_for, tuple) else built_for
-    if (
-        got == built_for
-        or any(layer.children())
-        or (attribute == "normalized_shape" and type(layer) is not nn.LayerNorm)
-    ):
+    by_axis = attribute != "normalized_shape" or type(layer) is nn.LayerNorm  # others normalize another axis
+    if got == built_for or any(layer.children()) or not by_axis:
         return None
     if path[0] == "head" and attribute == "in_features" and given.dim() == 4:
         necks = [*as_list(settings.get("neck")), dict(type="GlobalAveragePooling")]
@@ -278,11 +272,4 @@ def advise_on_resuming(error: Exception, frames: list[FrameType], cfg: Config) -
     return f"{text} Resume with the optim_wrapper it was trained with, or start from its weights: load_from=...", {}
 
 
-ADVISERS = (
-    advise_on_batch,
-    advise_on_model,
-    advise_on_data,
-    advise_on_labels,
-    advise_on_merging,
-    advise_on_resuming,
-)
+ADVISERS = (advise_on_batch, advise_on_model, advise_on_data, advise_on_labels, advise_on_merging, advise_on_resuming)

@@ -4,18 +4,18 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from os.path import expanduser, join
 from pathlib import Path
 from types import FrameType
 
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.evaluator import BaseMetric
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from PIL import Image
 
-from mmrepmlp.engine.hooks.annotation_files import COUNTS_AS_CLASS, iter_datasets, list_images, names_in
-from mmrepmlp.verbs.config import as_list
+from mmrepmlp.engine.hooks.annotation_files import iter_datasets, names_in
 
 WORKER = "\nOriginal Traceback"  # where torch quotes what a data loader's worker raised
 READER = "imfrombytes"  # the function of mmcv that decodes images
@@ -33,17 +33,15 @@ def advise_on_data(error: Exception, frames: list[FrameType], cfg: Config) -> tu
     """Name the setting of a file or folder that is not there, or say why a dataset is empty."""
     owners = [frame.f_locals.get("self") for frame in frames]
     loop = next((owner for owner in reversed(owners) if isinstance(owner, BaseLoop)), None)
-    paths = [
-        path for name in ([find_split(owners)] if loop else ["train", "val", "test"]) for path in iter_paths(cfg, name)
-    ]
+    splits = [find_split(owners)] if loop else ["train", "val", "test"]
+    paths = [path for split in splits for path in iter_paths(cfg, split)]
     if any(READER in text for text in (str(error), *(frame.f_code.co_name for frame in frames))):
         dataset = next((owner for owner in owners if isinstance(owner, BaseDataset)), None) or loop.dataloader.dataset
         return next(iter_unreadable(dataset)), {}
-    if frames[-1].f_code.co_name == "_find_samples" and isinstance(
-        error, AssertionError
-    ):  # in which mmpretrain numbers folders
+    function = frames[-1].f_code.co_name
+    if function == "_find_samples" and isinstance(error, AssertionError):  # in which mmpretrain numbers folders
         return why_other_folders(owners[-1]), {}
-    if isinstance(owners[-1], BaseDataset) and frames[-1].f_code.co_name == "_serialize_data":
+    if function == "_serialize_data" and isinstance(owners[-1], BaseDataset):
         return why_empty(owners[-1], paths), {}
     named = [(setting, path) for setting, path in paths if is_in(path, summarize(error))]
     missing = [(setting, path) for setting, path in named if not Path(path).exists()]
@@ -68,61 +66,53 @@ def iter_unreadable(dataset: object) -> Iterator[str]:
     that Pillow cannot read are read once more.
     """
     for part in iter_datasets(dataset):
-        readers = [step for step in part.pipeline.transforms if type(step).__name__.startswith("Load")]
+        read = Compose([step for step in part.pipeline.transforms if type(step).__name__.startswith("Load")])
         for info in (part.get_data_info(index) for index in range(len(part))):
-            for path in [info[key] for key in ("img_path", "seg_map_path") if isinstance(info.get(key), str)]:
-                if not is_image(path, whole=path == info.get("seg_map_path")) and not reads(readers, info):
+            for key in ("img_path", "seg_map_path"):
+                path = info.get(key)
+                if isinstance(path, str) and not (works(open_image, path, key) or works(read, info)):
                     kind = "is empty" if Path(path).exists() and not Path(path).stat().st_size else "is damaged"
                     yield f"{path} {kind}. Replace the file, or remove it with its annotation."
 
 
-def is_image(path: str, whole: bool) -> bool:
-    """Whether Pillow can read an image, or the beginning of it."""
-    try:
-        with Image.open(path) as image:
-            if whole:
-                image.load()
-    except Exception:
-        return False
-    return True
+def open_image(path: str, key: str) -> None:
+    """Open an image with Pillow, and decode it if it is a mask, which the frameworks read with Pillow as well."""
+    with Image.open(path) as image:
+        if key == "seg_map_path":
+            image.load()
 
 
-def reads(readers: list[Callable], info: dict) -> bool:
-    """Whether the transforms that load a sample do so."""
-    try:
-        for read in readers:
-            info = read(info)
-    except Exception:
-        return False
-    return True
+def works(operation: Callable, *arguments: object) -> bool:
+    """Whether an operation ends without an error."""
+    with suppress(Exception):
+        operation(*arguments)
+        return True
+    return False
 
 
 def why_other_folders(dataset: BaseDataset) -> str:
     """Which folders make a dataset of other classes than its config names."""
-    names = names_in(dataset.metainfo)
-    if odd := [name for name in list_images(dataset)[1] if name not in names]:
-        return COUNTS_AS_CLASS.format(", ".join(odd))
-    others = [name for name in dataset.folder_to_idx if name not in names]
-    missing = [name for name in names if name not in dataset.folder_to_idx]
-    return f"Folders without a class: {others}; classes without a folder: {missing}. Correct metainfo.classes or these."
+    names, folders = names_in(dataset.metainfo), list(dataset.folder_to_idx)
+    extra, missing = ([name for name in a if name not in b] for a, b in ((folders, names), (names, folders)))
+    return f"Folders without a class: {extra}; classes without a folder: {missing}. Correct these or metainfo.classes."
 
 
 def iter_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
     """Iterate over the settings of a split's data that are paths, each with its path."""
-    for index, evaluator in enumerate(as_list(cfg.get(f"{split}_evaluator"))):
+    for name, evaluator in named_parts(f"{split}_evaluator", cfg.get(f"{split}_evaluator")):
         if isinstance(evaluator, Mapping) and isinstance(evaluator.get("ann_file"), str):
-            number = f".{index}" if isinstance(cfg[f"{split}_evaluator"], list) else ""
-            yield f"{split}_evaluator{number}.ann_file", evaluator["ann_file"]
-    datasets = [(f"{split}_dataloader.dataset", (cfg.get(f"{split}_dataloader") or {}).get("dataset"))]
-    while datasets:
-        name, dataset = datasets.pop(0)
-        if not isinstance(dataset, Mapping):
-            continue
-        yield from ((f"{name}.{setting}", path) for setting, path in local_paths(dataset))
-        for key in ("dataset", "datasets"):
-            many = isinstance(dataset.get(key), list)
-            parts = enumerate(as_list(dataset.get(key)))
-            datasets += [(f"{name}.{key}.{i}" if many else f"{name}.{key}", part) for i, part in parts]
+            yield f"{name}.ann_file", evaluator["ann_file"]
+    datasets = named_parts(f"{split}_dataloader.dataset", (cfg.get(f"{split}_dataloader") or {}).get("dataset"))
+    for name, dataset in datasets:  # which grow
+        if isinstance(dataset, Mapping):
+            yield from ((f"{name}.{setting}", path) for setting, path in local_paths(dataset))
+            for key in ("dataset", "datasets"):
+                datasets += named_parts(f"{name}.{key}", dataset.get(key))
+
+
+def named_parts(name: str, value: object) -> list[tuple[str, object]]:
+    """The parts of a setting, each with its dotted name: the items of a list, or the value itself."""
+    return [(f"{name}.{i}", part) for i, part in enumerate(value)] if isinstance(value, list) else [(name, value)]
 
 
 def local_paths(dataset: Mapping) -> Iterator[tuple[str, str]]:
@@ -149,10 +139,10 @@ def why_empty(dataset: BaseDataset, paths: list[tuple[str, str]]) -> str:
         owner = next((name.partition(".data_prefix")[0] for name, path in paths if path == folder), "the dataset")
         text = f"{folder} has no file that ends in {suffix!r}, but {', '.join(found) or 'none at all'}."
         return f"{text} Set {owner}.img_suffix, and {owner}.seg_map_suffix for the masks."
-    where = f"ann_file={dataset.ann_file!r} and data_prefix={dataset.data_prefix}"
     if getattr(dataset, "cat_ids", None) == []:
         classes = dataset.metainfo["classes"]
         return f"None of the categories in {dataset.ann_file} is in metainfo.classes={classes}. Correct the names."
+    where = f"ann_file={dataset.ann_file!r} and data_prefix={dataset.data_prefix}"
     return f"{type(dataset).__name__} is empty. Check {where}, and its filter_cfg."
 
 
@@ -161,8 +151,6 @@ def advise_on_labels(error: Exception, frames: list[FrameType], cfg: Config) -> 
     metric = frames[-1].f_locals["self"]
     if not isinstance(metric, BaseMetric) or not isinstance(error, KeyError) or frames[-1].f_code.co_name != "process":
         return None
-    text = (
-        f"{type(metric).__name__} compares with labels, which the samples do not have. Load them in the test pipeline"
-    )
+    text = f"{type(metric).__name__} compares with labels, which the samples do not have. Load them in the pipeline"
     writes = "format_only" in inspect.signature(type(metric)).parameters
     return f"{text}{', or set format_only=True and output_dir to write predictions alone' if writes else ''}.", {}

@@ -29,10 +29,7 @@ INTERNAL = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is n
 
 
 def add_progress(runner: Runner, name_log: bool = True) -> None:
-    """Show the progress of a runner on the terminal, and write its log to the log file alone, but for warnings.
-
-    It is shown inside of :func:`show_progress`.
-    """
+    """Write a runner's log to its file alone, but for warnings, and have :func:`show_progress` show its progress."""
     for handler in terminal_handlers(runner.logger):
         handler.setStream(sys.stdout)
         handler.setLevel(max(handler.level, logging.WARNING))
@@ -175,11 +172,7 @@ def concerns_user(record: logging.LogRecord) -> bool:
 
 
 class WithoutInformation(io.TextIOBase):
-    """What stands for the terminal while a runner is built: all but the records of MMEngine's log below warnings.
-
-    Args:
-        stream: The terminal.
-    """
+    """What stands for a terminal while a runner is built: all but the records of MMEngine's log below warnings."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

@@ -62,28 +62,17 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
         add_progress(runner, name_log)
     for switch, hooks in CHECKS.items():
         if cfg.get(switch, True):
-            add_hooks(
-                runner, {name: f"{reason} {switch}=False in the config turns it off." for name, reason in hooks.items()}
-            )
+            off = f"{switch}=False in the config turns it off."
+            add_hooks(runner, {name: f"{reason} {off}" for name, reason in hooks.items()})
     return runner
 
 
 def wait_for_own_name(cfg: Config) -> Path:
     """Wait until the second is over in which another run began, of the same config in this process or with the same
-    work dir in any.
+    work dir in any, and create the log folder of this run, unless it is another process of the same run.
 
-    MMEngine names the logger, the message hub, the visualizer and the log folder of a run after the second in which it
-    begins, the former after its config as well. Two runs of one second would share log files, loss history and
-    pictures.
-
-    Args:
-        cfg: The config.
-
-    Returns:
-        The log folder of this run, which is created, unless this is another process of the same run.
-
-    Raises:
-        OSError: The work dir cannot be written.
+    MMEngine names the logger, the message hub, the visualizer and the log folder after the second in which a run
+    begins, the former after its config as well: two of one second would share log files, loss history and pictures.
     """
     name = cfg.get("experiment_name") or (Path(cfg.filename).stem if cfg.filename else None)
     check_folder(cfg.work_dir)
@@ -100,12 +89,7 @@ def wait_for_own_name(cfg: Config) -> Path:
 
 
 def add_hooks(runner: Runner, reasons: Mapping[str, str]) -> None:
-    """Add hooks of this package that a run does not have yet, and log why.
-
-    Args:
-        runner: The runner.
-        reasons: What each hook is for, by the name of its class.
-    """
+    """Add hooks of this package that a run does not have yet, and log what each is for, by the name of its class."""
     present = {type(hook).__name__ for hook in runner.hooks}
     for hook, reason in reasons.items():
         if hook not in present:

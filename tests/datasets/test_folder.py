@@ -2,17 +2,15 @@
 import pytest
 
 from mmrepmlp.datasets import digits, write_digits
+from mmrepmlp.datasets.write import WRITERS
 
 
-def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"digits already exists; choose another path.*--overwrite"):
-        write_digits(folder)
-    assert (folder / "notes.txt").read_text() == "mine"
-    write_digits(folder, overwrite=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["train", "val"]
+@pytest.mark.parametrize("write", [write for write, _ in WRITERS.values()])
+def test_an_existing_folder_is_kept(write, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="already exists; choose another path.*--overwrite"):
+        write(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):

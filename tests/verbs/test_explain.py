@@ -2,6 +2,7 @@
 """Runs of small models that the frameworks themselves end, and what is said about it."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -42,16 +43,11 @@ def call(cfg: Config) -> None:
         compute_loss(model.train(), cfg, 64)
 
 
-def explain_call(cfg: Config) -> ExplainedError:
+def explain_call(cfg: Config, call: Callable[[Config], object] = call) -> ExplainedError:
     with pytest.raises(ExplainedError) as caught, explained(cfg):
         call(cfg)
     assert caught.value.__cause__ is not None
     return caught.value
-
-
-@pytest.mark.parametrize("model", [SEGMENTOR, CASCADE, DETECTOR, YOLO, CLASSIFIER])
-def test_what_fits_works(model):
-    call(config(model))
 
 
 @pytest.mark.parametrize(
@@ -136,30 +132,17 @@ def test_a_neck_that_only_the_loss_calls(name):
     cfg = read_config(f"mmpretrain::{name}_in1k.py")
     cfg.model.backbone = dict(BACKBONE, out_indices=(3,))
     views = [torch.randn(2, 3, 64, 64)] * 2
-    with (
-        pytest.raises(ExplainedError, match=r"built for 2048 .*model\.neck\.in_channels=64\.") as caught,
-        explained(cfg),
-    ):
-        build_untrained(cfg)(views, [], mode="loss")
-    cfg.merge_from_dict(caught.value.options)
+    error = explain_call(cfg, lambda cfg: build_untrained(cfg)(views, [], mode="loss"))
+    assert re.search(r"built for 2048 .*model\.neck\.in_channels=64\.", str(error))
+    cfg.merge_from_dict(error.options)
     assert build_untrained(cfg)(views, [], mode="loss")["loss"].isfinite()
 
 
 def test_the_detector_inside_a_semi_supervised_model():
-    cfg = config(
-        dict(
-            type="mmdet.SemiBaseDetector",
-            detector=DETECTOR,
-            semi_train_cfg={"freeze_teacher": True},
-            semi_test_cfg={"predict_on": "student"},
-        )
-    )
+    teaching = dict(semi_train_cfg={"freeze_teacher": True}, semi_test_cfg={"predict_on": "student"})
+    cfg = config(dict(type="mmdet.SemiBaseDetector", detector=DETECTOR, **teaching))
     cfg.model.detector.neck.in_channels = [8, 16, 32, 65]
-    with (
-        pytest.raises(ExplainedError, match=r"Set model\.detector\.neck\.in_channels=\[8, 16, 32, 64\]"),
-        explained(cfg),
-    ):
-        build_untrained(cfg).eval()(torch.randn(1, 3, 64, 64), [], mode="tensor")
+    assert "Set model.detector.neck.in_channels=[8, 16, 32, 64]" in str(explain_call(cfg))
 
 
 def test_names_do_not_have_what_wrappers_add():

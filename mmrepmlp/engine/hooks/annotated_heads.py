@@ -20,11 +20,7 @@ FRAMEWORKS = ("torch", "mmengine", "mmcv", "mmpretrain", "mmseg", "mmdet", "mmre
 
 
 def find_head(model: nn.Module) -> tuple[str | None, int, list[int]]:
-    """The name of the head that labels are of, the number of its classes, and the labels that it ignores.
-
-    Raises:
-        AttributeError: It has no such number.
-    """
+    """The name of the head that labels are of, the number of its classes, and the labels that it ignores."""
     name = next((name for name in LABELS if hasattr(model, name.partition(".")[0])), None)
     head = model.get_submodule(name) if name else None
     head = head[-1] if isinstance(head, nn.ModuleList) else head
@@ -44,22 +40,17 @@ def find_head(model: nn.Module) -> tuple[str | None, int, list[int]]:
 
 
 def check_losses(model: nn.Module) -> None:
-    """Reject losses that compare one channel by softmax, which is always 1: they are constant, and fail on label 1.
-
-    Raises:
-        AnnotationError: There is one.
-    """
-    for name in ("head", "decode_head", "auxiliary_head"):
-        heads = getattr(model, name, ())
-        for head in heads if isinstance(heads, (nn.ModuleList, tuple)) else [heads]:
-            losses = getattr(head, "loss_decode", getattr(head, "loss_module", ()))
-            losses = losses if isinstance(losses, (nn.ModuleList, tuple)) else [losses]
-            single = getattr(head, "out_channels", getattr(head, "num_classes", 0)) == 1
-            if single and any(is_constant(loss, (1, 1, 8, 8) if name != "head" else (8, 1)) for loss in losses):
-                raise AnnotationError(
-                    f"model.{name} has a single channel, and softmax makes it 1 everywhere, so that its loss is "
-                    f"constant. Set use_sigmoid=True in its loss, or give it two channels, one a class. {SWITCH}"
-                )
+    """Reject losses that compare one channel by softmax, which is always 1: they are constant, and fail on label 1."""
+    for name, head in model.named_modules():
+        losses = getattr(head, "loss_decode", getattr(head, "loss_module", None))
+        if losses is None or getattr(head, "out_channels", getattr(head, "num_classes", 0)) != 1:
+            continue
+        shape = (1, 1, 8, 8) if hasattr(head, "loss_decode") else (8, 1)
+        if any(is_constant(loss, shape) for loss in (losses if isinstance(losses, nn.ModuleList) else [losses])):
+            raise AnnotationError(
+                f"model.{name} has a single channel, and softmax makes it 1 everywhere, so that its loss is "
+                f"constant. Set use_sigmoid=True in its loss, or give it two channels, one a class. {SWITCH}"
+            )
 
 
 def is_constant(loss: nn.Module, shape: tuple[int, ...]) -> bool:

@@ -4,17 +4,17 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from mmengine.dataset import BaseDataset
 from PIL import ExifTags, Image
+from torch import Tensor
 
-IMAGES = {".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGES = (".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 HIDDEN = (".", "@", "$", "__MACOSX")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir
 
 SWITCH = "check_annotations=False in the config skips this check."
-COUNTS_AS_CLASS = "{} counts as a class, but is hidden or has no image. Remove it."
 TURNED = (
     "{} is turned where it is read, by its EXIF orientation, and its annotation has the size of the stored image, "
     "{} x {}. Unless it was made on the turned one, set color_type='color_ignore_orientation' of LoadImageFromFile."
@@ -32,75 +32,63 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
         The folder, None of other datasets; the folders in it that count as classes and are none: hidden, or without an
         image; and the numbers of images that are not read, by their extensions.
     """
-    folder, suffixes = getattr(dataset, "img_prefix", None), tuple(getattr(dataset, "extensions", ()))
-    masks, several = None, bool(suffixes)
+    folder, suffixes = getattr(dataset, "img_prefix", None), list(getattr(dataset, "extensions", ()))
+    any_case = bool(suffixes)
     if hasattr(dataset, "img_suffix"):
-        folder, masks = (dataset.data_prefix.get(name) for name in ("img_path", "seg_map_path"))
-        suffixes = (dataset.img_suffix,)
+        folder, masks = (dataset.data_prefix.get(name) or "" for name in ("img_path", "seg_map_path"))
+        suffixes = [dataset.img_suffix, *([dataset.seg_map_suffix] if masks.startswith(folder) else [])]
     if not (folder and suffixes and os.path.isdir(folder)) or os.path.isfile(dataset.ann_file):
         return None, [], Counter()
+    # Images that end in another way are of another kind, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
+    read = {os.path.splitext(f"x{suffix}")[1] for suffix in suffixes}
     filled, unread = set(), Counter()
-    for place, name in iter_images(folder):
-        suffix = os.path.splitext(name)[1]
-        if masks and place.startswith(masks.rstrip("/")) and name.endswith(dataset.seg_map_suffix):
-            continue
-        filled.add(os.path.relpath(place, folder).split(os.sep)[0])
-        # One that ends in another way is of another kind, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
-        if not (name.lower() if several else name).endswith((*suffixes, os.path.splitext(f"x{suffixes[0]}")[1])):
-            unread[suffix] += 1
+    for place, names in iter_images(folder):
+        if names:
+            filled.add(os.path.relpath(place, folder).split(os.sep)[0])
+        kinds = Counter(os.path.splitext(name)[1] for name in names)
+        unread.update({kind: n for kind, n in kinds.items() if (kind.lower() if any_case else kind) not in read})
     folders = getattr(dataset, "folder_to_idx", ())
     odd = [name for name in folders if name.startswith(HIDDEN) or name not in filled]
     return folder.rstrip("/"), odd, unread
 
 
-def iter_images(folder: str) -> Iterator[tuple[str, str]]:
-    """Iterate over the images in a folder and its subfolders, each with the folder it is in."""
-    for place, _, names in os.walk(folder, followlinks=True):
-        yield from ((place, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGES)
+def iter_images(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Iterate over a folder and its subfolders, links included, with the names of the images in each, none hidden."""
+    visited = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:  # a link that leads back
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield place, [name for name in files if not name.startswith(".") and name.lower().endswith(IMAGES)]
 
 
-def check_mask(path: str, labels: object) -> None:
-    """Check that a mask can be read as 8 bits of one channel.
-
-    Raises:
-        AnnotationError: It has several channels, or larger labels.
-    """
-    data = getattr(labels, "data", None)
-    if data is not None and data.size(0) != 1:  # mmsegmentation leaves the channels where they are
-        raise AnnotationError(f"{path} has {data.size(-1)} channels; a mask has one, the number of the class. {SWITCH}")
-    if (largest := largest_label(path)) > 255:
+def check_mask(path: str, labels: Tensor) -> None:
+    """Reject a mask of several channels, or of larger labels than the 8 bits hold as which mmsegmentation reads it."""
+    if labels.size(0) != 1:
+        raise AnnotationError(
+            f"{path} has {labels.size(-1)} channels; a mask has one, the number of the class. {SWITCH}"
+        )
+    with Image.open(path) as image:
+        largest = np.asarray(image).max() if image.mode.startswith(("I", "F")) else 0
+    if largest > 255:
         raise AnnotationError(
             f"{path} has labels up to {largest}, and masks are read with 8 bits, which makes them other classes. "
             f"Number the classes from 0 to 254; 255 is ignored. {SWITCH}"
         )
 
 
-def largest_label(mask: str) -> int:
-    """The largest label in a mask of more than 8 bits; 0 where it has no more."""
-    with suppress(OSError), Image.open(mask) as image:
-        if image.mode.startswith(("I", "F")):
-            return int(np.asarray(image).max())
-    return 0
-
-
-def turned_size(path: str) -> tuple[int, int] | None:
-    """Width and height of an image as it is stored, if its EXIF orientation says to turn it; None if not."""
-    with suppress(OSError), Image.open(path) as image:
-        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            return image.size
-    return None
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image."""
+def read_header(path: str) -> tuple[tuple[int, int], int]:
+    """Width and height of an image as it is stored, and its EXIF orientation, 1 where there is none."""
     with Image.open(path) as image:
-        return image.size
+        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
 
 
-def annotated_sizes(dataset: BaseDataset) -> dict[str, tuple[int, int]]:
-    """Width and height of the images of a dataset, as its annotation file has them."""
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return {info["img_path"]: (info["width"], info["height"]) for info in infos if "width" in info}
+def annotated_size(dataset: object, image: str) -> tuple[int, int]:
+    """Width and height of an image as the annotation file of a dataset has them."""
+    infos = (part.get_data_info(index) for part in iter_datasets(dataset) for index in range(len(part)))
+    return next((info["width"], info["height"]) for info in infos if info["img_path"] == image)
 
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:

@@ -6,7 +6,6 @@ from contextlib import suppress
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -14,19 +13,19 @@ from mmrepmlp.registry import HOOKS
 
 from .annotated_heads import LABELS, check_losses, find_head, labels_of
 from .annotation_files import (
-    COUNTS_AS_CLASS,
     SWITCH,
     TURNED,
     AnnotationError,
-    annotated_sizes,
+    annotated_size,
     check_mask,
-    image_size,
     iter_datasets,
     list_images,
     names_in,
-    turned_size,
+    read_header,
 )
+from .switch_to_deploy_hook import get_model
 
+MMSEG_READER = "mmseg.datasets.transforms.loading.LoadAnnotations"
 MASKS = 20
 ALL_IGNORED = (
     "In {} masks everything is of class 0, or {}, which is ignored. Of masks of 0 and 255, divide the numbers by 255."
@@ -65,8 +64,7 @@ class CheckAnnotationsHook(Hook):
         self.trained: list[str] = []  # the names of the classes
         self.without_class: int | None = 0  # masks so far, until one has a class beside number 0
         self.seen: set[str] = set()
-        self.sizes: dict[str, tuple[int, int]] | None = None  # of images in annotation files
-        self.turned = False  # whether an image is, by its EXIF orientation
+        self.turned = False  # whether an image was, by its EXIF orientation
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember the classes that weights were trained on."""
@@ -74,12 +72,7 @@ class CheckAnnotationsHook(Hook):
         self.trained = names_in(meta.get("dataset_meta") or meta) if isinstance(meta, Mapping) else []
 
     def before_train(self, runner: Runner) -> None:
-        """Compare the classes of the datasets with those of their files and of the model.
-
-        Raises:
-            AnnotationError: A COCO file has none of the categories that its dataset names, and there is no other
-                dataset; folders number the classes differently for validation; a loss is constant.
-        """
+        """Compare the classes of the datasets with those of their files and of the model."""
         check_losses(self.find_head(runner))
         self.trained = []  # not those of a checkpoint that it starts from, but of the first dataset
         self.check_datasets(runner, runner.train_dataloader.dataset)
@@ -92,11 +85,7 @@ class CheckAnnotationsHook(Hook):
         self.check_datasets(runner, runner.test_dataloader.dataset)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the labels of a batch with the classes of the head, and with their files.
-
-        Raises:
-            AnnotationError: A label is of a class that the head does not have, or a mask cannot be read as one.
-        """
+        """Compare the labels of a batch with the classes of the head, and with their files."""
         samples = samples_in(data_batch)
         self.check_files(runner, runner.train_dataloader.dataset, samples)
         for sample in samples if self.head else ():
@@ -133,7 +122,7 @@ class CheckAnnotationsHook(Hook):
 
     def find_head(self, runner: Runner) -> nn.Module:
         """Find the head that labels are of, and return the model."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_model(runner)
         with suppress(AttributeError):  # of models of a kind that is not understood
             self.head, self.classes, self.ignored = find_head(model)
         return model
@@ -147,11 +136,7 @@ class CheckAnnotationsHook(Hook):
                     runner.logger.warning(text)
 
     def faults(self, dataset: BaseDataset, alone: bool) -> Iterator[str]:
-        """Iterate over what is wrong with a dataset.
-
-        Raises:
-            AnnotationError: It makes results wrong.
-        """
+        """Iterate over what is odd about a dataset, and reject what makes results wrong."""
         names = names_in(dataset.metainfo)
         if getattr(dataset, "cat_ids", None) == []:
             text = f"None of the categories in {dataset.ann_file} is in metainfo.classes={names}: no box is used."
@@ -165,20 +150,18 @@ class CheckAnnotationsHook(Hook):
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unread.items()))
             setting = "extensions" if hasattr(dataset, "extensions") else "img_suffix"
             yield f"{folder} has images that are not read: {kinds}. Convert them, or set {setting} of the dataset."
-        folders = list(getattr(dataset, "folder_to_idx", ()))
-        yield from self.faults_in_order(folder or f"the {type(dataset).__name__}", names, folders, odd)
-
-    def faults_in_order(self, place: str, names: list, folders: list[str], odd: list[str]) -> Iterator[str]:
-        """Compare the numbers of classes with those in training, and with the folders that number them."""
+        place, folders = folder or f"the {type(dataset).__name__}", list(getattr(dataset, "folder_to_idx", ()))
         trained, self.trained = self.trained, self.trained or names
         new = [name for name in odd if name not in trained]  # a class of the training may have no image here
-        advice = COUNTS_AS_CLASS.format(", ".join(new)) if new else ""
+        advice = f"{', '.join(new)} counts as a class, but is hidden or has no image. Remove it." if new else ""
         moved = [name for name in names if name in trained and trained.index(name) != names.index(name)]
         if moved:
-            text = (
-                f"Class {moved[0]!r} has number {names.index(moved[0])} in {place}, but {trained.index(moved[0])} in "
+            numbers = f"number {names.index(moved[0])} in {place}, but {trained.index(moved[0])} in training"
+            others = [str(name) for name in (*names, *trained) if (name in names) != (name in trained)]
+            advice = (
+                advice or f"Both need the same classes in the same order; not in both: {', '.join(others) or 'none'}."
             )
-            text += f"training: {list_difference(names, trained)}. {advice or 'Both need the same classes.'}"
+            text = f"Class {moved[0]!r} has {numbers}. {advice}"
             if folders:
                 raise AnnotationError(f"{text} {SWITCH}")
             yield text
@@ -195,11 +178,9 @@ class CheckAnnotationsHook(Hook):
 
     def check_files(self, runner: Runner, dataset: object, samples: Sequence[object]) -> None:
         """Compare annotations with the files they are from, each file once."""
-        dataset = next(iter_datasets(dataset), None)
-        transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
-        by_mmseg = any(
-            type(part).__module__.startswith("mmseg.") for part in transforms if hasattr(part, "_load_seg_map")
-        )
+        pipelines = [getattr(part, "pipeline", None) for part in iter_datasets(dataset)]
+        transforms = getattr(pipelines[0], "transforms", ()) if pipelines else ()
+        by_mmseg = MMSEG_READER in {f"{type(part).__module__}.{type(part).__name__}" for part in transforms}
         turns = any(getattr(part, "color_type", None) in ("color", "grayscale") for part in transforms)
         for sample in samples:
             image, mask = (getattr(sample, name, None) for name in ("img_path", "seg_map_path"))
@@ -207,25 +188,19 @@ class CheckAnnotationsHook(Hook):
                 continue
             self.seen.add(image)
             if mask and by_mmseg:  # other readers may take more of a mask
-                check_mask(mask, getattr(sample, "gt_sem_seg", None))
+                with suppress(AttributeError, OSError):  # of a sample without it, and of files elsewhere
+                    check_mask(mask, sample.gt_sem_seg.data)
             if turns and not self.turned:
-                self.check_orientation(runner, dataset, image, mask)
+                with suppress(Exception):  # of a kind that is not understood
+                    self.check_orientation(runner, dataset, image, mask)
 
-    def check_orientation(self, runner: Runner, dataset: BaseDataset, image: str, mask: str | None) -> None:
-        """Warn of an image that is turned where it is read, while its annotation has the size of the stored one."""
-        with suppress(Exception):  # of datasets of a kind that is not understood
-            if (size := turned_size(image)) and not mask and self.sizes is None:
-                self.sizes = annotated_sizes(dataset)
-            if size and size == (image_size(mask) if mask else self.sizes.get(image)):
-                self.turned = True
+    def check_orientation(self, runner: Runner, dataset: object, image: str, mask: str | None) -> None:
+        """Warn of the first image that is turned where it is read, if its annotation has the size of the stored one."""
+        size, orientation = read_header(image)
+        if orientation != 1:
+            self.turned = True
+            if size == (read_header(mask)[0] if mask else annotated_size(dataset, image)):
                 runner.logger.warning(TURNED.format(image, *size))
-
-
-def list_difference(names: list, trained: list) -> str:
-    """Say which classes are in one of two lists."""
-    extra, missing = ([str(name) for name in a if name not in b] for a, b in ((names, trained), (trained, names)))
-    found = {"new are": extra, "missing are": missing}
-    return " and ".join(f"{word} {', '.join(names)}" for word, names in found.items() if names) or "the order differs"
 
 
 def samples_in(data_batch: object) -> Sequence[object]:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from functools import partial
+
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -27,38 +29,27 @@ class CheckLastBatchHook(Hook):
         """Watch the batch norms where the last batch has one image."""
         if not has_single(runner.train_dataloader, runner.max_iters):
             return
-        size = runner.train_dataloader.batch_sampler.batch_size
-        for name, norm in runner.model.named_modules():
-            synced = isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1
-            if isinstance(norm, _BatchNorm) and not synced:
-                self.handles.append(norm.register_forward_pre_hook(self.watch(name.removeprefix("module."), size)))
+        size, synced = runner.train_dataloader.batch_sampler.batch_size, get_world_size() > 1
 
-    def watch(self, name: str, size: int) -> object:
-        """Make a hook that notes a norm whose statistics are over the images of a batch alone."""
-
-        def note(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        def note(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
             if norm.training and len(inputs[0]) == size and inputs[0][0, 0].numel() == 1:
                 self.norm = name
 
-        return note
+        for name, norm in runner.model.named_modules():
+            if isinstance(norm, _BatchNorm) and not (synced and isinstance(norm, nn.SyncBatchNorm)):
+                self.handles.append(norm.register_forward_pre_hook(partial(note, name.removeprefix("module."))))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
-        """Tell.
-
-        Raises:
-            MMRepMLPError: There is such a norm.
-        """
+        """End the training where there is such a norm."""
         while self.handles:
             self.handles.pop().remove()
         if self.norm:
-            loader = runner.train_dataloader
-            setting = "drop_last" if loader.batch_size else "batch_sampler.drop_last"
+            setting = "drop_last" if runner.train_dataloader.batch_size else "batch_sampler.drop_last"
             raise MMRepMLPError(
                 f"The last batch of each epoch will have one image, of which model.{self.norm} cannot take statistics: "
-                f"its feature map is 1 x 1. Set train_dataloader.{setting}=True, or another batch_size than "
-                f"{loader.batch_sampler.batch_size}."
+                f"its feature map is 1 x 1. Set train_dataloader.{setting}=True, or another batch_size."
             )
 
 

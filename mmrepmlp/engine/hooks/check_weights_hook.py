@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmrepmlp.checkpoint import abbreviate, fit_names, load_weights, needed, raise_faults, unwrap
+from mmrepmlp.checkpoint import abbreviate, check_state_dict, fit_names, load_weights, needed, raise_faults, unwrap
 from mmrepmlp.registry import HOOKS
 
 
@@ -55,11 +55,7 @@ class CheckWeightsHook(Hook):
         self.faults = {}
 
     def before_test(self, runner: Runner) -> None:
-        """Refuse to evaluate random weights.
-
-        Raises:
-            ValueError: The model lacks tensors, or has them in another shape.
-        """
+        """Refuse to evaluate random weights."""
         if self.faults:
             raise_faults(needed(self.faults))
             if left := list(chain(*self.faults.values())):
@@ -74,17 +70,12 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 
 
 def check_resumable(model: nn.Module, state: dict) -> None:
-    """Check that a checkpoint has the parameters for which it has the state of an optimizer.
-
-    Raises:
-        ValueError: It is of another model; the message names a tensor, and both shapes.
-    """
-    for name, parameter in model.named_parameters():
-        given = tuple(state[name].shape) if name in state else None
-        if given != tuple(parameter.shape):
-            has = "lacks" if given is None else f"has with shape {given}"
-            raise ValueError(
-                f"The checkpoint to resume from is of another model: it {has} {name}, which has shape "
-                f"{tuple(parameter.shape)} here. Resume with the config it was trained with, or start a training from "
-                "its weights: --cfg-options load_from=..., without --resume."
-            )
+    """Reject a checkpoint without the parameters that the state of its optimizer would be for, naming both shapes."""
+    expected = dict(model.named_parameters())
+    try:
+        check_state_dict(expected, {name: value for name, value in state.items() if name in expected})
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Resume with the config it was trained with, or start a training from its weights: --cfg-options "
+            "load_from=..., without --resume."
+        ) from error

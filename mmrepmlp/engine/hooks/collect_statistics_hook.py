@@ -2,11 +2,12 @@
 import itertools
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmrepmlp.quantization import collect_statistics
 from mmrepmlp.registry import HOOKS
+
+from .switch_to_deploy_hook import get_model
 
 
 @HOOKS.register_module()
@@ -31,7 +32,7 @@ class CollectStatisticsHook(Hook):
         """
         if runner.iter:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = get_model(runner)
         batches = itertools.islice(runner.train_dataloader, self.batches)
         images = (model.data_preprocessor(data, False)["inputs"] for data in batches)
         count = collect_statistics(model.backbone, images)

@@ -69,11 +69,7 @@ class RepOptimizerConstructor(DefaultOptimWrapperConstructor):
 
 
 def find_additions(model: nn.Module) -> dict[str, LinearAddition]:
-    """The sums that weights of a model stand for, by their names.
-
-    Raises:
-        ValueError: There are none, or the weights are sharded.
-    """
+    """The sums that weights of a model stand for, by their names."""
     found = {}
     for path, module in model.named_modules():
         own = module.linear_additions() if hasattr(module, "linear_additions") else {}

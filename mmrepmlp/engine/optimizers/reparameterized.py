@@ -31,7 +31,8 @@ class ReparameterizedWeight:
 
 
 class GradientReparameterization(Optimizer):
-    """What changes gradients before a step of torch's optimizers and gives them back behind it.
+    """What changes gradients before a step of torch's optimizers, in ``before_step``, and gives them back behind it, in
+    ``after_step``.
 
     Args:
         params: Parameter groups.
@@ -43,14 +44,6 @@ class GradientReparameterization(Optimizer):
         super().__init__(params, **settings)
         self.weights = list(weights)
         self.register_hooks()
-
-    def before_step(self) -> None:
-        """Put the gradients of the parts in place of those of the weights."""
-        raise NotImplementedError
-
-    def after_step(self) -> None:
-        """Undo what :meth:`before_step` did beside changing the weights."""
-        raise NotImplementedError
 
     def register_hooks(self) -> None:
         """Call the two methods around each step."""

@@ -13,17 +13,7 @@ PANEL_WIDTH = 304  # pixels, about; smaller images are enlarged by whole factors
 
 
 def draw_sample(visualizer: Visualizer, image: np.ndarray, sample: BaseDataElement, score: float) -> np.ndarray:
-    """Draw a sample's prediction on an image, enlarged if it is small.
-
-    Args:
-        visualizer: The framework's visualizer, with its ``dataset_meta``.
-        image: RGB, shape (H, W, 3), uint8.
-        sample: The sample, on the CPU.
-        score: Score from which on detections are drawn.
-
-    Returns:
-        RGB, uint8.
-    """
+    """Draw a sample's prediction, its detections from a score on, on an RGB image of uint8, enlarged if it is small."""
     image, sample = enlarge(image, sample, max(1, round(PANEL_WIDTH / image.shape[1])))
     if hasattr(visualizer, "visualize_cls"):
         visualizer.visualize_cls(image, sample, draw_gt=False)

@@ -109,11 +109,7 @@ def infer(
 
 
 def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
-    """Check that an image can be read, the first one as a rule.
-
-    Raises:
-        ImageError: None can.
-    """
+    """Check that an image can be read, the first one as a rule."""
     reasons = []
     for path in paths:
         try:
@@ -127,11 +123,7 @@ def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
 def predict_batch(
     predictor: Predictor, root: Path, paths: Sequence[Path], out: Path, score: float
 ) -> Iterator[dict[str, object]]:
-    """Predict images together, and write their pictures and maps.
-
-    Yields:
-        For each image its prediction as plain data, or the reason why it cannot be read.
-    """
+    """Predict images together, write their pictures and maps, and yield each prediction, or why there is none."""
     images, reasons = {}, {}
     for path in paths:
         try:

@@ -19,7 +19,7 @@ from mmrepmlp.verbs.config import class_metainfo, framework_of, innermost_datase
 from mmrepmlp.verbs.infer.drawing import draw_sample
 from mmrepmlp.verbs.model import drop_pretrained, fitting_config
 
-from .images import image_loader, read_image, to_rgb
+from .images import image_loader, is_loader, read_image, to_rgb
 from .results import labels_of
 
 VISUALIZERS = dict(mmpretrain="UniversalVisualizer", mmseg="SegLocalVisualizer", mmdet="DetLocalVisualizer")
@@ -121,16 +121,11 @@ def prepare_config(cfg: Config) -> Config:
     if "data_preprocessor" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     dataset = innermost_dataset(cfg)
-    steps = [step for step in dataset.get("pipeline") or () if not names_loader(step)]
+    steps = [step for step in dataset.get("pipeline") or () if not is_loader(step)]
     cfg.test_dataloader.dataset = ConfigDict({**dataset, "pipeline": [dict(type="LoadImageFromFile"), *steps]})
     own = {"type": VISUALIZERS[scope], **(cfg.get("visualizer") or {})}
     cfg.visualizer = ConfigDict({**own, "name": "inference", "vis_backends": None})
     return cfg
-
-
-def names_loader(step: ConfigDict) -> bool:
-    """Whether a step of a pipeline loads an image or annotations from files."""
-    return str(step["type"]).rpartition(".")[2].startswith("Load")
 
 
 def build_inferencer(cfg: Config, checkpoint: str, device: str) -> object:

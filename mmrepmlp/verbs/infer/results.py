@@ -14,11 +14,6 @@ INSTANCE_OFFSET = 1000  # mmdet numbers the segments of a panoptic map: 1000 * i
 def describe(sample: BaseDataElement, inferencer: object, name_of: Callable[[int], str]) -> dict:
     """A prediction as plain data, under the names that the frameworks' inferencers use.
 
-    Args:
-        sample: The data sample, on the CPU.
-        inferencer: The inferencer that it is of.
-        name_of: Gives the name of a label.
-
     Returns:
         Of a classifier ``pred_label``, ``pred_class``, ``pred_score`` and ``pred_scores``, and ``pred_labels`` if it is
         not exactly one; of a detector ``labels``, ``names``, ``scores``, ``bboxes`` and ``masks`` of its objects; of a

@@ -21,8 +21,8 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
         out_dir: The ``out_dir`` of MMEngine's CheckpointHook. Default: None, which is ``work_dir``.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one in ``out_dir``, ``work_dir`` or the
-        folder of the former, preferably with an optimizer; None if there is no checkpoint.
+        The checkpoint that ``last_checkpoint`` names, else the newest complete one of a training in ``out_dir``,
+        ``work_dir`` or the folder of the former; None if there is none.
 
     Raises:
         CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
@@ -36,22 +36,15 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
     named = [Path(target)] if target else []
     folders = [Path(out_dir, work_dir.name)] if out_dir else []
     folders += [work_dir, *(path.parent for path in named if len(path.parts) > 1)]
-    faults, without_optimizer = {}, []
+    faults = {}
     for path in [*named, *(path for folder in folders for path in newest_first(folder))]:
         try:
-            if path.is_dir() and any(path.iterdir()):  # a sharded checkpoint
+            # A folder is a sharded checkpoint.
+            if (path.is_dir() and any(path.iterdir())) or has_training(load_from_local(path)):
                 return str(path)
-            content = load_from_local(path)
         except (CheckpointError, OSError) as error:
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
             faults[path] = str(error)
-            continue
-        if path in named or "optimizer" in content:
-            return str(path)
-        if meta_of(content).keys() & {"epoch", "iter"}:
-            without_optimizer.append(str(path))
-    if without_optimizer:
-        return without_optimizer[0]
     if faults:
         raise CheckpointError(
             f"Nothing to resume from in {work_dir}: none of its checkpoints can be read. "
@@ -61,22 +54,17 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
 
 
 def resume_from(cfg: Config, checkpoint: str) -> None:
-    """Set what a run resumes from.
-
-    Args:
-        cfg: The run's config. Where there is nothing to resume from yet, its ``load_from`` stays.
-        checkpoint: A checkpoint, or ``"auto"`` for the latest readable one of the run.
-
-    Raises:
-        CheckpointError: The run has checkpoints, of which none can be read.
-        ValueError: The checkpoint holds weights only.
-    """
+    """Set what a run resumes from: a checkpoint, or with ``"auto"`` the latest readable one of the run, if any."""
     path = checkpoint
     if checkpoint == "auto":
         path = latest_checkpoint(cfg.work_dir, checkpoint_hook(cfg).get("out_dir"))
+    elif Path(checkpoint).is_file() and not has_training(load_from_local(checkpoint)):
+        raise ValueError(
+            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
+            "or start from the weights with --cfg-options load_from=..."
+        )
     cfg.resume = path is not None
     if path is not None:
-        check_resumable(path)
         cfg.load_from = path
 
 
@@ -87,20 +75,9 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(regular, key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
-def check_resumable(checkpoint: str) -> None:
-    """Check that a file holds the state of a training.
-
-    Raises:
-        ValueError: It holds weights only.
-    """
-    if not Path(checkpoint).is_file():  # whoever reads it says what is wrong
-        return
-    content = load_from_local(checkpoint)
-    if not (meta_of(content).keys() >= {"epoch", "iter"} and "message_hub" in content):
-        raise ValueError(
-            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
-            "or start from the weights with --cfg-options load_from=..."
-        )
+def has_training(content: dict) -> bool:
+    """Whether a checkpoint holds the state of a training beside the weights."""
+    return meta_of(content).keys() >= {"epoch", "iter"} and "message_hub" in content
 
 
 def checkpoint_hook(cfg: Config) -> dict:

@@ -3,7 +3,6 @@
 
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
@@ -17,10 +16,7 @@ from mmrepmlp.verbs.runner import add_hooks, build_runner
 
 from .resume import make_resumable, newest_first, resume_from
 
-# Hooks added to those of the config, with the reason.
-HOOKS = {
-    "BroadcastBuffersHook": "with several processes, the validated weights are those that are saved.",
-}
+BROADCAST = "with several processes, the validated weights are those that are saved."
 WITHOUT_CONSTRUCTOR = (
     "gradient_reparam=True changes the initial weights alone: for it to take part in training, set "
     "optim_wrapper.constructor='mmrepmlp.RepOptimizerConstructor'."
@@ -83,20 +79,15 @@ def train(
         runner = build_runner(cfg, progress)
         for change in changes:
             runner.logger.info(change)
-        add_hooks(runner, HOOKS)
+        add_hooks(runner, {"BroadcastBuffersHook": BROADCAST})
         if earlier and not cfg.get("resume"):
             runner.logger.warning(
                 f"{cfg.work_dir} has checkpoints already: {abbreviate(path.name for path in earlier)}. Those of this "
                 "training are written beside or over them; --resume goes on with the last, --work-dir separates them."
             )
-        if lacks_constructor(cfg):
+        by_gradients = any(part.get("gradient_reparam") for part in iter_dicts(cfg.model))
+        if by_gradients and "constructor" not in cfg.optim_wrapper:
             runner.logger.warning(WITHOUT_CONSTRUCTOR)
         with show_progress(runner):
             runner.train()
     return runner
-
-
-def lacks_constructor(cfg: Config) -> bool:
-    """Whether a model is built for gradient re-parameterization, and its optimizer in the usual way."""
-    wanted = any(part.get("gradient_reparam") for part in iter_dicts(cfg.model))
-    return wanted and "constructor" not in cfg.optim_wrapper

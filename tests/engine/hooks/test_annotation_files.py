@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the files of a dataset tell: each dataset is a real one of a framework, and read by its pipeline."""
 
-import json
+import re
 from pathlib import Path
 
 import mmseg.datasets.transforms  # noqa: F401
 import numpy as np
 import pytest
-from mmdet.datasets import CocoDataset
 from mmengine.registry import DefaultScope
-from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from mmrepmlp.engine.hooks.check_annotations_hook import AnnotationError
-from tests.engine.annotated import begun_test, check, classifier, detector, run_of, segmentor, started
+from tests.engine.annotated import (
+    begun_test,
+    boxed,
+    check,
+    classified,
+    classifier,
+    detector,
+    refusal,
+    run_of,
+    segmentor,
+    started,
+    write_image,
+)
 
 TURNED = 6  # EXIF orientation of a camera that was held upright
-
-
-def write_image(path: Path, width: int = 8, height: int = 8, orientation: int = 1) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.new("RGB", (width, height)).save(path, **({} if orientation == 1 else dict(exif=exif)))
 
 
 def write_mask(path: Path, values: np.ndarray) -> None:
@@ -37,31 +39,6 @@ def masked(root: Path, color_type: str = "color", load: str = "LoadAnnotations",
     with DefaultScope.overwrite_default_scope("mmseg"):
         meta = dict(classes=("a", "b"), palette=[[0, 0, 0], [9, 9, 9]])
         return BaseSegDataset(data_root=str(root), data_prefix=prefix, metainfo=meta, pipeline=pipeline, **settings)
-
-
-def boxed(root: Path, width: int, height: int, color_type: str = "color") -> CocoDataset:
-    box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 4, 4], area=16, iscrowd=0)
-    image = dict(id=1, file_name="1.jpg", width=width, height=height)
-    content = dict(images=[image], annotations=[box], categories=[dict(id=1, name="a")])
-    (root / "coco.json").write_text(json.dumps(content))
-    load = [dict(type="LoadImageFromFile", color_type=color_type), dict(type="LoadAnnotations", with_bbox=True)]
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        return CocoDataset(
-            data_root=str(root),
-            ann_file="coco.json",
-            data_prefix=dict(img="img"),
-            metainfo=dict(classes=("a",)),
-            pipeline=[*load, dict(type="PackDetInputs")],
-        )
-
-
-def classified(root: Path, *folders: str, **settings) -> CustomDataset:
-    """Folders of one image each, but for those whose name ends in a slash."""
-    for name in folders:
-        (root / name).mkdir(parents=True)
-        if not name.endswith("/"):
-            write_image(root / name / "0.png")
-    return CustomDataset(data_root=str(root), **settings)
 
 
 def warnings_of(caplog) -> list[str]:
@@ -88,11 +65,7 @@ def test_masks_that_become_others_where_they_are_read(tmp_path, values, message)
     model, samples = segmentor(2), [dataset[0]["data_samples"]]
     run = run_of(model, dataset)
     for see in (started(model, dataset).before_train_iter, begun_test(model, dataset, {}).before_test_iter):
-        if message is None:
-            see(run, 0, dict(data_samples=samples))
-        else:
-            with pytest.raises(AnnotationError, match=message):
-                see(run, 0, dict(data_samples=samples))
+        assert re.search(message or "^$", refusal(see, run, 0, dict(data_samples=samples)))
 
 
 def test_a_mask_with_a_palette_is_one_of_numbers(tmp_path):
@@ -122,12 +95,14 @@ def test_turned_images_beside_masks_that_are_not(tmp_path, caplog, color_type, s
 def test_turned_images_beside_boxes(tmp_path, caplog, size, said):
     """Boxes on the turned image are right, and the sizes in the file tell."""
     write_image(tmp_path / "img/1.jpg", 12, 8, orientation=TURNED)
-    dataset = boxed(tmp_path, *size)
+    load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True), dict(type="PackDetInputs")]
+    dataset = boxed(tmp_path, "a", size=size, pipeline=load)
     sample = dataset[0]["data_samples"]
     assert sample.ori_shape == (12, 8)  # so it was turned
     check(detector(1), sample, dataset=dataset)
     assert ["1.jpg is turned" in message for message in warnings_of(caplog)] == [True] * said
-    dataset = boxed(tmp_path, *size, color_type="color_ignore_orientation")
+    load[0]["color_type"] = "color_ignore_orientation"
+    dataset = boxed(tmp_path, "a", size=size, pipeline=load)
     check(detector(1), dataset[0]["data_samples"], dataset=dataset)
     assert not warnings_of(caplog)
 
@@ -137,20 +112,15 @@ def test_folders_that_are_no_class(tmp_path, caplog, name):
     clean = classified(tmp_path / "clean", "a", "b")
     odd = classified(tmp_path / "odd", name, "a", "b")
     assert odd.metainfo["classes"] == (name.rstrip("/"), "a", "b")
-    message = (
-        rf"Class 'a' has number 1 in \S+odd, but 0 in training: new are ({name.rstrip('/')})\. \1 counts as a class,"
-    )
-    with pytest.raises(AnnotationError, match=message):
-        started(classifier(2), clean, val=odd)
-    with pytest.raises(AnnotationError, match=message):
-        begun_test(classifier(2), odd, dict(meta=dict(dataset_meta=clean.metainfo)))
-    with pytest.raises(AnnotationError, match=r"odd has 3 folders, but model\.head has classes 0 to 1\. .* Remove it"):
-        started(classifier(2), odd, val=odd)
+    message = rf"Class 'a' has number 1 in \S+odd, but 0 in training\. {name.rstrip('/')} counts as a class,"
+    assert re.match(message, refusal(started, classifier(2), clean, odd))
+    assert re.match(message, refusal(begun_test, classifier(2), odd, dict(meta=dict(dataset_meta=clean.metainfo))))
+    message = r"odd has 3 folders, but model\.head has classes 0 to 1\. .* Remove it"
+    assert re.search(message, refusal(started, classifier(2), odd, odd))
     assert not warnings_of(caplog)
     started(classifier(3), odd)
     assert ["odd: " in m and f"{name.rstrip('/')} counts as a class" in m for m in warnings_of(caplog)] == [True]
-    with pytest.raises(AnnotationError, match="Class 'a' has number 0 in .*clean, but 1 in training: missing are"):
-        started(classifier(3), odd, val=clean)
+    assert re.match(r"Class 'a' has number 0 in \S+clean, but 1 in", refusal(started, classifier(3), odd, clean))
     assert len(warnings_of(caplog)) == 1  # of the training set
     started(classifier(2), clean, val=clean)
     assert not warnings_of(caplog)
@@ -165,8 +135,8 @@ def test_a_class_of_the_training_without_an_image_to_validate_is_one(tmp_path, c
 
 def test_fewer_folders_than_in_training(tmp_path):
     clean, fewer = classified(tmp_path / "clean", "a", "b", "c"), classified(tmp_path / "fewer", "a", "c")
-    with pytest.raises(AnnotationError, match="Class 'c' has number 1 in .*fewer, but 2 in training: missing are b"):
-        begun_test(classifier(3), fewer, dict(meta=dict(CLASSES=["a", "b", "c"])))
+    said = refusal(begun_test, classifier(3), fewer, dict(meta=dict(CLASSES=["a", "b", "c"])))
+    assert re.match(r"Class 'c' has number 1 in \S+fewer, but 2 in training\. .* not in both: b\.", said)
     begun_test(classifier(3), clean, dict(meta=dict(CLASSES=["A", "B", "C"])))  # other names
     begun_test(classifier(3), fewer, dict(state_dict={}))  # of nobody knows what
 
@@ -189,10 +159,10 @@ def test_images_with_an_extension_that_is_not_read(tmp_path, caplog):
     assert not warnings_of(caplog)
     write_image(tmp_path / "cls/a/1.webp")
     write_image(tmp_path / "cls/a/1.JPEG")
-    started(classifier(2), CustomDataset(data_root=str(tmp_path / "cls")))
+    started(classifier(2), classified(tmp_path / "cls"))
     (message,) = warnings_of(caplog)
     assert message.startswith(f"{tmp_path}/cls has images that are not read: 1 .webp. Convert them, or set extensions")
-    started(classifier(2), CustomDataset(data_root=str(tmp_path / "cls"), extensions=(".png", ".webp", ".jpeg")))
+    started(classifier(2), classified(tmp_path / "cls", extensions=(".png", ".webp", ".jpeg")))
     assert not warnings_of(caplog)
 
 

@@ -48,10 +48,9 @@ def test_only_what_will_fail_is_told(model, name, images, loader, iterations, si
     if not (single and name):
         run(model, images, loader, iterations)
         return
-    setting = (
-        r"train_dataloader\.drop_last" if "batch_size" in loader else r"train_dataloader\.batch_sampler\.drop_last"
-    )
-    with pytest.raises(MMRepMLPError, match=rf"one image, of which model\.{name} cannot .* Set {setting}=True"):
+    setting = "drop_last" if "batch_size" in loader else r"batch_sampler\.drop_last"
+    message = rf"one image, of which model\.{name} cannot .* Set train_dataloader\.{setting}=True"
+    with pytest.raises(MMRepMLPError, match=message):
         run(model, images, loader, iterations)
 
 

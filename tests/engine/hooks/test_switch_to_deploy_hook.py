@@ -8,7 +8,6 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import nn
@@ -56,14 +55,8 @@ class Spy(Hook):
     def __init__(self):
         self.forms = []
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.forms.append(("train", runner.model.backbone.deploy))
-
-    def before_val_iter(self, runner, batch_idx, data_batch=None):
-        self.forms.append(("val", runner.model.backbone.deploy))
-
-    def before_test_iter(self, runner, batch_idx, data_batch=None):
-        self.forms.append(("test", runner.model.backbone.deploy))
+    def _before_iter(self, runner, batch_idx, data_batch=None, mode="train"):
+        self.forms.append((mode, runner.model.backbone.deploy))
 
     def before_save_checkpoint(self, runner, checkpoint):
         self.forms.append(("save", runner.model.backbone.deploy))
@@ -99,10 +92,6 @@ def make_runner(tmp_path):
         )
 
     return make
-
-
-def test_is_built_by_name():
-    assert isinstance(HOOKS.build(dict(type="mmrepmlp.SwitchToDeployHook", val=True)), SwitchToDeployHook)
 
 
 def test_a_test_run_is_converted(make_runner):

@@ -19,6 +19,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import read_config, trained_metainfo
 from mmrepmlp.verbs.infer.images import ImageError
 from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette, prepare_config
+from mmrepmlp.verbs.model import build_untrained
 from tests.fixtures import CONFIG
 
 
@@ -121,19 +122,16 @@ def test_masks_are_written_as_run_lengths(images, tmp_path):
     from mmdet.apis import DetInferencer
     from pycocotools.mask import decode
 
-    from mmrepmlp.verbs.config import read_config
-    from mmrepmlp.verbs.model import build_untrained
-
     cfg = read_config("mmdet::mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py")
     cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
     for step in cfg.test_dataloader.dataset.pipeline:
         if step.type == "Resize":
             step.scale = (160, 160)
     cfg.dump(tmp_path / "config.py")
-    save_checkpoint({"state_dict": build_untrained(cfg).state_dict()}, tmp_path / "random.pth")
-    content, found = predict(tmp_path / "config.py", tmp_path / "random.pth", images, tmp_path / "out", score=0.0)
+    checkpoint = random_checkpoint(tmp_path / "config.py", tmp_path / "random.pth")
+    content, found = predict(tmp_path / "config.py", checkpoint, images, tmp_path / "out", score=0.0)
     assert content["classes"][:2] == ["person", "bicycle"]  # of the config: the checkpoint tells none
-    plain = DetInferencer(str(tmp_path / "config.py"), weights=str(tmp_path / "random.pth"), device="cpu")
+    plain = DetInferencer(str(tmp_path / "config.py"), weights=str(checkpoint), device="cpu")
     (expected,) = plain(str(images / "a.png"), no_save_vis=True, pred_score_thr=0)["predictions"]
     assert {name: found["a.png"][name] for name in expected} == expected and found["a.png"]["masks"]
     assert decode(found["a.png"]["masks"][0]).shape == (120, 152)
@@ -141,9 +139,6 @@ def test_masks_are_written_as_run_lengths(images, tmp_path):
 
 def random_checkpoint(config, path) -> Path:
     """Weights of a config's model, never trained, without names of classes."""
-    from mmrepmlp.verbs.config import read_config
-    from mmrepmlp.verbs.model import build_untrained
-
     save_checkpoint({"state_dict": build_untrained(read_config(config)).state_dict()}, path)
     return path
 

@@ -11,7 +11,7 @@ from mmrepmlp.apis import evaluate, train
 from mmrepmlp.checkpoint import CheckpointError, load_from_local, save_checkpoint
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.explain import ExplainedError
-from mmrepmlp.verbs.train.resume import latest_checkpoint, make_resumable, resume_from
+from mmrepmlp.verbs.train.resume import latest_checkpoint, make_resumable
 from tests.fixtures import CONFIG
 
 
@@ -74,31 +74,6 @@ def test_what_a_killed_training_needs_is_settled_and_said():
     assert [change.split()[0] for change in changes] == ["max_keep_ckpts", "EpochSeedHook"]
 
 
-def test_before_the_first_checkpoint_the_weights_of_the_config_are_loaded(tmp_path):
-    cfg = Config(dict(work_dir=str(tmp_path), load_from="weights.pth", resume=False))
-    resume_from(cfg, "auto")
-    assert cfg.load_from == "weights.pth" and not cfg.resume
-    for name in ("s3://bucket/epoch_1.pth", str(tmp_path / "epoch_1.pth")):
-        save_checkpoint({"meta": {"epoch": 1, "iter": 9}, "message_hub": {}}, tmp_path / "epoch_1.pth")
-        (tmp_path / "last_checkpoint").write_text(name)
-        resume_from(cfg, "auto")
-        assert cfg.load_from == name and cfg.resume
-
-
-def test_the_latest_checkpoint_is_the_newest_that_is_whole(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    for number in (1, 2, 3):
-        path = tmp_path / f"epoch_{number}.pth"
-        save_checkpoint({"meta": {"epoch": number}}, path)
-        os.utime(path, (number, number))
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_3.pth")
-    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_1.pth"))
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
-    for broken in ("epoch_1.pth", "epoch_3.pth"):
-        (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:100])
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
-
-
 @pytest.fixture
 def state():
     """What MMEngine needs to resume a training."""
@@ -111,13 +86,23 @@ def write(path: Path, content: dict, time: int) -> str:
     return str(path)
 
 
+def test_the_latest_checkpoint_is_the_newest_that_is_whole(state, tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    first, second, third = (write(tmp_path / f"epoch_{number}.pth", state, number) for number in (1, 2, 3))
+    assert latest_checkpoint(tmp_path) == third
+    (tmp_path / "last_checkpoint").write_text(first)
+    assert latest_checkpoint(tmp_path) == first
+    for broken in map(Path, (first, third)):
+        broken.write_bytes(broken.read_bytes()[:100])
+    assert latest_checkpoint(tmp_path) == second
+
+
 def test_the_latest_checkpoint_under_other_names_and_in_other_folders(state, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     write(run / "pretrained.pth", {"weight": torch.ones(1)}, 9)
     write(run / "best_top1_epoch_3.pth", state, 8)
+    write(run / "epoch_1-01234567.pth", {name: state[name] for name in ("meta", "state_dict")}, 7)
     assert latest_checkpoint(run) is None
-    weights = write(run / "epoch_1-01234567.pth", {name: state[name] for name in ("meta", "state_dict")}, 7)
-    assert latest_checkpoint(run) == weights
     model = write(run / "model_1.pth", state, 1)
     assert latest_checkpoint(run) == model
     (run / "model_4.pth").symlink_to(run / "gone.pth")
@@ -190,23 +175,15 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, error, message",
+    "change, message",
     [
-        (
-            {"model.head.num_classes": 7},
-            ValueError,
-            r"shape \(10, \d+\) head.fc.weight, which has shape \(7, \d+\) here",
-        ),
-        ({"model.backbone.img_size": 96}, ValueError, r"another model: it has with shape .*fc3.weight.*load_from"),
-        ({"optim_wrapper.paramwise_cfg": None}, ExplainedError, "ValueError: .*epoch_2.pth does not fit .*load_from"),
-        (
-            {"optim_wrapper.optimizer": dict(_delete_=True, type="SGD", lr=0.1, weight_decay=0)},
-            ExplainedError,
-            "epoch_2.pth does not fit",
-        ),
+        ({"model.head.num_classes": 7}, r"another shape: head.fc.weight \(10, \d+\) \(the model: \(7, \d+\)\)"),
+        ({"model.backbone.img_size": 96}, r"of another shape: .*fc3.weight.*load_from"),
+        ({"optim_wrapper.paramwise_cfg": None}, r"ValueError: .*epoch_2.pth does not fit .*load_from"),
+        ({"optim_wrapper.optimizer": dict(_delete_=True, type="SGD", lr=0.1, weight_decay=0)}, "2.pth does not fit"),
     ],
 )
-def test_what_cannot_go_on_from_a_checkpoint_is_one_sentence(trained, tmp_path, change, error, message):
+def test_what_cannot_go_on_from_a_checkpoint_is_one_sentence(trained, tmp_path, change, message):
     options = {**trained.options, "train_cfg.max_epochs": 3, "train_dataloader.dataset.indices": 64, **change}
-    with pytest.raises(error, match=message):
+    with pytest.raises((ExplainedError, ValueError), match=message):
         train(CONFIG, str(tmp_path), resume=str(trained.checkpoint), cfg_options=options)

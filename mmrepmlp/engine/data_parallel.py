@@ -20,21 +20,9 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **settings) -> None:
         if get_device() == "cpu":
             device_ids = None
-            module = without_sync_batch_norm(module)
+            count = sum(type(part).__name__ == "SyncBatchNorm" for part in module.modules())
+            text = f"SyncBN needs a GPU and none is available: {count} SyncBN layers are replaced by BN."
+            if count:
+                print_log(text, "current")
+            module = revert_sync_batchnorm(module)  # as MMEngine does in a single process
         super().__init__(module, device_ids=device_ids, **settings)
-
-
-def without_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace SyncBN, which torch supports on GPUs only, by BN, as MMEngine does in a single process.
-
-    Args:
-        model: Any model; changed in place.
-
-    Returns:
-        The model, or its replacement if the model itself is a SyncBN layer.
-    """
-    count = sum(type(module).__name__ == "SyncBatchNorm" for module in model.modules())
-    if not count:
-        return model
-    print_log(f"SyncBN needs a GPU and none is available: {count} SyncBN layers are replaced by BN.", "current")
-    return revert_sync_batchnorm(model)
