@@ -45,20 +45,18 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def fitting_config(cfg: Config, state: Mapping[str, Tensor]) -> Config:
-    """The config whose model a state dict fits: the given one, or that of its deploy form.
+def build_fitting(cfg: Config, state: Mapping[str, Tensor]) -> tuple[nn.Module, Config]:
+    """Build the model that a state dict fits, that of a config or its deploy form; also returns the config of that.
 
     Raises:
         ValueError: The state dict fits neither.
     """
     try:
-        build_model(cfg, state)
-        return cfg
+        return build_model(cfg, state), cfg
     except ValueError:
         deployed = deploy_config(cfg)
         with suppress(ValueError):
-            build_model(deployed, state)
-            return deployed
+            return build_model(deployed, state), deployed
         raise
 
 

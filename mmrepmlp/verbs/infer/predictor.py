@@ -17,7 +17,7 @@ from mmengine.structures import BaseDataElement
 from mmrepmlp.checkpoint import load_weights, meta_of, unwrap
 from mmrepmlp.verbs.config import class_metainfo, framework_of, innermost_dataset, require
 from mmrepmlp.verbs.infer.drawing import draw_sample
-from mmrepmlp.verbs.model import drop_pretrained, fitting_config
+from mmrepmlp.verbs.model import build_fitting, drop_pretrained
 
 from .images import image_loader, is_loader, read_image, to_rgb
 from .results import labels_of
@@ -48,7 +48,7 @@ class Predictor:
         device = device or get_device()
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location=device, logger="silent")
         state = unwrap(content)
-        self.cfg = prepare_config(fitting_config(cfg, state))
+        self.cfg = prepare_config(build_fitting(cfg, state)[1])
         with self.scope():
             self.load = image_loader(innermost_dataset(cfg).get("pipeline") or [], TRANSFORMS.build)
             self.inferencer = build_inferencer(self.cfg, str(checkpoint), device)

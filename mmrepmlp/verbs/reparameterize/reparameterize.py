@@ -23,7 +23,7 @@ from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.explain import summarize
-from mmrepmlp.verbs.model import build_model, count_macs, deploy_config, fitting_config
+from mmrepmlp.verbs.model import build_fitting, build_model, count_macs, deploy_config
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
 from mmrepmlp.verbs.reparameterize.test_set import compare_on_test_set
@@ -108,7 +108,7 @@ def reparameterize_checkpoint(
     state = unwrap(source, ema)
     precision = getattr(torch, dtype) if dtype else written_precision(state)
     if names == "official":
-        network = build_model(fitting_config(cfg, state), state)
+        network, _ = build_fitting(cfg, state)
         return write_official(checkpoint, out, cast(official_state(network), precision), overwrite, check)
     model = build_training_form(checkpoint, cfg, state)
     converted, target = convert(config, model, cfg)
@@ -152,9 +152,10 @@ def reparameterize_checkpoint(
 
 def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
     """Build a config's model with the weights of a state dict, unless they are those of its deploy form."""
-    if fitting_config(cfg, state) is not cfg:
+    model, fitting = build_fitting(cfg, state)
+    if fitting is not cfg:
         raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
-    return build_model(cfg, state)
+    return model
 
 
 def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Module, Config]:
