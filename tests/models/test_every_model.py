@@ -4,13 +4,19 @@
 import copy
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
+from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import ExponentialMovingAverage
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmseg.registry import MODELS as MMSEG_MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -148,6 +154,15 @@ def test_every_registered_model_is_here():
     kinds = {name: kind for name, kind in MODELS.module_dict.items() if inspect.isclass(kind)}
     registered = {name for name, kind in kinds.items() if kind.__module__.startswith("mmrepmlp.")}
     assert {subject.type for subject in SUBJECTS.values()} - set(BLOCKS) == registered
+
+
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS.values() if s.type not in BLOCKS], ids=lambda s: s.type)
+@pytest.mark.parametrize("scope", [None, "mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
+def test_every_registry_builds_it_in_every_scope(subject, scope):
+    settings = dict(type=f"mmrepmlp.{subject.type}", **subject.settings)
+    with DefaultScope.overwrite_default_scope(scope) if scope else nullcontext():
+        for registry in (MMENGINE_MODELS, MMPRETRAIN_MODELS, MMSEG_MODELS, MMDET_MODELS):
+            assert type(registry.build(dict(settings))) is MODELS.get(subject.type)
 
 
 @every_model

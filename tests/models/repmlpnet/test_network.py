@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-from contextlib import nullcontext
-
 import pytest
 import torch
-from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.analysis import get_model_complexity_info
 from mmengine.model import initialize
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from mmseg.registry import MODELS as MMSEG_MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,14 +43,6 @@ def test_released_architectures(name, official_shapes):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         deployed(image)
     assert counter.get_total_flops() / 2e9 == pytest.approx(GMACS[name], rel=0.01)
-
-
-@pytest.mark.parametrize("scope", [None, "mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
-@pytest.mark.parametrize("registry", [MMENGINE_MODELS, MMPRETRAIN_MODELS, MMSEG_MODELS, MMDET_MODELS])
-def test_builds_from_every_registry_in_every_scope(registry, scope):
-    with DefaultScope.overwrite_default_scope(scope) if scope else nullcontext():
-        model = registry.build(dict(type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64))
-    assert isinstance(model, RepMLPNet)
 
 
 @pytest.mark.parametrize("img_size", [64, 100, (48, 33), 1])
