@@ -25,7 +25,7 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
         ``work_dir`` or the folder of the former; None if there is none.
 
     Raises:
-        CheckpointError: There are checkpoints, of which none can be read. A training from the start would overwrite
+        CheckpointError: There are checkpoints, of which none can be resumed. A training from the start would overwrite
             them.
     """
     work_dir = Path(work_dir)
@@ -39,15 +39,19 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
     faults = {}
     for path in [*named, *(path for folder in folders for path in newest_first(folder))]:
         try:
-            # A folder is a sharded checkpoint.
-            if (path.is_dir() and any(path.iterdir())) or has_training(load_from_local(path)):
+            if path.is_dir() and any(path.iterdir()):  # a sharded checkpoint
                 return str(path)
+            content = load_from_local(path)
+            if has_training(content):
+                return str(path)
+            if path in named:  # others may lie in the folder for other reasons
+                faults[path] = f"{path} holds weights and no optimizer."
         except (CheckpointError, OSError) as error:
             print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
             faults[path] = str(error)
     if faults:
         raise CheckpointError(
-            f"Nothing to resume from in {work_dir}: none of its checkpoints can be read. "
+            f"Nothing to resume from in {work_dir}: none of its checkpoints can be resumed. "
             f"{' '.join(faults.values())} To train from the start, use another --work-dir or move these files away."
         )
     return None

@@ -172,6 +172,10 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
     with pytest.raises(CheckpointError, match="none of its checkpoints"):
         train(CONFIG, str(tmp_path), resume="auto")
     assert (tmp_path / "epoch_1.pth").read_bytes() == b"PK"
+    bare = write(tmp_path / "weights/bare.pth", {"weight": torch.ones(1)}, 0)
+    (tmp_path / "weights/last_checkpoint").write_text(bare)
+    with pytest.raises(CheckpointError, match=r"bare\.pth holds weights and no optimizer.*--work-dir"):
+        latest_checkpoint(tmp_path / "weights")
 
 
 @pytest.mark.parametrize(
