@@ -141,5 +141,6 @@ def test_what_the_preprocessor_pads_is_a_step(preprocessor, size):
     data = dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)], data_samples=samples)
     expected = preprocessor(data, False)["inputs"]
     assert actual.shape[2:] == size
+    torch.testing.assert_close(actual[..., :40, :72], expected[..., :40, :72], rtol=0, atol=1e-5)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0.5 / 50)  # padded with a whole number
     assert describe_padding(nn.Identity(), normalization) == []
