@@ -26,6 +26,7 @@ EXTRAS = {
     "onedl-det": [*ONEDL, "onedl-mmdetection>=3.5.1,<4", "imgaug>=0.4"],
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23"],
     "openvino": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23", "openvino>=2026.4", "nncf>=3.4"],
+    "prune": ["torch-pruning>=1.6", "scikit-learn>=1.3"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

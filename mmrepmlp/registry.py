@@ -22,8 +22,8 @@ def child(name: str, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope="mmrepmlp", locations=list(locations) or ["mmrepmlp.engine"])
 
 
-MODELS = child("MODELS", "mmrepmlp.models", "mmrepmlp.quantization")
-HOOKS = child("HOOKS")
+MODELS = child("MODELS", "mmrepmlp.models", "mmrepmlp.quantization", "mmrepmlp.compression")
+HOOKS = child("HOOKS", "mmrepmlp.engine", "mmrepmlp.compression")
 OPTIM_WRAPPER_CONSTRUCTORS = child("OPTIM_WRAPPER_CONSTRUCTORS")
 MODEL_WRAPPERS = child("MODEL_WRAPPERS")
 

@@ -53,6 +53,11 @@ def affine(layer: nn.Module) -> Affine | None:
         return None
     if hasattr(layer, "to_affine"):
         return layer.to_affine()
+    return affine_of_layer(layer)
+
+
+def affine_of_layer(layer: nn.Module) -> Affine:
+    """Weight and bias of a convolution, a linear layer or a batch norm alone."""
     if isinstance(layer, _BatchNorm):
         return affine_of_norm(layer)
     weight, bias = to_float64(layer.weight), getattr(layer, "bias", None)
@@ -78,12 +83,15 @@ def fuse_after(layer: Affine, norm: Affine | None) -> Affine:
 
     Args:
         layer: Weight (O, ...) and bias.
-        norm: Scale and shift (O,); None for no norm.
+        norm: Scale (O,) and shift (O,); None for no norm. With a pointwise convolution behind the norm, a matrix (P, O)
+            and shift (P,).
     """
     if norm is None:
         return layer
     scale, shift = norm
     weight, bias = (tensor.to(scale.device) for tensor in layer)  # of a constant kernel, which has no place of its own
+    if scale.dim() == 2:
+        return Affine((scale @ weight.flatten(1)).view(-1, *weight.shape[1:]), scale @ bias + shift)
     return Affine(weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias * scale + shift)
 
 

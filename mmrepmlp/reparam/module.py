@@ -197,6 +197,8 @@ def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: I
         else:
             like, trainable = before, before.requires_grad
         setattr(layer, name, nn.Parameter(value.detach().to(like), requires_grad=trainable))
+    if hasattr(layer, "drop_fused"):  # what its own ``to_affine`` counted in beside weight and bias
+        layer.drop_fused()
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:

@@ -40,6 +40,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None or empty for no local
             perceptron. Default: None.
         globalperceptron_ratio: What C is divided by in the global perceptron's bottleneck. Default: 4.
+        gp_channels: Width of that bottleneck, in place of the ratio. Default: None.
         num_sharesets: Number of sets S that share a fully connected layer; divides C. Default: 1.
         pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"`` or ``"shift"``
             (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
@@ -64,6 +65,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         w: int,
         reparam_conv_kernels: Sequence[int] | None = None,
         globalperceptron_ratio: int = 4,
+        gp_channels: int | None = None,
         num_sharesets: int = 1,
         pad_mode: str = "shift",
         fc3_norm_init: float = 1.0,
@@ -76,7 +78,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.reparam_conv_kernels = tuple(reparam_conv_kernels or ())
         self.channels, self.h, self.w, self.num_sharesets, self.pad_mode = channels, h, w, num_sharesets, pad_mode
         self._check_arguments(globalperceptron_ratio)
-        self.gp = GlobalPerceptron(channels, globalperceptron_ratio)
+        self.gp = GlobalPerceptron(channels, channels // globalperceptron_ratio if gp_channels is None else gp_channels)
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
@@ -228,14 +230,14 @@ class GlobalPerceptron(nn.Module):
 
     Args:
         channels: Number of channels.
-        ratio: What to divide ``channels`` by for the width of the bottleneck.
+        hidden: Width of the bottleneck.
     """
 
-    def __init__(self, channels: int, ratio: int = 4) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         pixel = dict(type=PixelConv)
-        self.conv1 = ConvModule(channels, channels // ratio, 1, conv_cfg=pixel, act_cfg=dict(type="ReLU"))
-        self.conv2 = ConvModule(channels // ratio, channels, 1, conv_cfg=pixel, act_cfg=dict(type="Sigmoid"))
+        self.conv1 = ConvModule(channels, hidden, 1, conv_cfg=pixel, act_cfg=dict(type="ReLU"))
+        self.conv2 = ConvModule(hidden, channels, 1, conv_cfg=pixel, act_cfg=dict(type="Sigmoid"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to gates between 0 and 1 of shape (N, C, 1, 1)."""

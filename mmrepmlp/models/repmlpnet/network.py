@@ -10,7 +10,7 @@ from mmrepmlp.checkpoint.tiles import note_tiles
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import Affine, affine
 
-from ..backbone import StagedBackbone, check_per_stage, to_pair
+from ..backbone import StagedBackbone, check_per_stage, check_positive, to_pair
 from ..common import ConvNorm, ScaleShift, build_batch_norm, refuse_fx
 from .unit import RepMLPNetUnit
 
@@ -44,6 +44,9 @@ class RepMLPNet(StagedBackbone):
         reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
         globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
+        ffn_channels: Width of the hidden layer of each unit's feed-forward network, a list for each stage that is
+            built, as compression leaves them. Default: None, four times the channels.
+        gp_channels: Width of the bottleneck of each unit's global perceptron, likewise. Default: None.
         pad_mode: What fills the last tiles where a feature map is no whole number of tiles: ``"zeros"`` or ``"shift"``
             (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
         fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
@@ -76,6 +79,8 @@ class RepMLPNet(StagedBackbone):
         out_indices: int | Sequence[int] = (3,),
         reparam_conv_kernels: Sequence[int] | None = (1, 3),
         globalperceptron_ratio: int = 4,
+        ffn_channels: Sequence[Sequence[int]] | None = None,
+        gp_channels: Sequence[Sequence[int]] | None = None,
         pad_mode: str = "shift",
         fc3_norm_init: float = 1.0,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
@@ -98,6 +103,7 @@ class RepMLPNet(StagedBackbone):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate={drop_path_rate}: expected a number from 0 up to, but not including, 1.")
 
+        check_per_unit(self.depths[: self.num_built], ffn_channels=ffn_channels, gp_channels=gp_channels)
         # Convolutions of adjoining windows: paper section 3.5.
         patches = nn.Conv2d(in_channels, self.channels[0], self.patch_size, stride=self.patch_size, bias=deploy)
         joining = dict(norm_cfg=norm_cfg, relu=True, pad=True, deploy=deploy)
@@ -117,6 +123,8 @@ class RepMLPNet(StagedBackbone):
                     w=w,
                     reparam_conv_kernels=reparam_conv_kernels,
                     globalperceptron_ratio=globalperceptron_ratio,
+                    ffn_channels=ffn_channels and ffn_channels[i][j],
+                    gp_channels=gp_channels and gp_channels[i][j],
                     num_sharesets=self.sharesets_nums[i],
                     pad_mode=pad_mode,
                     fc3_norm_init=fc3_norm_init,
@@ -126,7 +134,7 @@ class RepMLPNet(StagedBackbone):
                     with_cp=with_cp,
                     deploy=deploy,
                 )
-                for _ in range(depth)
+                for j in range(depth)
             ]
             for unit in units:
                 unit.repmlp_block.has_network = True
@@ -143,6 +151,14 @@ class RepMLPNet(StagedBackbone):
     def tiles(self) -> list[tuple[int, int]]:
         """Tile size (h, w) in pixels of each stage that is built."""
         return [(stage[0].repmlp_block.h, stage[0].repmlp_block.w) for stage in self.stages]
+
+    @property
+    def unit_widths(self) -> dict[str, list[list[int]]]:
+        """``ffn_channels`` and ``gp_channels`` of the stages that are built, as they are."""
+        return dict(
+            ffn_channels=[[unit.ffn_block.ffn_fc1.conv.out_channels for unit in stage] for stage in self.stages],
+            gp_channels=[[unit.repmlp_block.gp.conv1.conv.out_channels for unit in stage] for stage in self.stages],
+        )
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -225,6 +241,19 @@ def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
                 "sharesets_nums to a divisor of the channels."
             )
     return settings
+
+
+def check_per_unit(depths: Sequence[int], **widths: Sequence[Sequence[int]] | None) -> None:
+    """Check arguments that give a width for each unit.
+
+    Raises:
+        ValueError: They are not a positive number for each unit of each stage.
+    """
+    for name, value in widths.items():
+        if value is not None and [len(stage) for stage in value[: len(depths)]] != list(depths):
+            raise ValueError(f"{name}={value}: expected lists of {list(depths)} numbers, one for each unit.")
+        for width in (width for stage in value or () for width in stage):
+            check_positive(**{name: width})
 
 
 def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:

@@ -23,6 +23,7 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         channels: Number of input and output channels.
         drop_path_rate: Probability that a sample skips the block, and likewise the feed-forward network. Default: 0.
         ffn_expansion: Width of the feed-forward network's hidden layer as a multiple of ``channels``. Default: 4.
+        ffn_channels: That width, in place of the multiple. Default: None.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
         deploy: Whether to build the deploy form. Default: False.
@@ -35,6 +36,7 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         *,
         drop_path_rate: float = 0.0,
         ffn_expansion: int = 4,
+        ffn_channels: int | None = None,
         norm_cfg: dict = dict(type="BN", requires_grad=True),
         with_cp: bool = False,
         deploy: bool = False,
@@ -44,7 +46,8 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         self.with_cp = with_cp
         # In mmpretrain's order, so that optimizer states, which depend on position, are interchangeable as well.
         self.repmlp_block = RepMLPBlock(channels, norm_cfg=norm_cfg, deploy=deploy, **block)
-        self.ffn_block = ConvFFN(channels, ffn_expansion, norm_cfg, deploy)
+        hidden = channels * ffn_expansion if ffn_channels is None else ffn_channels
+        self.ffn_block = ConvFFN(channels, hidden, norm_cfg, deploy)
         self.norm1 = ScaleShift(channels) if deploy else build_batch_norm(norm_cfg, channels)
         self.norm2 = nn.Identity() if deploy else build_batch_norm(norm_cfg, channels)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
@@ -58,7 +61,9 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         normed = self.norm1(x)
         gate_input = x if self.fused else normed
         x = self.repmlp_block(normed, gate_input, shortcut=x, drop_path=self.drop_path)
-        return run_in_slices(self.feed_forward, x, self.ffn_block.expansion, self.norm2, self.ffn_block, self.drop_path)
+        hidden = self.ffn_block.ffn_fc1.conv.out_channels
+        expansion = max(1, hidden // x.size(1))
+        return run_in_slices(self.feed_forward, x, expansion, self.norm2, self.ffn_block, self.drop_path)
 
     def feed_forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The second half: map (N, C, H, W) to (N, C, H, W), each pixel for itself."""
@@ -87,14 +92,13 @@ class ConvFFN(Reparameterizable):
 
     Args:
         channels: Number of input and output channels.
-        expansion: Width of the hidden layer as a multiple of ``channels``.
+        hidden: Width of the hidden layer.
         norm_cfg: Config of the batch norms.
         deploy: Whether to build the deploy form. Default: False.
     """
 
-    def __init__(self, channels: int, expansion: int, norm_cfg: dict, deploy: bool = False) -> None:
+    def __init__(self, channels: int, hidden: int, norm_cfg: dict, deploy: bool = False) -> None:
         super().__init__(deploy=deploy)
-        self.expansion, hidden = expansion, channels * expansion
         self.ffn_fc1 = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=deploy), norm_cfg, deploy=deploy)
         self.act = nn.GELU()
         self.ffn_fc2 = ConvNorm(nn.Conv2d(hidden, channels, 1, bias=deploy), norm_cfg, deploy=deploy)

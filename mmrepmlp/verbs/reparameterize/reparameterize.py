@@ -19,11 +19,18 @@ from mmrepmlp.checkpoint import (
     save_hashed,
     unwrap,
 )
+from mmrepmlp.compression import compress
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.explain import summarize
 from mmrepmlp.verbs.model import build_fitting, build_model, count_macs, deploy_config
+from mmrepmlp.verbs.reparameterize.compressed import (
+    compare_compressed,
+    compressed_channels,
+    compressed_config,
+    original_model,
+)
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
 from mmrepmlp.verbs.reparameterize.test_set import compare_on_test_set
@@ -110,15 +117,23 @@ def reparameterize_checkpoint(
     if names == "official":
         network, _ = build_fitting(cfg, state)
         return write_official(checkpoint, out, cast(official_state(network), precision), overwrite, check)
-    model = build_training_form(checkpoint, cfg, state)
-    converted, target = convert(config, model, cfg)
+    trained = model = build_training_form(checkpoint, cfg, state)
+    compressed = compress(copy.deepcopy(model).double(), source.get("compression", {}))
+    narrower = cfg
+    if compressed is not None:
+        model, narrower = copy.deepcopy(compressed.model).float(), compressed_config(cfg, compressed)
+    converted, target = convert(config, model, narrower, compressed is not None)
     allowed = FILE_TOLERANCE[precision] if tolerance is None else tolerance
     report = ConversionReport(
         source=Path(checkpoint),
-        parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (model, converted)),
-        macs=(count_macs(model), count_macs(converted)),
+        parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (original_model(trained), converted)),
+        macs=(count_macs(original_model(trained)), count_macs(converted)),
         converted=list(convertible_modules(model)),
     )
+    if compressed is not None:
+        report.channels = compressed_channels(compressed)
+        report.compression = compare_compressed(trained, compressed)
+        raise_failures(report, {})
 
     def verify(file: Path, _: Path) -> None:
         written = build_deploy_form(config, target, file)
@@ -134,7 +149,7 @@ def reparameterize_checkpoint(
         verification.run_on_random_images()
         report.differences = verification.differences
         if verify_on == "test" and not report.failures():
-            agreement = compare_on_test_set(cfg, model, written, verification)
+            agreement = compare_on_test_set(cfg, trained, written, verification)
             report.metrics, report.same_predictions = agreement.metrics, agreement.share
             report.rounding = agreement.rounding
             report.differences = verification.differences
@@ -158,10 +173,11 @@ def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Te
     return model
 
 
-def convert(config: str | Path, model: nn.Module, cfg: Config) -> tuple[nn.Module, Config]:
-    """Convert a copy of a model, and find the config that builds it and loads its weights."""
+def convert(config: str | Path, model: nn.Module, cfg: Config, compressed: bool = False) -> tuple[nn.Module, Config]:
+    """Convert a copy of a model, and find the config that builds it and loads its weights; one that is compressed need
+    have nothing else to convert."""
     converted = switch_to_deploy(copy.deepcopy(model))
-    if converted.state_dict().keys() == model.state_dict().keys():
+    if not compressed and converted.state_dict().keys() == model.state_dict().keys():
         if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
             raise ConversionError(f"The model of {config} is in deploy form already.")
         raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")

@@ -32,6 +32,8 @@ class ConversionReport:
         differences: How far the outputs of each of them moved on the inputs that it gets in the model: converted in
             float64, where nothing but the algebra counts, and as the written file has it, in the precision of its
             weights. Those of the whole model are not required to agree.
+        channels: How many channels a layer computed, and computes where the training compressed it, by name.
+        compression: How far outputs moved when those were removed, and what training had left to do.
         changed: Tensors of other modules that are not the same in the file.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
         rounding: The step to which the framework rounds metrics; 0 where it does not.
@@ -44,6 +46,8 @@ class ConversionReport:
     macs: tuple[int, int]
     converted: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    channels: dict[str, tuple[int, int]] = field(default_factory=dict)
+    compression: list[Difference] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     rounding: float = 0.0
@@ -61,14 +65,14 @@ class ConversionReport:
         much of rounding."""
         outputs = [
             f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
-            for d in self.differences
+            for d in [*self.compression, *self.differences]
             if not d.accepted
         ]
         tensors = [f"{name} is not the same, and in no module that is converted" for name in self.changed]
         metrics = [
             f"{name}: {before} and {after}"
             for name, (before, after) in self.metrics.items()
-            if not metrics_agree(before, after, self.rounding)
+            if not self.compression and not metrics_agree(before, after, self.rounding)
         ]
         return outputs + tensors + (metrics if all(d.within_tolerance for d in self.differences) else [])
 
@@ -79,6 +83,9 @@ class ConversionReport:
             forms.add_column(column, justify="right" if column else "left")
         forms.add_row("parameters", *(f"{count:,}" for count in self.parameters))
         forms.add_row("GMACs", *(f"{count / 1e9:.3f}" for count in self.macs))
+        if self.channels:
+            sums = (f"{sum(widths):,}" for widths in zip(*self.channels.values()))
+            forms.add_row(f"channels of {len(self.channels)} layers", *sums)
         for metric, values in self.metrics.items():
             forms.add_row(metric, *(f"{value:.4f}" for value in values))
         if self.same_predictions is not None:
@@ -93,6 +100,9 @@ class ConversionReport:
             name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
             allowed = f"{worst.tolerance:.0e}" if required else "not limited"
             errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", allowed)
+        for difference in self.compression:
+            figures = (difference.absolute, difference.relative)
+            errors.add_row(difference.output, *(f"{x:.1e}" for x in figures), f"{difference.tolerance:.0e}")
         return Group(forms, errors, *self.remarks())
 
     def remarks(self) -> list[str]:
@@ -108,7 +118,7 @@ class ConversionReport:
     def to_json(self) -> str:
         """The report to keep, with all outputs and what it was made with."""
         content = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        for difference in content["differences"]:
+        for difference in content["differences"] + content["compression"]:
             difference["dtype"] = name_of(difference["dtype"])
         versions = dict(mmrepmlp=__version__, torch=torch.__version__, mmengine=mmengine.__version__)
         return json.dumps({**content, "versions": versions}, indent=2) + "\n"

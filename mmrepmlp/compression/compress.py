@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training left to remove from a model, and its removal."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import nn
+
+from mmrepmlp.compression.compactor import compactors_in
+from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
+from mmrepmlp.compression.reduce import equalize, fuse_compactor, keep_filters, merge_clusters, vanish, zero_filters
+
+
+@dataclass
+class Reduction:
+    """How a group of channels becomes smaller.
+
+    Attributes:
+        group: The channels.
+        finish: Takes the step that training leaves to the threshold of its method: what has all but vanished becomes
+            zero, what is all but equal becomes equal. In place.
+        remove: Removes the channels, exactly where :attr:`finish` has been called. In place.
+    """
+
+    group: ChannelGroup
+    finish: Callable[[nn.Module], object]
+    remove: Callable[[nn.Module], object]
+
+
+@dataclass
+class Compressed:
+    """A model before and after its compression.
+
+    Attributes:
+        finished: The model as wide as before, after :attr:`Reduction.finish`.
+        model: The narrower model, which computes the same as ``finished``.
+        groups: What became narrower, as it was before, by name.
+    """
+
+    finished: nn.Module
+    model: nn.Module
+    groups: dict[str, ChannelGroup] = field(default_factory=dict)
+
+
+def find_reductions(model: nn.Module, state: Mapping[str, dict]) -> list[Reduction]:
+    """Find what the compression of a training left to remove.
+
+    Args:
+        model: The trained model, perhaps with compactors.
+        state: What the hooks of the training kept in its checkpoint, under ``compression``.
+
+    Raises:
+        CompressionError: What was kept does not belong to the model.
+    """
+    compactors, clusters = compactors_in(model), state.get("CSGDHook", {}).get("clusters", {})
+    masks = state.get("AOFPHook", {}).get("masks", {})
+    if not (compactors or clusters or masks):
+        return []
+    groups = find_groups(model)
+    for name in [*clusters, *masks]:
+        kept = clusters.get(name, masks.get(name))
+        if name not in groups or groups[name].channels != len(kept):
+            raise CompressionError(f"The checkpoint was compressed in a layer {name} that the model does not have.")
+    reductions = [
+        Reduction(group, partial(vanish, group=group), partial(fuse_compactor, group=group))
+        for group in groups.values()
+        if (group.norm or group.writer) in compactors
+    ]
+    for name, numbers in clusters.items():
+        settings = dict(group=groups[name], clusters=list(numbers))
+        reductions.append(Reduction(groups[name], partial(equalize, **settings), partial(merge_clusters, **settings)))
+    for name, mask in masks.items():
+        settings = dict(group=groups[name], kept=[i for i, value in enumerate(mask) if value])
+        reductions.append(Reduction(groups[name], partial(zero_filters, **settings), partial(keep_filters, **settings)))
+    return reductions
+
+
+def compress(model: nn.Module, state: Mapping[str, dict]) -> Compressed | None:
+    """Remove what the compression of a training left to remove; None if there is nothing.
+
+    Args:
+        model: The trained model; stays as it is.
+        state: What the hooks of the training kept in its checkpoint, under ``compression``.
+    """
+    reductions = find_reductions(model, state)
+    if not reductions:
+        return None
+    finished = copy.deepcopy(model)
+    for reduction in reductions:
+        reduction.finish(finished)
+    narrower = copy.deepcopy(finished)
+    for reduction in reductions:
+        reduction.remove(narrower)
+    return Compressed(finished, narrower, {reduction.group.writer: reduction.group for reduction in reductions})

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import dataclass
+
+import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, shrinkage
+from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
+from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
+from mmrepmlp.registry import HOOKS
+
+ENOUGH = 15.0  # what the filters of a cluster have to approach each other by, as a power of e
+OF_NORMS = 0.1  # of the strength, for norms and biases
+
+
+@HOOKS.register_module()
+class CSGDHook(GradientHook):
+    """Centripetal SGD (CVPR 2019): train filters until those of a cluster are equal, which then become one.
+
+    When the training begins, the filters of each layer are clustered by k-means. From then on the filters of a cluster
+    share the mean of their gradients and are pulled towards each other, so that they end up equal, as do their norms'
+    parameters. ``mmrepmlp reparameterize`` keeps one filter of each cluster and lets the next layers read the sum.
+    Start from a trained checkpoint (``load_from``). With AdamW, whose step forgets the size of a gradient, the pull is
+    beside the gradient, as its weight decay is.
+
+    Args:
+        keep: Share of the filters that remain in each layer. Default: 0.5.
+        strength: Strength of the pull. Default: 0.05, as on ImageNet; 0.003 on CIFAR-10.
+        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
+            that can be, see :func:`find_groups`.
+
+    Raises:
+        CompressionError: Filters would not become equal over the schedule, filters of a layer cannot be removed, or the
+            optimizer is neither SGD nor AdamW.
+    """
+
+    def __init__(self, keep: float = 0.5, strength: float = 0.05, layers: list[str] | None = None) -> None:
+        super().__init__()
+        if not 0 < keep < 1:
+            raise ValueError(f"keep={keep}: expected a share above 0 and below 1.")
+        if strength <= 0:
+            raise ValueError(f"strength={strength}: expected a positive number.")
+        self.keep, self.strength, self.layers = keep, strength, layers
+
+    def prepare(self, runner: Runner, state: dict | None) -> None:
+        """Cluster the filters, or take the clusters of the training that is resumed."""
+        model = get_model(runner)
+        groups = find_groups(model, self.layers)
+        if state is None:
+            clusters = [{name: cluster(model.get_submodule(name).weight, self.keep).tolist() for name in groups}]
+            broadcast_object_list(clusters)
+            self.clusters = clusters[0]
+        else:
+            self.clusters = state["clusters"]
+        self.pulled = [
+            pulled
+            for name, group in groups.items()
+            for pulled in pulled_parameters(model, group, torch.tensor(self.clusters[name]), self.strength)
+        ]
+        if state is None:
+            self.check_schedule(runner)
+
+    def check_schedule(self, runner: Runner) -> None:
+        """Refuse a schedule over which the filters of a cluster do not become equal."""
+        optimizer = runner.optim_wrapper.optimizer
+        groups = groups_of(optimizer)
+        strengths = {
+            pulled.parameter: pulled.strength + pulled.is_weight * groups[pulled.parameter].get("weight_decay", 0.0)
+            for pulled in self.pulled
+        }
+        power = min(shrinkage(runner, strengths).values())
+        if power < ENOUGH:
+            raise CompressionError(
+                f"Over this schedule the filters of a cluster approach each other by a factor of e^{power:.2g} alone, "
+                f"and they need e^{ENOUGH:g}. Train longer, or with a larger strength or lr. (Each step does so by "
+                "about lr * strength / (1 - momentum), at most by sqrt(momentum); norms and biases have a tenth of the "
+                "strength.)"
+            )
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Average the gradients within clusters, and pull."""
+        decoupled, groups = is_decoupled(optimizer), groups_of(optimizer)
+        for pulled in self.pulled:
+            parameter = pulled.parameter
+            if parameter.grad is None:
+                continue
+            deviation = parameter - pulled.mean(parameter)
+            gradient = pulled.mean(parameter.grad)
+            if decoupled:
+                parameter.sub_(deviation, alpha=min(groups[parameter]["lr"] * pulled.strength, 1.0))
+            else:
+                gradient += pulled.strength * deviation
+            parameter.grad.copy_(gradient)
+
+    def state(self) -> dict:
+        """The clusters: for each layer the number of the cluster of each filter."""
+        return {"clusters": self.clusters}
+
+
+@dataclass
+class PulledParameter:
+    """A parameter whose filters belong to clusters.
+
+    Attributes:
+        parameter: Shape (D, ...).
+        clusters: Number of the cluster of each filter, shape (D,).
+        strength: Strength of the pull.
+        is_weight: Whether it is a weight, which decays, rather than a norm's or a bias.
+    """
+
+    parameter: nn.Parameter
+    clusters: Tensor
+    strength: float
+    is_weight: bool
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Give each filter the mean of its cluster; shape (D, ...) as ``values``."""
+        number = int(self.clusters.max()) + 1
+        clusters = self.clusters.to(values.device)
+        counts = torch.bincount(clusters, minlength=number).to(values)
+        sums = values.new_zeros(number, *values.shape[1:]).index_add_(0, clusters, values)
+        return (sums / counts.view(-1, *[1] * (values.dim() - 1)))[clusters]
+
+
+def pulled_parameters(
+    model: nn.Module, group: ChannelGroup, clusters: Tensor, strength: float
+) -> list[PulledParameter]:
+    """The parameters of a layer and of its norm that have a row for each channel."""
+    writer, norm = model.get_submodule(group.writer), group.norm and model.get_submodule(group.norm)
+    rest = [writer.bias, getattr(norm, "weight", None), getattr(norm, "bias", None)]
+    return [PulledParameter(writer.weight, clusters, strength, True)] + [
+        PulledParameter(parameter, clusters, OF_NORMS * strength, False) for parameter in rest if parameter is not None
+    ]
+
+
+def cluster(weight: Tensor, keep: float) -> Tensor:
+    """Cluster filters by k-means.
+
+    Args:
+        weight: Shape (D, ...).
+        keep: Share of D that the number of clusters is.
+
+    Returns:
+        Number of the cluster of each filter, shape (D,), counted in the order in which they occur.
+    """
+    from sklearn.cluster import KMeans
+
+    rows = weight.detach().flatten(1).double().cpu().numpy()
+    labels = KMeans(max(1, round(keep * len(rows))), n_init=10, random_state=0).fit(rows).labels_
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return torch.tensor([numbers[label] for label in labels.tolist()])

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained model to a narrower one: combine filters, then remove them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.registry import MODELS as ROOT
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrepmlp.compression.compactor import VANISHED, Compactor, remove_compactor
+from mmrepmlp.compression.groups import ChannelGroup, CompressionError
+from mmrepmlp.registry import MODELS
+from mmrepmlp.reparam import affine, fuse_after
+from mmrepmlp.reparam.fuse import to_float64
+
+
+@torch.no_grad()
+def keep_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
+    """Keep some filters of a group of channels and remove the others, in place.
+
+    Exact where the channels of the others are zero whatever the image.
+
+    Args:
+        model: The model that the group was found in.
+        group: The channels.
+        kept: Indices of the filters to keep, in their order.
+    """
+    index = torch.tensor(kept, device=model.get_submodule(group.writer).weight.device)
+    narrow(model.get_submodule(group.writer), outputs=index)
+    if group.norm:
+        narrow(model.get_submodule(group.norm), outputs=index)
+    for reader in group.readers:
+        narrow(model.get_submodule(reader), inputs=index)
+
+
+@torch.no_grad()
+def zero_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
+    """Let the layers that read a group of channels see zeros in all but some, in place."""
+    gone = sorted(set(range(group.channels)) - set(kept))
+    for reader in group.readers:
+        model.get_submodule(reader).weight[:, gone] = 0
+
+
+@torch.no_grad()
+def equalize(model: nn.Module, group: ChannelGroup, clusters: Sequence[int]) -> None:
+    """Make all filters of a cluster equal to its first, in place.
+
+    Args:
+        model: The model that the group was found in.
+        group: The channels.
+        clusters: Number of the cluster of each filter.
+    """
+    first = [clusters.index(number) for number in clusters]
+    for layer in (group.writer, group.norm):
+        for tensor in model.get_submodule(layer).state_dict().values() if layer else ():
+            if tensor.dim():
+                tensor.copy_(tensor[first])
+
+
+@torch.no_grad()
+def merge_clusters(model: nn.Module, group: ChannelGroup, clusters: Sequence[int]) -> None:
+    """Keep the first filter of each cluster, and let the layers behind read the sum over the cluster, in place.
+
+    Exact where the filters of a cluster are equal.
+
+    Args:
+        model: The model that the group was found in.
+        group: The channels.
+        clusters: Number of the cluster of each filter.
+    """
+    first = [clusters.index(number) for number in clusters]
+    for reader in map(model.get_submodule, group.readers):
+        weight = to_float64(reader.weight)
+        index = torch.tensor(first, device=weight.device)
+        reader.weight.copy_(torch.zeros_like(weight).index_add_(1, index, weight))
+    keep_filters(model, group, sorted(set(first)))
+
+
+def remaining_rows(compactor: Compactor) -> list[int]:
+    """The rows of a compactor that have not vanished; the largest stays in any case."""
+    norms = compactor.norms()
+    return sorted({norms.argmax().item(), *(norms >= VANISHED).nonzero().flatten().tolist()})
+
+
+@torch.no_grad()
+def vanish(model: nn.Module, group: ChannelGroup) -> None:
+    """Set the rows of a group's compactor that have all but vanished to zero, in place."""
+    compactor = model.get_submodule(group.norm or group.writer).compactor
+    gone = sorted(set(range(group.channels)) - set(remaining_rows(compactor)))
+    compactor.weight[gone] = 0
+
+
+@torch.no_grad()
+def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
+    """Fuse the compactor of a group into the layer in front of it, and remove the filters that have vanished, in place.
+
+    What is left of a norm is its shift alone.
+    """
+    last = model.get_submodule(group.norm or group.writer)
+    kept = remaining_rows(last.compactor)
+    writer = model.get_submodule(group.writer)
+    if group.norm:
+        fused = fuse_after(affine(writer), affine(last))
+        remove_compactor(last)
+        make_shift(last, fused.bias)
+        if writer.bias is not None:
+            writer.bias.zero_()
+    else:
+        fused = affine(writer)
+        remove_compactor(writer)
+        if writer.bias is None:
+            raise CompressionError(f"{group.writer} has neither a norm nor a bias for the compactor behind it.")
+        writer.bias.copy_(fused.bias)
+    writer.weight.copy_(fused.weight)
+    keep_filters(model, group, kept)
+
+
+def make_shift(norm: _BatchNorm, shift: Tensor) -> None:
+    """Let a norm add a shift and nothing else in eval mode; it can be trained as before."""
+    if not norm.affine:
+        raise CompressionError(
+            f"{norm} has no weight and bias (affine=False): what a compactor does to it cannot be written."
+        )
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1)
+    norm.weight.fill_((1 + norm.eps) ** 0.5)
+    norm.bias.copy_(shift)
+
+
+def narrow(layer: nn.Module, outputs: Tensor | None = None, inputs: Tensor | None = None) -> None:
+    """Keep some outputs and inputs of a layer, or channels of a norm, in place; parameters stay as trainable as they
+    are."""
+    for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        values = tensor.detach()
+        if values.dim() and outputs is not None:
+            values = values[outputs]
+        if values.dim() > 1 and inputs is not None:
+            values = values[:, inputs]
+        values = values.clone()
+        setattr(layer, name, nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values)
+    for sizes, names in (
+        (outputs, ("out_channels", "out_features", "num_features")),
+        (inputs, ("in_channels", "in_features")),
+    ):
+        for name in names if sizes is not None else ():
+            if hasattr(layer, name):
+                setattr(layer, name, len(sizes))
+
+
+def width_of(layer: nn.Module) -> list[int]:
+    """Outputs, and but for norms inputs, of a layer."""
+    if isinstance(layer, _BatchNorm):
+        return [layer.num_features]
+    return list(layer.weight.shape[:2])
+
+
+def changed_widths(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, list[int]]:
+    """The widths of all layers that belong to groups, by name, as :func:`PrunedModel` takes them."""
+    names = {name for group in groups.values() for name in (group.writer, group.norm, *group.readers) if name}
+    return {name: width_of(model.get_submodule(name)) for name in sorted(names)}
+
+
+@MODELS.register_module()
+def PrunedModel(model: dict, widths: dict[str, Sequence[int]], **settings: object) -> nn.Module:
+    """Build a model with narrower layers, as compression leaves it.
+
+    Args:
+        model: Config of the model with its original widths, looked up in the current default scope.
+        widths: For the name of each layer that is narrower the number of its outputs and of its inputs, for that of a
+            batch norm the number of its channels. A norm that is fused in the deploy form is passed over.
+        **settings: Further arguments of the model, where its config does not set them.
+
+    Raises:
+        CompressionError: There is no such layer, or it is not as wide.
+    """
+    network = ROOT.build({**settings, **model})
+    modules = dict(network.named_modules())
+    for name, sizes in widths.items():
+        layer = modules.get(name)
+        if isinstance(layer, nn.Identity):
+            continue
+        if layer is None or not hasattr(layer, "weight"):
+            raise CompressionError(f"widths: the model has no layer {name!r}.")
+        present = width_of(layer)
+        if len(sizes) != len(present) or any(not 0 < size <= now for size, now in zip(sizes, present)):
+            raise CompressionError(f"widths: {name} has {present} channels and cannot be narrowed to {list(sizes)}.")
+        narrow(layer, *(torch.arange(size, device=layer.weight.device) for size in sizes))
+    return network

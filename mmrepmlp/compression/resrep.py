@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import MODELS as ROOT
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, compactors_in
+from mmrepmlp.compression.gradient_hook import GradientHook, learning_rates
+from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
+from mmrepmlp.compression.macs import MacsOfWidths
+from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
+from mmrepmlp.registry import HOOKS, MODELS
+
+EPOCHS_BEFORE = 5  # the first masks, in both of the published trainings
+MARGIN = 1.5  # on the way that a row has to zero
+
+
+def compacted_layer(group: ChannelGroup) -> str:
+    """Name of the layer that a group's compactor is behind: its norm, or else the layer that computes the channels."""
+    return group.norm or group.writer
+
+
+@MODELS.register_module()
+def ResRep(model: dict, layers: list[str] | None = None, **settings: object) -> nn.Module:
+    """Build a model with compactors for :class:`ResRepHook` (ResRep, ICCV 2021).
+
+    Each layer whose filters may be removed gets a pointwise convolution behind its batch norm, the identity at first.
+    Any checkpoint of the model without them starts the training. The model's class and names stay.
+
+    Args:
+        model: Config of the model, looked up in the current default scope.
+        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
+            that can be, see :func:`find_groups`.
+        **settings: Further arguments of the model, where its config does not set them.
+
+    Raises:
+        CompressionError: The model has no such layers.
+    """
+    network = ROOT.build({**settings, **model})
+    for group in find_groups(network, layers).values():
+        add_compactor(network.get_submodule(compacted_layer(group)), group.channels)
+    return network
+
+
+@HOOKS.register_module()
+class ResRepHook(GradientHook):
+    """ResRep (ICCV 2021): train the compactors of a :func:`ResRep` model until enough of their rows have vanished.
+
+    A penalty pulls every row of every compactor towards zero. From time to time, the rows with the smallest norms are
+    masked until the model without them has as many multiply-adds as wanted: a masked row follows the penalty alone and
+    vanishes, all others recover by their gradients. ``mmrepmlp reparameterize`` then fuses the compactors into the
+    layers in front of them and removes the filters. The compactors have an SGD of their own, whose learning rate
+    follows the schedule of the config's optimizer; that may be any.
+
+    Args:
+        target: Share of the model's multiply-adds to keep. Default: 0.5.
+        lasso: Strength of the penalty. Default: 1e-4.
+        lr: Initial learning rate of the compactors. Default: 0.01.
+        momentum: Momentum of the compactors. Default: 0.99; at 0.9 a row needs ten times as long to vanish.
+        start: Iterations before the first masks. Default: 5 epochs.
+        interval: Iterations from masks to masks. Default: 200.
+        step: How many rows more may be masked each time. Default: 4.
+
+    Raises:
+        CompressionError: The model has no compactors, the target cannot be reached, or the schedule gives rows no time
+            to vanish.
+    """
+
+    def __init__(
+        self,
+        target: float = 0.5,
+        lasso: float = 1e-4,
+        lr: float = 0.01,
+        momentum: float = 0.99,
+        start: int | None = None,
+        interval: int = 200,
+        step: int = 4,
+    ) -> None:
+        super().__init__()
+        if not 0 < target < 1:
+            raise ValueError(f"target={target}: expected a share above 0 and below 1.")
+        self.target, self.lasso, self.lr, self.momentum = target, lasso, lr, momentum
+        self.start, self.interval, self.step = start, interval, step
+
+    def prepare(self, runner: Runner, state: dict | None) -> None:
+        """Find the compactors, and what the model costs without their rows."""
+        model = get_model(runner)
+        self.compactors = compactors_in(model)
+        if not self.compactors:
+            raise CompressionError(
+                f"{type(model).__name__} has no compactors: give the config model=dict(type='mmrepmlp.ResRep', "
+                "model=...) around its model."
+            )
+        groups = {compacted_layer(group): group for group in find_groups(model).values()}
+        self.macs = MacsOfWidths(model, {name: groups[name] for name in self.compactors})
+        smallest = self.macs.share(dict.fromkeys(self.compactors, 1))
+        if smallest > self.target:
+            raise CompressionError(
+                f"target={self.target}: with one filter left in each of the {len(self.compactors)} layers, "
+                f"{smallest:.3f} of the multiply-adds remain. Set a higher target, or let more layers be narrowed."
+            )
+        self.buffers = {name: torch.zeros_like(compactor.weight) for name, compactor in self.compactors.items()}
+        if state is not None:
+            for name, buffer in self.buffers.items():
+                buffer.copy_(state["momentum_buffers"][name])
+        start = EPOCHS_BEFORE * len(runner.train_dataloader) if self.start is None else self.start
+        self.plan(runner, start)
+
+    def plan(self, runner: Runner, start: int) -> None:
+        """Decide when masks are updated: not once what is masked could no longer vanish."""
+        group = runner.optim_wrapper.param_groups[0]
+        initial = group.get("initial_lr", group["lr"])
+        rates = [self.lr * now[0] / initial for now in learning_rates(runner)]
+        self.rate = lambda: self.lr * group["lr"] / initial
+        speed = self.lasso / (1 - self.momentum)
+        swing = rates[-1] * speed / 4  # around zero, with momentum
+        if swing > VANISHED:
+            raise CompressionError(
+                f"The learning rate ends too high: rows of compactors would keep swinging by {swing:.1e}, and vanish "
+                f"below {VANISHED:.0e}. Let the schedule end at zero, as CosineAnnealingLR with eta_min=0 does."
+            )
+        way = torch.tensor(rates, dtype=torch.float64).flip(0).cumsum(0).flip(0) * speed
+        in_time = int((way >= MARGIN).sum()) + runner.iter
+        self.updates = range(start, in_time, self.interval)
+        if not len(self.updates) and runner.iter <= start:
+            raise CompressionError(
+                f"From iteration {start} on, when masks begin, the penalty can move a row by "
+                f"{way[start - runner.iter] if start - runner.iter < len(way) else 0:.2g} until the end (the sum of "
+                "lr * lasso / (1 - momentum)), and rows start at a norm of 1. Train longer, start earlier, or raise "
+                "lasso or lr."
+            )
+        self.runner_iter = lambda: runner.iter
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Update masks when it is time to, then the compactors, which the optimizer passes over."""
+        if self.runner_iter() in self.updates:
+            self.update_masks()
+        for name, compactor in self.compactors.items():
+            weight = compactor.weight
+            if weight.grad is None:
+                continue
+            gradient = compactor_gradient(compactor, weight.grad, self.lasso)
+            weight.sub_(self.buffers[name].mul_(self.momentum).add_(gradient), alpha=self.rate())
+            weight.grad = None
+
+    def update_masks(self) -> None:
+        """Mask the rows with the smallest norms until the target is met, or a few more than before are masked."""
+        norms = {name: compactor.norms() for name, compactor in self.compactors.items()}
+        rows = sorted(
+            (value, name, row) for name, all_norms in norms.items() for row, value in enumerate(all_norms.tolist())
+        )
+        limit = sum(int((compactor.mask == 0).sum()) for compactor in self.compactors.values()) + self.step
+        widths = {name: len(compactor.mask) for name, compactor in self.compactors.items()}
+        masked: dict[str, list[int]] = {name: [] for name in self.compactors}
+        number = 0
+        for _, name, row in rows:
+            if number == limit or self.macs.share(widths) <= self.target:
+                break
+            if widths[name] > 1:
+                widths[name] -= 1
+                masked[name].append(row)
+                number += 1
+        for name, compactor in self.compactors.items():
+            compactor.mask.fill_(1)
+            compactor.mask[masked[name]] = 0
+
+    def state(self) -> dict:
+        """The momentum buffers of the compactors, whose masks are part of the model."""
+        return {"momentum_buffers": self.buffers}
+
+    def after_train(self, runner: Runner) -> None:
+        """Say what share of the multiply-adds is left, and of which rows mask and norm do not agree."""
+        vanished = {name: compactor.norms() < VANISHED for name, compactor in self.compactors.items()}
+        share = self.macs.share({name: max(1, int((~gone).sum())) for name, gone in vanished.items()})
+        print_log(f"ResRep leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current")
+        for name, gone in vanished.items():
+            masked = self.compactors[name].mask == 0
+            if late := int((masked & ~gone).sum()):
+                print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", level=30)
+            if more := int((~masked & gone).sum()):
+                print_log(
+                    f"{more} filters of {name} have vanished without a mask and are removed.", "current", level=30
+                )
+
+
+def compactor_gradient(compactor: Compactor, gradient: Tensor, lasso: float) -> Tensor:
+    """What moves a compactor: the gradient of the loss where a row is not masked, and the pull of the penalty.
+
+    Args:
+        compactor: The compactor.
+        gradient: Gradient of the loss, shape (D, D, 1, 1).
+        lasso: Strength of the penalty.
+
+    Returns:
+        Shape (D, D, 1, 1).
+    """
+    norms = compactor.norms().view(-1, 1, 1, 1)
+    pull = torch.where(norms > 0, compactor.weight / norms, 0.0)  # a row of zeros has no direction
+    return compactor.mask.view(-1, 1, 1, 1) * gradient + lasso * pull

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of compressing trainings: the narrower model, its config, and the proof that it is the same model."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from torch import nn
+
+import mmrepmlp.compression as compression
+from mmrepmlp.compression.compactor import compactors_in
+from mmrepmlp.compression.compress import Compressed
+from mmrepmlp.compression.reduce import changed_widths
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs
+from mmrepmlp.verbs.config import as_list, resolve_type
+from mmrepmlp.verbs.model import call_model, config_path, random_images
+
+UNFINISHED = 1e-3  # how far a model may be from its method's threshold, relative to an output's largest value
+
+
+def compressed_config(cfg: Config, compressed: Compressed) -> Config:
+    """A copy of a config that builds the narrower model, and whose training would compress nothing.
+
+    The widths of a RepMLPNet are arguments of it; those of other layers are those of a ``PrunedModel``.
+    """
+    cfg = copy.deepcopy(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        cfg.model = without_compactors(cfg.model)
+        kept = [hook for hook in as_list(cfg.get("custom_hooks")) if not compresses(resolve_type(hook, HOOKS))]
+        cfg.update({"custom_hooks": kept} if "custom_hooks" in cfg else {})
+    widths = changed_widths(compressed.model, compressed.groups)
+    for name, network in compressed.model.named_modules():
+        if isinstance(network, RepMLPNet):
+            path = config_path(ConfigDict(model=cfg.model), f"model.{name}".rstrip("."))
+            part = cfg
+            for key in path.split("."):
+                part = part[key]
+            part.update(network.unit_widths)
+            widths = {
+                layer: sizes for layer, sizes in widths.items() if not f"{layer}.".startswith(f"{name}.".lstrip("."))
+            }
+    if widths:
+        cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=cfg.model, widths=widths)
+    return cfg
+
+
+def without_compactors(settings: ConfigDict) -> ConfigDict:
+    """A model's config without the parts that add compactors, wherever they are in it."""
+    if isinstance(settings, dict):
+        if resolve_type(settings, MODELS) is compression.ResRep:
+            rest = {key: value for key, value in settings.items() if key not in ("type", "model", "layers")}
+            return without_compactors(ConfigDict({**rest, **settings["model"]}))
+        return ConfigDict({key: without_compactors(value) for key, value in settings.items()})
+    return [without_compactors(part) for part in settings] if isinstance(settings, list) else settings
+
+
+def compresses(kind: object) -> bool:
+    """Whether a hook is one of those that compress."""
+    return isinstance(kind, type) and issubclass(kind, compression.GradientHook)
+
+
+@torch.no_grad()
+def compare_compressed(model: nn.Module, compressed: Compressed) -> list[Difference]:
+    """Compare a model with what its compression makes of it, on random images in float64.
+
+    Returns:
+        How far outputs move when channels are removed, which is algebra; and what training had left to do until its
+        method's threshold.
+
+    Raises:
+        MMRepMLPError: The model cannot be called on images alone.
+    """
+    before, finished, after = (copy.deepcopy(part).double() for part in (model, compressed.finished, compressed.model))
+    images = random_images(model, 2)
+    outputs = [call_model(part, images) for part in (before, finished, after)]
+    if any(output is None for output in outputs):
+        raise MMRepMLPError(
+            "The model cannot be called on images alone, so that nothing would show what its compression did."
+        )
+    found = []
+    for name, expected, actual, tolerance in (
+        ("removal of channels", outputs[1][1], outputs[2][1], TOLERANCE[torch.float64]),
+        ("training, from its end to the method's threshold", outputs[0][1], outputs[1][1], UNFINISHED),
+    ):
+        differences = compare_outputs(expected, actual, torch.float64, tolerance)
+        worst = max(differences, key=lambda difference: difference.relative)
+        found.append(replace(worst, output=name))
+    return found
+
+
+def compressed_channels(compressed: Compressed) -> dict[str, tuple[int, int]]:
+    """How many channels each layer computed and computes, by name."""
+    return {
+        name: (group.channels, len(compressed.model.get_submodule(name).weight))
+        for name, group in compressed.groups.items()
+    }
+
+
+def original_model(model: nn.Module) -> nn.Module:
+    """A model as it was before the training that compresses it: without compactors."""
+    if not compactors_in(model):
+        return model
+    plain = copy.deepcopy(model)
+    compression.remove_compactors(plain)
+    return plain
