@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The authors' pruning methods: from a trained model to a smaller one."""
 
+from .aofp_hook import AOFPHook
 from .compactor import remove_compactors
 from .compress import Compressed, compress
 from .csgd_hook import CSGDHook
@@ -11,6 +12,7 @@ from .reduce import PrunedModel
 from .resrep import ResRep, ResRepHook
 
 __all__ = [
+    "AOFPHook",
     "CSGDHook",
     "ChannelGroup",
     "Compressed",

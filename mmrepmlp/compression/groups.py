@@ -3,11 +3,12 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
@@ -21,10 +22,25 @@ LAYERS = (nn.Conv2d, nn.Linear)
 # What autograd calls operations that make a zero of a zero. Behind any other, a removed channel would leave a constant.
 KEEP_ZEROS = ("Relu", "Gelu", "LeakyRelu", "Silu", "Hardswish", "Mish", "Elu", "Tanh", "MaxPool", "AvgPool")
 KEEP_ZEROS += ("AdaptiveAvgPool", "Mean", "Upsample", "Clone", "NativeDropout")
+ACTIVATIONS = dict(Relu=F.relu, Gelu=F.gelu, Silu=F.silu, Hardswish=F.hardswish, Mish=F.mish, Elu=F.elu)
+ACTIVATIONS |= dict(LeakyRelu=F.leaky_relu, Tanh=torch.tanh, Sigmoid=torch.sigmoid)
 
 
 class CompressionError(MMRepMLPError):
     """A model, or a layer that was named, cannot be compressed as asked."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What follows a layer, before anything else reads it.
+
+    Attributes:
+        norm: Name of the batch norm; None if there is none.
+        activation: The activation behind it; the identity if there is none.
+    """
+
+    norm: str | None
+    activation: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,14 @@ class ChannelGroup:
         norm: Name of the batch norm behind it; None if there is none.
         readers: Names of the layers that read these channels and no others.
         channels: How many there are.
+        behind: What follows each reader, by its name.
     """
 
     writer: str
     norm: str | None
     readers: tuple[str, ...]
     channels: int
+    behind: Mapping[str, Behind]
 
 
 def find_groups(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, ChannelGroup]:
@@ -161,9 +179,22 @@ def internal_group(graph: object, names: dict[nn.Module, str], writer: nn.Module
                 return None
             if target.module.weight.size(1) != len(every):
                 return None
-            readers.append(names[target.module])
+            readers.append(target.module)
         else:
             return None
     if not readers or len(norms) > 1:
         return None
-    return ChannelGroup(names[writer], norms[0] if norms else None, tuple(sorted(set(readers))), len(every))
+    behind = {names[reader]: what_follows(graph, names, reader) for reader in readers}
+    return ChannelGroup(names[writer], norms[0] if norms else None, tuple(sorted(behind)), len(every), behind)
+
+
+def what_follows(graph: object, names: dict[nn.Module, str], layer: nn.Module) -> Behind:
+    """The batch norm and the activation behind a layer, as far as nothing else reads what is before them."""
+    following = graph.module2node[layer].outputs
+    norm = following[0].module if len(following) == 1 else None
+    if isinstance(norm, _BatchNorm):
+        following = graph.module2node[norm].outputs
+    else:
+        norm = None
+    kind = following[0].grad_fn.name().partition("Backward")[0] if len(following) == 1 else ""
+    return Behind(norm and names[norm], ACTIVATIONS.get(kind, nn.Identity()))

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as ROOT
@@ -177,12 +179,11 @@ class ResRepHook(GradientHook):
         print_log(f"ResRep leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current")
         for name, gone in vanished.items():
             masked = self.compactors[name].mask == 0
-            if late := int((masked & ~gone).sum()):
-                print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", level=30)
-            if more := int((~masked & gone).sum()):
-                print_log(
-                    f"{more} filters of {name} have vanished without a mask and are removed.", "current", level=30
-                )
+            late, more = int((masked & ~gone).sum()), int((~masked & gone).sum())
+            if late:
+                print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", logging.WARNING)
+            if more:
+                print_log(f"{more} filters of {name} have vanished without a mask and go.", "current", logging.WARNING)
 
 
 def compactor_gradient(compactor: Compactor, gradient: Tensor, lasso: float) -> Tensor:
