@@ -96,7 +96,7 @@ class AOFPHook(GradientHook):
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
         """Begin to search, or go on where the training that is resumed was, and listen to the layers."""
-        self.model, self.iteration = get_model(runner), lambda: runner.iter
+        self.model, self.step = get_model(runner), 0
         if state is None and runner.max_iters - runner.iter <= self.start + self.per_half:
             raise CompressionError(
                 f"The training has {runner.max_iters - runner.iter} iterations, and the first filters are judged after "
@@ -110,8 +110,10 @@ class AOFPHook(GradientHook):
             for i, (name, group) in enumerate(self.groups.items())
         }
         if state is not None:
+            self.step = state["step"]
             self.searches = {name: Search(**search) for name, search in state["searches"].items()}
         self.changes = {name: torch.zeros(2, dtype=torch.float64) for name in self.groups}
+        self.ablated = {name: self.draw(name) for name in self.groups}
         self.listening = False
         self.model.register_forward_pre_hook(lambda *_: self.listen(True))
         self.model.register_forward_hook(lambda *_: self.listen(False))
@@ -130,7 +132,8 @@ class AOFPHook(GradientHook):
 
         @torch.no_grad()
         def measure(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            if not self.listening or (ablated := self.ablated(name)) is None:
+            ablated = self.ablated[name]
+            if not self.listening or ablated is None:
                 return
             seen = torch.ones(self.groups[name].channels, device=output.device, dtype=inputs[0].dtype)
             seen[ablated] = 0
@@ -141,14 +144,14 @@ class AOFPHook(GradientHook):
 
         reader.register_forward_hook(measure)
 
-    def ablated(self, name: str) -> list[int] | None:
-        """The filters that a layer's next layers do not see in this iteration, on every process; None if its search
-        has not begun, or the target is met."""
+    def draw(self, name: str) -> list[int] | None:
+        """Draw the filters that a layer's next layers do not see until the next step, the same on every process; None
+        if its search has not begun, or the target is met."""
         search = self.searches[name]
         if search.steps < 0 or len(search.space) < 2 or self.is_done():
             return None
         layer = list(self.groups).index(name)
-        generator = torch.Generator().manual_seed(hash((self.seed, self.iteration(), layer)) % 2**63)
+        generator = torch.Generator().manual_seed(hash((self.seed, self.step, layer)) % 2**63)
         order = torch.randperm(len(search.space), generator=generator)[: len(search.space) // 2]
         return [search.space[i] for i in order.tolist()]
 
@@ -163,7 +166,7 @@ class AOFPHook(GradientHook):
     def before_step(self, optimizer: Optimizer) -> None:
         """Take note of the damages, and judge halves whose time is up."""
         for name in self.groups:
-            search, ablated = self.searches[name], self.ablated(name)
+            search, ablated = self.searches[name], self.ablated[name]
             if ablated is not None:
                 all_reduce(change := self.changes[name])
                 search.damage[ablated] += (change[0] / change[1].clamp(min=1e-300)).item()
@@ -172,6 +175,8 @@ class AOFPHook(GradientHook):
             search.steps += 1
             if search.steps == self.per_half and not self.is_done():
                 self.searches[name] = search.halve(self.threshold)
+        self.step += 1
+        self.ablated = {name: self.draw(name) for name in self.groups}
 
     def drop(self) -> None:
         """Read the filters that are gone with weights of zero."""
@@ -182,6 +187,7 @@ class AOFPHook(GradientHook):
     def state(self) -> dict:
         """The searches, and the masks that conversion needs."""
         return {
+            "step": self.step,
             "searches": {name: dict(vars(search)) for name, search in self.searches.items()},
             "masks": {name: search.mask for name, search in self.searches.items()},
         }

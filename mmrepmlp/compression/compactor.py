@@ -82,6 +82,13 @@ def add_compactor(layer: nn.Module, channels: int) -> None:
     layer.__class__ = compacted(type(layer))
 
 
+def reattach_compactors(model: nn.Module) -> None:
+    """Give layers that were converted with a compactor inside, as batch norms to SyncBatchNorm, back what they do."""
+    for module in model.modules():
+        if isinstance(getattr(module, "compactor", None), Compactor) and not isinstance(module, Compacted):
+            module.__class__ = compacted(type(module))
+
+
 def remove_compactor(layer: nn.Module) -> None:
     """Take the compactor behind a layer away, in place."""
     del layer.compactor

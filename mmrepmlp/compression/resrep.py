@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, compactors_in
+from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, compactors_in, reattach_compactors
 from mmrepmlp.compression.gradient_hook import GradientHook, learning_rates
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
 from mmrepmlp.compression.macs import MacsOfWidths
@@ -85,6 +85,10 @@ class ResRepHook(GradientHook):
             raise ValueError(f"target={target}: expected a share above 0 and below 1.")
         self.target, self.lasso, self.lr, self.momentum = target, lasso, lr, momentum
         self.start, self.interval, self.step = start, interval, step
+
+    def before_run(self, runner: Runner) -> None:
+        """Put compactors back behind norms that the runner has converted (``sync_bn``)."""
+        reattach_compactors(get_model(runner))
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
         """Find the compactors, and what the model costs without their rows."""

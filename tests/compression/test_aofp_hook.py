@@ -40,17 +40,17 @@ def test_the_damage_is_the_change_behind_norm_and_activation_of_the_next_layer(t
     def remember(module, args, inputs):
         model = copy.deepcopy(run.model)  # before its statistics move
         model._forward_pre_hooks.clear(), model._forward_hooks.clear()
-        ablated = hook.ablated("conv1")
+        ablated = hook.ablated["conv1"]
         with torch.no_grad():
             x = F.relu(model.bn1(model.conv1(inputs["inputs"])))
             base = F.relu(model.bn2(F.conv2d(x, model.conv2.weight, model.conv2.bias, padding=1)))
             x = x.clone()
             x[:, ablated] = 0
             without = F.relu(model.bn2(F.conv2d(x, model.conv2.weight, model.conv2.bias, padding=1)))
-        reference[hook.iteration()] = (base - without).double().square().sum() / base.double().square().sum()
+        reference[hook.step] = (base - without).double().square().sum() / base.double().square().sum()
 
     def note(module, inputs, outputs):
-        seen[hook.iteration()] = (hook.ablated("conv1"), hook.changes["conv1"].clone())
+        seen[hook.step] = (hook.ablated["conv1"], hook.changes["conv1"].clone())
 
     class Remember(Hook):
         priority = "LOWEST"
