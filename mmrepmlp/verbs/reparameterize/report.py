@@ -32,13 +32,13 @@ class ConversionReport:
         differences: How far the outputs of each of them moved on the inputs that it gets in the model: converted in
             float64, where nothing but the algebra counts, and as the written file has it, in the precision of its
             weights. Those of the whole model are not required to agree.
-        channels: How many channels a layer computed, and computes where the training compressed it, by name.
-        compression: How far outputs moved when those were removed, and what training had left to do.
         changed: Tensors of other modules that are not the same in the file.
         metrics: What the config's evaluator says of both, by name; empty where it was not asked.
         rounding: The step to which the framework rounds metrics; 0 where it does not.
         same_predictions: Share of the numbers in both predictions that are the same; None where the evaluator was not
             asked.
+        channels: How many channels a layer computed, and computes where the training compressed it, by name.
+        compression: How far outputs moved when those were removed, and what training had left to do.
     """
 
     source: Path
@@ -46,14 +46,14 @@ class ConversionReport:
     macs: tuple[int, int]
     converted: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    channels: dict[str, tuple[int, int]] = field(default_factory=dict)
-    compression: list[Difference] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     rounding: float = 0.0
     same_predictions: float | None = None
     checkpoint: Path | None = None
     config: Path | None = None
+    channels: dict[str, tuple[int, int]] = field(default_factory=dict)
+    compression: list[Difference] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
