@@ -35,8 +35,8 @@ from tests.fixtures import CONFIG
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow
-FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
-FORMS += [("onnxruntime", "float32"), ("onnxruntime", "int8")]
+# ONNX Runtime in float32: test_deploy_data.py.
+FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnxruntime", "int8")]
 
 
 def program_of(folder: Path) -> object:
@@ -202,35 +202,31 @@ def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path):
     assert actual == pytest.approx(expected, abs=0.02, nan_ok=True)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("short_run", ["det"], indirect=True)
-def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path, precision):
-    config, log = short_run.config, str(tmp_path / "log")
-    size, dynamic = (None, None) if precision == "float32" else ((120, 152), ())
-    arguments = dict(precision=precision, images=16, work_dir=log, size=size, dynamic=dynamic)
-    report = deploy_checkpoint(config, short_run.checkpoint, tmp_path / "network", **arguments)
-    assert "head.safetensors" in os.listdir(tmp_path / "network") and "feature maps of neck" in render(report.table())
-    assert report.deployment.settings["input"]["height"] == (size or [None])[0]  # the pipeline keeps the ratio of sides
-    outputs = program_of(tmp_path / "network").predict(np.zeros((120, 152, 3), np.uint8))
-    assert [output.shape for output in outputs] == [(48, 15, 19), (48, 8, 10), (48, 4, 5)]
-    expected = evaluate(config, short_run.checkpoint, log)
-    actual = evaluate_deployment(config, tmp_path / "network", log)
-    assert actual == pytest.approx(expected, abs=1e-3 if precision == "float32" else 0.05)
+def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path):
+    config, checkpoint, log = short_run.config, short_run.checkpoint, str(tmp_path / "log")
+    metrics, cfg = evaluate(config, checkpoint, log), Config.fromfile(config)
+    model = build_model(cfg, load_from_local(checkpoint)["state_dict"])
+    images = [preprocessing_of(model)(image) for image in dataset_images(cfg, "test", 3)]
+    for precision, points, deviation in (("float32", 1e-3, 1e-4), ("int8", 0.05, 0.3)):
+        arguments = dict(precision=precision, images=8, work_dir=log, size=(120, 152), dynamic=())
+        report = deploy_checkpoint(config, checkpoint, tmp_path / precision, **arguments)
+        assert (tmp_path / precision / "head.safetensors").exists()
+        assert "feature maps of neck" in render(report.table())
+        outputs = program_of(tmp_path / precision).predict(np.zeros((120, 152, 3), np.uint8))
+        assert [output.shape for output in outputs] == [(48, 15, 19), (48, 8, 10), (48, 4, 5)]
+        assert evaluate_deployment(config, tmp_path / precision, log) == pytest.approx(metrics, abs=points)
 
-    # After so short a training the metric is near zero: so what the heads make of the maps is compared as well.
-    cfg = Config.fromfile(config)
-    model = build_model(cfg, load_from_local(short_run.checkpoint)["state_dict"])
-    hybrid, head = build_untrained(cfg).eval(), load_file(tmp_path / "network/head.safetensors")
-    normalization = Normalization(**report.deployment.settings["normalization"])
-    network = report.deployment.load()
-    replace_part(hybrid, "neck", lambda x: network(normalization.undo(x)), head)
-    for image in dataset_images(cfg, "test", 3):
-        inputs = preprocessing_of(model)(image)
-        with torch.no_grad():
-            pairs = zip(*(named_tensors(detector(inputs, mode="tensor")) for detector in (hybrid, model)), strict=True)
-        for (_, actual), (_, expected) in pairs:
-            error = ((actual - expected).square().mean() / expected.var()).sqrt()
-            assert error < (1e-4 if precision == "float32" else 0.3)
+        # After so short a training the metric is near zero: so what the heads make of the maps is compared as well.
+        hybrid, head = build_untrained(cfg).eval(), load_file(tmp_path / precision / "head.safetensors")
+        normalization = Normalization(**report.deployment.settings["normalization"])
+        network = report.deployment.load()
+        replace_part(hybrid, "neck", lambda x, n=normalization, network=network: network(n.undo(x)), head)
+        for image in images:
+            with torch.no_grad():
+                pairs = zip(*(named_tensors(m(image, mode="tensor")) for m in (hybrid, model)), strict=True)
+            for (_, actual), (_, expected) in pairs:
+                assert ((actual - expected).square().mean() / expected.var()).sqrt() < deviation
 
 
 @pytest.mark.parametrize("short_run", ["det"], indirect=True)
