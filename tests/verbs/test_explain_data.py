@@ -20,7 +20,6 @@ from mmrepmlp.apis import evaluate, train
 from mmrepmlp.verbs.deploy.images import dataset_images
 from mmrepmlp.verbs.explain import ExplainedError, explained
 from mmrepmlp.verbs.model import build_untrained
-from tests.fixtures import CONFIG
 
 LOAD = [dict(type="mmcv.LoadImageFromFile")]
 SEGMENTED = dict(type="mmseg.BaseSegDataset", data_prefix=dict(img_path="img", seg_map_path="ann"), pipeline=LOAD)
@@ -175,12 +174,12 @@ def test_folders_beside_the_classes_are_named(root, folder):
     assert re.search(rf"number of subfolders \(3\) .* {message}", read(dataset))
 
 
-def test_runs_end_with_an_explanation(options, tmp_path):
+def test_runs_end_with_an_explanation(config, tmp_path):
     message = r"nowhere does not exist; it is set by {}_dataloader\.dataset\.data_root"
     roots = {f"{split}_dataloader.dataset.data_root": str(tmp_path / "nowhere") for split in ("val", "test")}
-    short = {"train_cfg.max_epochs": 1, "train_cfg.val_interval": 1, "train_dataloader.dataset.indices": 64}
+    short = {"train_cfg.max_epochs": 1, "train_cfg.val_interval": 1, "train_dataloader.dataset.indices": 2}
     with pytest.raises(ExplainedError, match=message.format("val")):
-        train(CONFIG, str(tmp_path / "run"), cfg_options={**options, **short, **roots})
-    torch.save(build_untrained(Config.fromfile(CONFIG)).state_dict(), tmp_path / "x.pth")
+        train(config, str(tmp_path / "run"), cfg_options=short | roots)
+    torch.save(build_untrained(Config.fromfile(config)).state_dict(), tmp_path / "x.pth")
     with pytest.raises(ExplainedError, match=message.format("test")):
-        evaluate(CONFIG, tmp_path / "x.pth", str(tmp_path / "run"), cfg_options={**options, **roots})
+        evaluate(config, tmp_path / "x.pth", str(tmp_path / "run"), cfg_options=roots)

@@ -20,7 +20,6 @@ from mmrepmlp.verbs.config import read_config, trained_metainfo
 from mmrepmlp.verbs.infer.images import ImageError
 from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette, prepare_config
 from mmrepmlp.verbs.model import build_untrained
-from tests.fixtures import CONFIG
 
 
 @pytest.fixture
@@ -143,51 +142,51 @@ def random_checkpoint(config, path) -> Path:
     return path
 
 
-def test_one_image_and_an_existing_folder(images, tmp_path):
-    checkpoint, out = random_checkpoint(CONFIG, tmp_path / "random.pth"), tmp_path / "out"
+def test_one_image_and_an_existing_folder(config, images, tmp_path):
+    checkpoint, out = random_checkpoint(config, tmp_path / "random.pth"), tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
-    content, found = predict(CONFIG, checkpoint, images / "b", out)
+    content, found = predict(config, checkpoint, images / "b", out)
     assert list(found) == ["a.png", "c d/ü [x].png"] and content["classes"] is None
     assert found["a.png"]["pred_class"] == str(found["a.png"]["pred_label"])  # without names, the number
     with pytest.raises(FileExistsError, match=r"predictions\.jsonl already exists; choose another path or pass"):
-        infer(CONFIG, checkpoint, images / "a.png", out)
-    result = infer(CONFIG, checkpoint, images / "a.png", out, overwrite=True)
+        infer(config, checkpoint, images / "a.png", out)
+    result = infer(config, checkpoint, images / "a.png", out, overwrite=True)
     assert [item["image"] for item in result.read()] == ["a.png"] and result.skipped == []
     assert (out / "mine.txt").read_text() == "precious" and not list(out.rglob("*.tmp"))
 
 
-def test_names_that_are_no_text(tmp_path):
-    checkpoint, folder = random_checkpoint(CONFIG, tmp_path / "random.pth"), tmp_path / "images"
+def test_names_that_are_no_text(config, tmp_path):
+    checkpoint, folder = random_checkpoint(config, tmp_path / "random.pth"), tmp_path / "images"
     good, broken = (os.fsdecode(name) for name in (b"a\xff.png", b"b\xff.png"))
     folder.mkdir()
     Image.new("RGB", (30, 20)).save(folder / good)
     (folder / broken).touch()
-    result = infer(CONFIG, checkpoint, folder, tmp_path / "out")
+    result = infer(config, checkpoint, folder, tmp_path / "out")
     assert "skipped b\\udcff.png: the file is empty\n" in str(result)
     (found,) = result.read()
     assert [json.loads(line)["image"] for line in result.file.read_text().splitlines()] == [good, broken]
     assert found["image"] == good and (tmp_path / "out" / found["visualization"]).is_file()
 
 
-def test_a_run_without_any_readable_image_fails(images, tmp_path):
-    checkpoint = random_checkpoint(CONFIG, tmp_path / "random.pth")
+def test_a_run_without_any_readable_image_fails(config, images, tmp_path):
+    checkpoint = random_checkpoint(config, tmp_path / "random.pth")
     with pytest.raises(ImageError, match=r"None of the images can be read. .*broken\.jpg: it is not an image"):
-        infer(CONFIG, checkpoint, images / "b/broken.jpg", tmp_path / "out")
+        infer(config, checkpoint, images / "b/broken.jpg", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_does_not_fit_is_said_before_the_first_image(images, tmp_path):
-    checkpoint = random_checkpoint(CONFIG, tmp_path / "random.pth")
+def test_what_does_not_fit_is_said_before_the_first_image(config, images, tmp_path):
+    checkpoint = random_checkpoint(config, tmp_path / "random.pth")
     for options, message in {
         ("model.head.num_classes", 7): "head.fc.weight",
         ("default_scope", "mmpose"): "default_scope='mmpose': expected one of mmpretrain, mmseg, mmdet",
         ("test_dataloader", None): "sets no test_dataloader",
     }.items():
         with pytest.raises(ValueError, match=message):
-            infer(CONFIG, checkpoint, images, tmp_path / "out", cfg_options=dict([options]))
+            infer(config, checkpoint, images, tmp_path / "out", cfg_options=dict([options]))
     with pytest.raises(MMRepMLPError, match="cannot be loaded to map_location='nonsense'"):
-        infer(CONFIG, checkpoint, images, tmp_path / "out", device="nonsense")
+        infer(config, checkpoint, images, tmp_path / "out", device="nonsense")
     assert not (tmp_path / "out").exists()
 
 
@@ -226,8 +225,8 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_what_an_interrupted_run_predicted_is_there(images, tmp_path, monkeypatch, batch):
-    checkpoint, predict, calls = random_checkpoint(CONFIG, tmp_path / "random.pth"), Predictor.predict, []
+def test_what_an_interrupted_run_predicted_is_there(config, images, tmp_path, monkeypatch, batch):
+    checkpoint, predict, calls = random_checkpoint(config, tmp_path / "random.pth"), Predictor.predict, []
 
     def fail_later(self, batch):
         calls.append(len(batch))
@@ -237,7 +236,7 @@ def test_what_an_interrupted_run_predicted_is_there(images, tmp_path, monkeypatc
 
     monkeypatch.setattr(Predictor, "predict", fail_later)
     with pytest.raises(Interrupted):
-        infer(CONFIG, checkpoint, images, tmp_path / "out", batch=batch)
+        infer(config, checkpoint, images, tmp_path / "out", batch=batch)
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == NAMES[:batch] and calls[0] == batch
     assert all((tmp_path / "out" / line["visualization"]).is_file() for line in lines)
@@ -272,9 +271,9 @@ def test_maps_and_boxes_do_not_depend_on_the_batch(short_run, several, tmp_path)
             assert (maps[0] == maps[1]).mean() > 0.99  # ties
 
 
-def test_weights_under_the_names_of_a_wrapper_are_those_that_predict(trained, tmp_path):
+def test_weights_under_the_names_of_a_wrapper_are_those_that_predict(trained, config, tmp_path):
     content = load_from_local(trained.checkpoint)
     state = {f"student.{name}": value for name, value in content["state_dict"].items()}
     save_checkpoint({"meta": content["meta"], "state_dict": state}, tmp_path / "x.pth")
-    model = Predictor(read_config(CONFIG), tmp_path / "x.pth").inferencer.model
+    model = Predictor(read_config(config), tmp_path / "x.pth").inferencer.model
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in model.state_dict().items())
