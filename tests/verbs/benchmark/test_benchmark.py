@@ -62,6 +62,7 @@ def test_alone_it_needs_no_other_package():
     assert "ratio" not in render(report.table())
 
 
+@pytest.mark.usefixtures("small_reference")
 def test_forms_that_compute_something_else_are_refused(monkeypatch):
     def wrong(workload):
         return lambda: [1.001 * y for y in workload.network(workload.images)]
