@@ -144,6 +144,7 @@ def test_masks_are_written_as_run_lengths(images, tmp_path):
 
     cfg = read_config("mmdet::mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py")
     cfg.model.roi_head.bbox_head.fc_out_channels = 32
+    cfg.model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
     cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
     for step in cfg.test_dataloader.dataset.pipeline:
         if step.type == "Resize":
