@@ -31,7 +31,6 @@ from mmrepmlp.verbs.deploy.images import dataset_images
 from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model, build_untrained
 from mmrepmlp.verbs.test.evaluate_deployment import replace_part
-from tests.fixtures import CONFIG
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow
@@ -56,15 +55,15 @@ def few(learned, digits, tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def predictions(learned, few, tmp_path_factory):
+def predictions(learned, config, few, tmp_path_factory):
     """What the framework's inferencer predicts for each test image."""
     images, out = Path(few["test_dataloader.dataset.data_root"], "val"), tmp_path_factory.mktemp("predictions")
-    result = infer(CONFIG, learned.checkpoint, images, out, cfg_options=few, device="cpu")
+    result = infer(config, learned.checkpoint, images, out, cfg_options=few, device="cpu")
     return {images / entry["image"]: entry for entry in result.read()}
 
 
 @pytest.fixture(scope="module")
-def deploy_form(learned, few, tmp_path_factory) -> Callable[[str, str], Deployment]:
+def deploy_form(learned, config, few, tmp_path_factory) -> Callable[[str, str], Deployment]:
     """The network in a runtime and a precision, deployed once; in the first form for any number of images."""
     root = tmp_path_factory.mktemp("deployed")
 
@@ -72,7 +71,7 @@ def deploy_form(learned, few, tmp_path_factory) -> Callable[[str, str], Deployme
     def deploy(runtime: str, precision: str) -> Deployment:
         form = dict(runtime=runtime, precision=precision, dynamic=None if (runtime, precision) == FORMS[0] else ())
         options = dict(form, images=32, cfg_options=few, verify_on="test", work_dir=str(root / "log"))
-        report = deploy_checkpoint(CONFIG, learned.checkpoint, root / f"{runtime}_{precision}", **options)
+        report = deploy_checkpoint(config, learned.checkpoint, root / f"{runtime}_{precision}", **options)
         assert "accuracy/top1" in render(report.table())
         return report.deployment
 
@@ -84,7 +83,7 @@ def deployed(request, deploy_form) -> Deployment:
     return deploy_form(*request.param)
 
 
-def test_the_program_predicts_what_the_framework_does(deployed, few, predictions, tmp_path):
+def test_the_program_predicts_what_the_framework_does(config, deployed, few, predictions, tmp_path):
     folder, exact = deployed.folder, deployed.settings["precision"] == "float32"
     files = {"deploy.json", "requirements.txt", "run.py"}
     graph = {"model.xml", "model.bin"} if deployed.settings["runtime"] == "openvino" else {"model.onnx"}
@@ -99,7 +98,7 @@ def test_the_program_predicts_what_the_framework_does(deployed, few, predictions
             assert scores.argmax() == expected["pred_label"]
             np.testing.assert_allclose(scores, expected["pred_scores"], atol=1e-4)
     accuracy *= 100 / len(predictions)
-    metrics = evaluate_deployment(CONFIG, folder, str(tmp_path), few)
+    metrics = evaluate_deployment(config, folder, str(tmp_path), few)
     assert metrics["accuracy/top1"] == pytest.approx(100 * right / len(predictions), abs=1e-4)
     assert deployed.settings["metrics"] == dict(before={"accuracy/top1": pytest.approx(accuracy)}, after=metrics)
     assert accuracy - metrics["accuracy/top1"] <= (0 if exact else 0.5)
@@ -122,12 +121,12 @@ def test_exactness_and_size_are_reported(deployed, learned):
     assert settings["normalization"]["channels"] == [2, 1, 0]
 
 
-def test_deployments_side_by_side(deploy_form, learned, tmp_path):
+def test_deployments_side_by_side(config, deploy_form, learned, tmp_path):
     deployments = [deploy_form(*form) for form in FORMS]
     shutil.copytree(deployments[0].folder, tmp_path / "copy")
     few = {**learned.options, "test_dataloader.dataset.indices": 16}
     folders = [deployment.folder for deployment in deployments]
-    report = benchmark([CONFIG, *folders, tmp_path / "copy"], repeats=1, work_dir=str(tmp_path), cfg_options=few)
+    report = benchmark([config, *folders, tmp_path / "copy"], repeats=1, work_dir=str(tmp_path), cfg_options=few)
     *rows, copy = report.rows
     assert copy["model"] == "copy" and copy["accuracy/top1"] == rows[0]["accuracy/top1"]
     for row, deployment in zip(rows, deployments, strict=True):
@@ -242,16 +241,18 @@ def test_the_plain_network_up_to_its_maps(short_run, tmp_path):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
 
 
-def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(learned, deploy_form, tmp_path):
+def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(learned, config, deploy_form, tmp_path):
     state = load_from_local(learned.checkpoint)["state_dict"]
     last = {name: torch.zeros_like(value) for name, value in state.items()}
     save_checkpoint({"state_dict": last, "state_dict_ema": state}, tmp_path / "ema.pth")
     few = {**learned.options, "test_dataloader.dataset.indices": list(range(0, 360, 8))}
-    settings = dict(precision="int8", images=16, max_drop=0.1, work_dir=str(tmp_path / "log"), cfg_options=few)
+    settings = dict(
+        precision="int8", dynamic=(), images=16, max_drop=0.1, work_dir=str(tmp_path / "log"), cfg_options=few
+    )
     # A folder is replaced on request alone.
     shutil.copytree(deploy_form(*FORMS[0]).folder, tmp_path / "network")
     (tmp_path / "network/mine.txt").touch()
-    deploy = partial(deploy_checkpoint, CONFIG, tmp_path / "ema.pth", tmp_path / "network", ema=True, **settings)
+    deploy = partial(deploy_checkpoint, config, tmp_path / "ema.pth", tmp_path / "network", ema=True, **settings)
     with pytest.raises(FileExistsError, match="already exists"):
         deploy()
     assert (tmp_path / "network/mine.txt").exists()
@@ -261,12 +262,12 @@ def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(
     assert before > 90 and before - after <= 0.1
 
 
-def test_refusals_write_nothing(learned, tmp_path):
+def test_refusals_write_nothing(learned, config, tmp_path):
     out, log = tmp_path / "out/network", str(tmp_path / "log")
 
     def deploy(checkpoint=learned.checkpoint, options={}, **arguments):
         options = learned.options | {"test_dataloader.dataset.indices": 8} | options
-        deploy_checkpoint(CONFIG, checkpoint, out, cfg_options=options, work_dir=log, **arguments)
+        deploy_checkpoint(config, checkpoint, out, cfg_options=options, work_dir=log, **arguments)
 
     state = {**load_from_local(learned.checkpoint)["state_dict"], "head.fc.weight": torch.ones(3, 192)}
     save_checkpoint({"state_dict": state}, tmp_path / "other.pth")
@@ -299,16 +300,16 @@ def test_refusals_write_nothing(learned, tmp_path):
 
 
 @pytest.mark.parametrize("deployed", FORMS[:1], ids="-".join, indirect=True)
-def test_folders_are_checked_when_read(deployed, learned, tmp_path):
+def test_folders_are_checked_when_read(config, deployed, learned, tmp_path):
     out = tmp_path / "network"
     shutil.copytree(deployed.folder, out)
     with pytest.raises(DeploymentError, match="gives 10 scores, and the config has 3 classes"):
-        evaluate_deployment(CONFIG, out, str(tmp_path / "log"), {**learned.options, "model.head.num_classes": 3})
+        evaluate_deployment(config, out, str(tmp_path / "log"), {**learned.options, "model.head.num_classes": 3})
     (out / "model.bin").write_bytes(b"")
     with pytest.raises(DeploymentError, match=r"model.bin is not the file that was deployed"):
-        evaluate_deployment(CONFIG, out, str(tmp_path / "log"), learned.options)
+        evaluate_deployment(config, out, str(tmp_path / "log"), learned.options)
     with pytest.raises(FileNotFoundError, match=r"is not a deployed network.*mmrepmlp deploy"):
-        evaluate_deployment(CONFIG, tmp_path, str(tmp_path / "log"), learned.options)
+        evaluate_deployment(config, tmp_path, str(tmp_path / "log"), learned.options)
 
 
 @pytest.mark.parametrize("deployed", FORMS[:3], ids="-".join, indirect=True)
