@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -30,7 +32,9 @@ from mmrepmlp.models.common import GroupedLinear
 from mmrepmlp.quantization import QuantizedRepMLPNet  # noqa: F401  registers it
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import convertible_modules, switch_to_deploy
+from mmrepmlp.verbs.model import build_untrained
 from tests.conftest import TINY
+from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT
 from tests.helpers import randomize, relative_error
 
 BLOCKS = dict(RepMLPBlock=RepMLPBlock, RepMLPNetUnit=RepMLPNetUnit, RepMLPv1Block=RepMLPv1Block)
@@ -140,6 +144,12 @@ every_backbone = pytest.mark.parametrize("subject", [SUBJECTS[name] for name in 
 both_forms = pytest.mark.parametrize("deploy", [False, True], ids=["training form", "deploy form"])
 
 
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """A ResNet with one block in each stage that others repeat, behind the first."""
+    monkeypatch.setattr("mmrepmlp.models.repmlp_resnet.network.DEPTHS", {50: (2, 2, 2, 2)})
+
+
 def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
     out = model(x)
     return [out] if isinstance(out, Tensor) else list(out)
@@ -166,7 +176,9 @@ def test_every_registered_model_is_here():
     assert {subject.type for subject in SUBJECTS.values()} - set(BLOCKS) == registered
 
 
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS.values() if s.type not in BLOCKS], ids=lambda s: s.type)
+@pytest.mark.parametrize(
+    "subject", {s.type: s for s in SUBJECTS.values() if s.type not in BLOCKS}.values(), ids=lambda s: s.type
+)
 @pytest.mark.parametrize("scope", [None, "mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
 def test_every_registry_builds_it_in_every_scope(subject, scope):
     settings = dict(type=f"mmrepmlp.{subject.type}", **subject.settings)
@@ -319,6 +331,22 @@ def test_fusing_by_mmcv_is_exact_and_converts(subject):
     for other in (fused, deployed(fused), fuse_conv_bn(deployed(model))):
         assert_equal_outputs(other, expected, x, 1e-10)
     assert deployed(fused).deploy
+
+
+@pytest.mark.parametrize(
+    "path", [CONFIG, *(ROOT / "configs" / name for name in DENSE_CONFIGS.values())], ids=lambda p: Path(p).parent.name
+)
+@torch.no_grad()
+def test_fusing_whole_models_by_mmcv_is_exact_and_converts(path):
+    model = randomize(build_untrained(Config.fromfile(path)), torch.Generator().manual_seed(0), 0.2).double().eval()
+    x = torch.randn(2, 3, 72, 96, dtype=torch.float64)
+    expected = tree_leaves(model(x, mode="tensor"))
+    fused = fuse_conv_bn(model)
+    converted = deployed(fused)
+    for other in (fused, converted):
+        for actual, wanted in zip(tree_leaves(other(x, mode="tensor")), expected, strict=True):
+            assert relative_error(actual, wanted) < 1e-10
+    assert converted.backbone.deploy and not any(isinstance(module, _BatchNorm) for module in converted.modules())
 
 
 class WithoutFloat64(TorchDispatchMode):
