@@ -89,13 +89,16 @@ def test_a_conversion_killed_at_any_moment_leaves_the_old_files_or_new_ones(sour
         path.unlink()
     killed, seen = 0, {None}
     while killed < CONVERSION_KILLS or seen == {None}:
-        share = generator.uniform(0.3, 1.1)
+        share, began = generator.uniform(0.3, 1.1), time.monotonic()
         process = start(kill_targets.convert, config, sources[killed % 2], out, delay=delay)
         process.join(share * duration)
         process.kill()
         process.join()
-        killed += process.exitcode == KILLED
-        duration *= 1.2 if share > 1 and process.exitcode == KILLED else 1  # the machine has become slower
+        if process.exitcode == KILLED:
+            killed += 1
+            duration *= 1.2 if share > 1 else 1  # the machine has become slower
+        else:
+            duration = time.monotonic() - began
         bias = converted_bias(out)
         found = None if bias is None else [torch.equal(bias, other) for other in expected].index(True)
         assert found is not None or seen == {None}  # what was there is never lost

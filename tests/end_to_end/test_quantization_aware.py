@@ -87,9 +87,9 @@ def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options
         RECOVER,
         {
             **options,
+            **FEW,
             "custom_hooks.1.begin": 1,
             "load_from": str(deployed.checkpoint),
-            "train_dataloader.dataset.indices": 512,
         },
         tmp_path / "recover.py",
     )
@@ -98,7 +98,7 @@ def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options
     norms = [name for name in state if name.endswith(".fc3_bn.running_mean")]
     assert len(norms) == 5 and all(state[name].abs().max() > 0 for name in norms)
     (log,) = tmp_path.glob("*/*.log")
-    assert "statistics of 512 training images" in log.read_text()
+    assert "statistics of 256 training images" in log.read_text()
     report = reparameterize_checkpoint(recover, tmp_path / "epoch_2.pth", tmp_path / "again.pth", verify_on="test")
     assert report.metrics["accuracy/top1"][0] == report.metrics["accuracy/top1"][1]
     assert not [name for name in state_of(report.checkpoint) if ".fc3_bn." in name]
