@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import mmrepmlp.models
 from tests.helpers import needs_export
@@ -22,33 +24,35 @@ def modules_after(statement: str) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_backbone_needs_no_framework_and_no_compiled_ops():
-    loaded = modules_after("import mmrepmlp.models, mmrepmlp.engine, sys; assert 'mmcv.ops' not in sys.modules")
-    assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet", "sklearn"} & loaded
-
-
-def test_networks_are_imported_on_first_use():
+def test_networks_are_imported_on_first_use_and_need_no_framework_and_no_compiled_ops():
     loaded = modules_after(
-        "import mmrepmlp; assert 'mmrepmlp.models' not in sys.modules; from mmrepmlp import RepMLPNet"
+        "import mmrepmlp; assert 'mmrepmlp.models' not in sys.modules; from mmrepmlp import RepMLPNet; "
+        "import mmrepmlp.engine; assert 'mmcv.ops' not in sys.modules"
     )
-    assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet"} & loaded
+    assert "mmcv" in loaded and not {"mmpretrain", "mmseg", "mmdet", "sklearn"} & loaded
     assert mmrepmlp.RepMLPNet is mmrepmlp.models.RepMLPNet and set(mmrepmlp.NETWORKS) <= set(mmrepmlp.models.__all__)
 
 
-def test_export_names_the_torch_that_it_needs():
-    statement = "import torch; torch.export.Dim = print; torch.__version__ = '2.5.1'; import mmrepmlp.export"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "ImportError: Export needs torch 2.6 or newer; 2.5.1 is installed."
+def import_again(module: str, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    importlib.import_module(module)
+
+
+def test_export_names_the_torch_that_it_needs(monkeypatch):
+    monkeypatch.setattr(torch.export, "Dim", None)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(ImportError, match=r"^Export needs torch 2.6 or newer; 2.5.1 is installed.$"):
+        import_again("mmrepmlp.export", monkeypatch)
 
 
 @needs_export
 @pytest.mark.parametrize(
     ("package", "module", "name"), [("openvino", "openvino", "OpenVINO"), ("nncf", "post_training", "NNCF")]
 )
-def test_what_deployment_needs_is_named(package, module, name):
-    statement = f"import sys; sys.modules[{package!r}] = None; import mmrepmlp.export.{module}"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == f"ImportError: {name} is not installed: pip install 'mmrepmlp[openvino]'"
+def test_what_deployment_needs_is_named(package, module, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"^{name} is not installed: pip install 'mmrepmlp\[openvino\]'$"):
+        import_again(f"mmrepmlp.export.{module}", monkeypatch)
 
 
 def test_the_algebra_needs_torch_alone():
@@ -71,16 +75,29 @@ def test_missing_packages_are_named_with_both_ways_to_install_them(hidden, comma
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "version"), [("mmcv", "1.7.0"), ("mmcv", "3.0.0"), ("mmengine", "0.9.1"), ("mmengine", "1.0.0")]
-)
-def test_an_unsuitable_version_is_named(name, version):
-    suitable = {
-        "mmcv": "2.0.0 up to, but not including, 3.0.0",
-        "mmengine": "0.10.4 up to, but not including, 1.0.0",
-    }[name]
-    statement = f"import {name}; {name}.__version__ = {version!r}; import mmrepmlp"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", statement], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == (
-        f"ImportError: {name} {version} is installed; mmrepmlp works with {suitable}."
-    )
+SUITABLE = {
+    "mmcv": "2.0.0 up to, but not including, 3.0.0",
+    "mmengine": "0.10.4 up to, but not including, 1.0.0",
+}
+UNSUITABLE = [("mmcv", "1.7.0"), ("mmcv", "3.0.0"), ("mmengine", "0.9.1"), ("mmengine", "1.0.0")]
+TRY_VERSIONS = """
+import importlib, sys
+for name, version in {unsuitable}:
+    package = importlib.import_module(name)
+    installed, package.__version__ = package.__version__, version
+    try:
+        import mmrepmlp
+    except ImportError as error:
+        print(error)
+    package.__version__ = installed
+    for module in [module for module in sys.modules if module.startswith("mmrepmlp")]:
+        del sys.modules[module]
+"""
+
+
+def test_an_unsuitable_version_is_named():
+    command = [sys.executable, "-W", "ignore", "-c", TRY_VERSIONS.format(unsuitable=UNSUITABLE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{name} {version} is installed; mmrepmlp works with {SUITABLE[name]}." for name, version in UNSUITABLE
+    ]

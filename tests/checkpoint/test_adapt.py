@@ -22,15 +22,17 @@ def assert_same_state(model: nn.Module, expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["train", "deploy"])
-def test_names_and_shapes_of_the_released_models_load_strictly(official_shapes, form):
-    for name, tensors in official_shapes.items():
-        state = {tensor: torch.empty(shape, device="meta") for tensor, shape in tensors[form].items()}
+def test_names_and_shapes_of_the_released_models_load_strictly(official_shapes):
+    for name, forms in official_shapes.items():
+        states = {
+            form: {tensor: torch.empty(shape, device="meta") for tensor, shape in forms[form].items()}
+            for form in ("train", "deploy")
+        }
         with torch.device("meta"):
             deployed = RepMLPNet(name[-4], int(name[-3:]), deploy=True)
-            deployed.load_state_dict(state, strict=True, assign=True)
-            if form == "train":
-                RepMLPNet(name[-4], int(name[-3:])).load_state_dict(state, strict=True, assign=True)
+            for state in states.values():
+                deployed.load_state_dict(state, strict=True, assign=True)
+            RepMLPNet(name[-4], int(name[-3:])).load_state_dict(states["train"], strict=True, assign=True)
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])

@@ -77,7 +77,8 @@ def test_norms_and_biases_do_not_decay(name):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_trains_predicts_and_converts(path):
     cfg = load(path)
-    cfg.model.backbone.arch = dict(resolve_arch(cfg.model.backbone.arch), depths=[1, 1, 1, 1])  # others repeat them
+    arch = dict(resolve_arch(cfg.model.backbone.arch), depths=[1, 1, 1, 1])  # others repeat them
+    cfg.model.backbone.update(arch=arch, img_size=64)
     model = build(cfg)
     classes = cfg.model.head.num_classes
     batch = dict(

@@ -23,6 +23,7 @@ from mmrepmlp.models.repmlpnet.network import resolve_arch
 from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.explain_data import local_paths
 from mmrepmlp.verbs.model import iter_dicts
+from tests.fixtures import DENSE_CONFIGS, LIMITS
 from tests.helpers import relative_error
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +32,8 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").glob("*/*.py")
     if "_repmlpnet-" in path.stem and path.parent.name != "quantization" and "mini" not in path.stem
 )
-# One for each network, arch and way to test: others differ in their data, their sizes and their schedules.
-DISTINCT = list(
-    {
-        (path.stem.split("_")[0], re.search(r"repmlpnet-([a-z])", path.stem)[1], path.stem.endswith("-slide")): path
-        for path in CONFIGS
-    }.values()
-)
+# One for each network and way to test: others differ in their arch, their data, their sizes and their schedules.
+DISTINCT = list({(path.stem.split("_")[0], path.stem.endswith("-slide")): path for path in CONFIGS}.values())
 SIDE = 96  # pixels, of the images here
 NAMES = {
     "mmseg": r"upernet_repmlpnet-\w+_\d+xb\d+-\d+k_[a-z0-9]+-\d+x\d+(-slide|_layer-decay)?",
@@ -59,11 +55,13 @@ def compute_in_double(backbone: nn.Module) -> None:
 
 
 def shrink(model: dict) -> None:
-    """Leave one unit in each stage, with small tiles, and few boxes: what heads see of a backbone stays as it is."""
+    """Leave a unit in each stage, with small tiles, narrow heads and few boxes: what heads see of a backbone stays."""
     model.backbone.arch = dict(resolve_arch(model.backbone.arch), depths=[1, 1, 1, 1])
     model.backbone.img_size = 64
-    numbers = dict(nms_pre=100, max_per_img=50, num=32)  # of boxes to sort, to propose, and to sample
-    for part in iter_dicts([model.get("train_cfg"), model.get("test_cfg")]):
+    for head in (model[name] for name in ("decode_head", "auxiliary_head") if name in model):
+        head.channels = 16
+    numbers = dict(LIMITS, nms_pre=100, max_per_img=50, num=32)  # of boxes to sort, to propose, and to sample
+    for part in iter_dicts(model):
         part.update({name: number for name, number in numbers.items() if name in part})
 
 
@@ -93,9 +91,9 @@ def flatten(predictions: list) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", DISTINCT, ids=lambda path: path.stem)
-def test_it_trains_predicts_and_converts(path):
-    cfg = Config.fromfile(path)
+@pytest.mark.parametrize("distinct", DISTINCT, ids=lambda path: path.stem)
+def test_it_trains_predicts_and_converts(distinct):
+    cfg = Config.fromfile(distinct)
     shrink(cfg.model)
     if cfg.default_scope == "mmseg":
         cfg.model.data_preprocessor.size = (SIDE, SIDE)
@@ -128,9 +126,23 @@ def test_it_trains_predicts_and_converts(path):
         assert relative_error(b, a) < 1e-5 if a.is_floating_point() else torch.equal(a, b)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_its_name_and_its_data_are_as_its_framework_has_them(path):
-    cfg = Config.fromfile(path)
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def cfg(path) -> Config:
+    return Config.fromfile(path)
+
+
+@pytest.fixture(scope="module")
+def model(cfg) -> nn.Module:
+    with torch.device("meta"):
+        return build(cfg).eval()
+
+
+def test_its_name_and_its_data_are_as_its_framework_has_them(path, cfg):
     assert re.fullmatch(NAMES[cfg.default_scope], path.stem)
     assert cfg.model.backbone.type == "mmrepmlp.RepMLPNet" and "_delete_" not in cfg.model.backbone
     arch, size = re.search(r"repmlpnet-([a-z])(\d+)", path.stem).groups()
@@ -140,21 +152,23 @@ def test_its_name_and_its_data_are_as_its_framework_has_them(path):
     for part in dataset.get("datasets", [dataset]):
         for _, file in local_paths(part):
             assert file.rstrip("/") in documented, file
+    if cfg.default_scope == "mmseg":
+        assert_images_of_any_size_are_validated(cfg)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/upernet").glob("*.py")), ids=lambda path: path.stem)
-def test_images_of_any_size_are_validated(path):
+def assert_images_of_any_size_are_validated(cfg):
     """mmsegmentation takes several in a batch only if they have one size."""
-    cfg = Config.fromfile(path)
     assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_neck_and_heads_take_what_its_backbone_gives(path):
-    cfg = Config.fromfile(path)
-    with torch.device("meta"), torch.no_grad():
-        model = build(cfg).eval()
-        maps = model.backbone(torch.zeros(1, 3, cfg.model.backbone.img_size, cfg.model.backbone.img_size))
+def test_scenes_of_any_size_are_validated():
+    assert_images_of_any_size_are_validated(Config.fromfile(ROOT / "configs" / DENSE_CONFIGS["seg"]))
+
+
+def test_neck_and_heads_take_what_its_backbone_gives(cfg, model):
+    side = cfg.model.backbone.img_size
+    with torch.no_grad():
+        maps = model.backbone(torch.zeros(1, 3, side, side, device="meta"))
         if cfg.default_scope == "mmseg":
             logits = model.decode_head(maps), model.auxiliary_head(maps)
             assert {x.size(1) for x in logits} == {cfg.model.decode_head.num_classes}
@@ -162,12 +176,8 @@ def test_neck_and_heads_take_what_its_backbone_gives(path):
             assert {x.size(1) for x in model.neck(maps)} == {cfg.model.neck.out_channels}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_norms_and_biases_do_not_decay(path):
-    cfg = Config.fromfile(path)
+def test_norms_and_biases_do_not_decay(path, cfg, model):
     assert cfg.optim_wrapper.optimizer.type == "AdamW"
-    with torch.device("meta"):
-        model = build(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}

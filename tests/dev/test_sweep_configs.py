@@ -11,12 +11,11 @@ from dev.sweep.trial import Trial, run_trial
 from tests.end_to_end.processes import PRELOADED
 from tests.fixtures import iter_small_configs
 
-# A classifier; segmentors with channels to set, with masks to classify; detectors of one stage, two, with queries.
+# A classifier; segmentors with channels to set, with masks to classify; detectors with queries, of stages.
 FAMILIES = [
     ("mmpretrain", "convnext", "whole"),
     ("mmseg", "upernet", "whole"),
     ("mmseg", "mask2former", "maps"),
-    ("mmdet", "retinanet", "maps"),
     ("mmdet", "detr", "maps"),
     ("mmdet", "cascade_rcnn", "maps"),
 ]

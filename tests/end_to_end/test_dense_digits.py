@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation and detection of digits, in short: the configs, both forms, their predictions on the test set."""
+"""Segmentation and detection of digits, in short: the backbone swapped in configs, training, testing and conversion."""
 
 import pytest
 
@@ -14,8 +14,9 @@ def test_both_forms_predict_the_same(short_run, tmp_path):
         short_run.config, short_run.checkpoint, tmp_path / "deploy.pth", verify_on="test"
     )
     assert report.same_predictions > 0.99  # ties change places
-    forms = [(short_run.config, short_run.checkpoint), (report.config, report.checkpoint)]
-    metrics = [evaluate(*form, str(tmp_path / "run")) for form in forms]
+    trained, log = (short_run.config, short_run.checkpoint), str(tmp_path / "run")
+    metrics = [evaluate(*trained, log), evaluate(report.config, report.checkpoint, log)]
+    assert evaluate(*trained, log, deploy=True) == metrics[1]
     assert dict(seg="mIoU", det="coco/bbox_mAP")[short_run.task] in report.metrics
     assert metrics[0].keys() == report.metrics.keys()
     for name, values in report.metrics.items():

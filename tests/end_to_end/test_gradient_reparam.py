@@ -13,7 +13,8 @@ CONFIG = ROOT / "configs/experimental/repmlpnet-mini_repopt_1xb64_digits-64px.py
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(options, tmp_path):
-    settings = {**options, "train_dataloader.dataset.indices": 256, "randomness.deterministic": True}
+    few = {f"{split}_dataloader.dataset.indices": 128 for split in ("train", "val", "test")}
+    settings = {**options, **few, "randomness.deterministic": True}
     train(CONFIG, str(tmp_path / "whole"), cfg_options=settings)
     half = {**settings, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1}
     train(CONFIG, str(tmp_path / "resumed"), cfg_options=half)
@@ -27,7 +28,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(options, tmp
         for key, expected in state.items():
             torch.testing.assert_close(states[1][index][key], expected, rtol=0, atol=0, msg=f"{index} {key}")
 
-    config = dump_config(CONFIG, options, tmp_path / "config.py")
+    config = dump_config(CONFIG, settings, tmp_path / "config.py")
     report = reparameterize_checkpoint(
         config, tmp_path / "whole/epoch_2.pth", tmp_path / "deploy.pth", verify_on="test"
     )

@@ -26,7 +26,8 @@ print("\\n" + json.dumps([before, after]))
 
 @pytest.mark.slow
 def test_training_testing_and_conversion_take_nothing_compiled(options, tmp_path):
-    arguments = json.dumps([CONFIG, {**options, "train_cfg.max_epochs": 1}, str(tmp_path)])
+    few = {f"{split}_dataloader.dataset.indices": 64 for split in ("train", "val", "test")}
+    arguments = json.dumps([CONFIG, {**options, **few, "train_cfg.max_epochs": 1}, str(tmp_path)])
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

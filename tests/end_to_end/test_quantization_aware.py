@@ -3,6 +3,7 @@
 
 from collections import Counter
 
+import onnx
 import pytest
 import torch
 
@@ -38,19 +39,20 @@ def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     (before, after) = report.metrics["accuracy/top1"]
     assert before == after == evaluate(report.config, work_dir=str(tmp_path))["accuracy/top1"]
 
-    exported = deploy_checkpoint(report.config, report.checkpoint, tmp_path / "int8.onnx", raw=True)
-    assert exported.operators["QuantizeLinear"] == 29
     with pytest.raises(DeploymentError, match="trained with fake quantization, and its graph is int8"):
         deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "float32", work_dir=str(tmp_path))
     assert not (tmp_path / "float32").exists()
     monkeypatch.setattr("mmrepmlp.verbs.deploy.deploy.dataset_images", of_the_test_alone)
-    for runtime in ("openvino", "onnxruntime"):
+    forms = dict(openvino=(config, tmp_path / "epoch_2.pth"), onnxruntime=(report.config, report.checkpoint))
+    for runtime, form in forms.items():
         arguments = dict(runtime=runtime, precision="int8", verify_on="test", work_dir=str(tmp_path))
-        deployed = deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / runtime, **arguments)
+        deployed = deploy_checkpoint(*form, tmp_path / runtime, **arguments)
         # What fake quantization showed; at most one image of 360 may hang on a tie of rounding.
         assert deployed.metrics["before"]["accuracy/top1"] == after
         assert round(3.6 * abs(deployed.metrics["after"]["accuracy/top1"] - after)) <= 1
         assert deployed.proof.agreement > 0.98 and deployed.deployment.megabytes < 1.4
+    stored = Counter(node.op_type for node in onnx.load(tmp_path / "onnxruntime/model.onnx").graph.node)
+    assert stored["QuantizeLinear"] == 29
     computed = Counter(
         str(node.get_rt_info()["primitiveType"].value).rpartition("_")[2]
         for node in deployed_graph(tmp_path / "openvino").get_ops()
@@ -85,9 +87,9 @@ def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options
         RECOVER,
         {
             **options,
+            **FEW,
             "custom_hooks.1.begin": 1,
             "load_from": str(deployed.checkpoint),
-            "train_dataloader.dataset.indices": 512,
         },
         tmp_path / "recover.py",
     )
@@ -96,7 +98,7 @@ def test_recovered_by_fine_tuning_with_norms_behind_fc3(trained, config, options
     norms = [name for name in state if name.endswith(".fc3_bn.running_mean")]
     assert len(norms) == 5 and all(state[name].abs().max() > 0 for name in norms)
     (log,) = tmp_path.glob("*/*.log")
-    assert "statistics of 512 training images" in log.read_text()
+    assert "statistics of 256 training images" in log.read_text()
     report = reparameterize_checkpoint(recover, tmp_path / "epoch_2.pth", tmp_path / "again.pth", verify_on="test")
     assert report.metrics["accuracy/top1"][0] == report.metrics["accuracy/top1"][1]
     assert not [name for name in state_of(report.checkpoint) if ".fc3_bn." in name]

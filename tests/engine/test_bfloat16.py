@@ -42,7 +42,8 @@ def test_a_detector_of_two_stages_keeps_its_boxes():
 
     cfg = Config.fromfile(ROOT / "configs/cascade_rcnn/cascade-mask-rcnn_repmlpnet-b256_fpn_1x_coco.py")
     cfg.model.backbone.arch, cfg.model.backbone.init_cfg, cfg.model.neck.in_channels = TINY, None, TINY["channels"]
-    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=200)
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=50)
     model = build_untrained(cfg).eval()
     size = (128, 128)
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
@@ -53,6 +54,6 @@ def test_a_detector_of_two_stages_keeps_its_boxes():
             (sample,) = variant.test_step(dict(inputs=[image], data_samples=[DetDataSample(metainfo=meta)]))
         found.append(sample.pred_instances)
     before, after = found
-    assert len(before) == len(after) == 100 and after.bboxes.dtype == torch.float32
+    assert len(before) == len(after) == 50 and after.bboxes.dtype == torch.float32
     nearest = torch.cdist(after.bboxes, before.bboxes, p=torch.inf).min(1).values
     assert nearest.median() < 1  # a pixel

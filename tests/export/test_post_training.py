@@ -14,10 +14,16 @@ from tests.export.conftest import random_network
 pytestmark = pytest.mark.slow
 
 
+RUNTIMES = {  # how a graph is read, and an int8 one run
+    "openvino": (openvino.convert_model, lambda graph: OpenVinoNetwork(graph, "int8")),
+    "onnxruntime": (lambda path: onnx.load(str(path)), OnnxNetwork),
+}
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("float") / "network.onnx"
-    export_onnx(random_network(out_indices=(1,)), path, size=(64, 64))
+    export_onnx(random_network(out_indices=(1,)), path, size=(64, 64), batch=2, dynamic=())
     return path
 
 
@@ -27,13 +33,18 @@ def images():
     return [torch.randn(2, 3, 64, 64, generator=generator) for _ in range(4)]
 
 
+@pytest.fixture(scope="module")
+def quantized(source, images) -> dict:
+    """The int8 graph of each runtime."""
+    return {name: quantize_graph(read(source), images, "images") for name, (read, _) in RUNTIMES.items()}
+
+
 def loss(actual, expected):
     return ((actual[0] - expected[0]).square().mean() / expected[0].var()).item()
 
 
-def test_openvino_computes_products_and_convolutions_in_int8(source, images):
-    graph = quantize_graph(openvino.convert_model(source), images, "images")
-    network = OpenVinoNetwork(graph, "int8")
+def test_openvino_computes_products_and_convolutions_in_int8(source, images, quantized):
+    network = OpenVinoNetwork(quantized["openvino"], "int8")
     assert 0 < loss(network(images[0]), OnnxNetwork(source)(images[0])) < 0.05
     computed = Counter()
     for node in network.compiled.get_runtime_model().get_ops():
@@ -43,8 +54,8 @@ def test_openvino_computes_products_and_convolutions_in_int8(source, images):
     assert products["Convolution"] == 6 and products["FullyConnected"] >= 2
 
 
-def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images):
-    graph = quantize_graph(onnx.load(str(source)), images, "images")
+def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images, quantized):
+    graph = quantized["onnxruntime"]
     makers = {name: node for node in graph.graph.node for name in node.output}
     sizes = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
     for node in graph.graph.node:
@@ -57,12 +68,9 @@ def test_onnx_has_int8_convolutions_with_a_scale_for_each_channel(source, images
     assert 0 < loss(OnnxNetwork(graph)(images[0]), OnnxNetwork(source)(images[0])) < 0.05
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_layers_stay_in_float_until_the_metric_is_kept(source, images, runtime):
-    graph, load = {
-        "openvino": (openvino.convert_model(source), lambda g: OpenVinoNetwork(g, "int8")),
-        "onnxruntime": (onnx.load(str(source)), OnnxNetwork),
-    }[runtime]
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_layers_stay_in_float_until_the_metric_is_kept(source, images, quantized, runtime):
+    read, load = RUNTIMES[runtime]
     expected = OnnxNetwork(source)(images[0])
     seen = []
 
@@ -70,6 +78,6 @@ def test_layers_stay_in_float_until_the_metric_is_kept(source, images, runtime):
         seen.append(100 - 100 * loss(load(candidate)(images[0]), expected))
         return seen[-1]
 
-    full = loss(load(quantize_graph(graph, images, "images"))(images[0]), expected)
-    kept = quantize_graph(graph, images, "images", evaluate, max_drop=50 * full)
+    full = loss(load(quantized[runtime])(images[0]), expected)
+    kept = quantize_graph(read(source), images, "images", evaluate, max_drop=50 * full)
     assert loss(load(kept)(images[0]), expected) <= full / 2 and len(seen) > 2

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -30,7 +32,9 @@ from mmrepmlp.models.common import GroupedLinear
 from mmrepmlp.quantization import QuantizedRepMLPNet  # noqa: F401  registers it
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import convertible_modules, switch_to_deploy
+from mmrepmlp.verbs.model import build_untrained
 from tests.conftest import TINY
+from tests.fixtures import CONFIG, DENSE_CONFIGS, ROOT
 from tests.helpers import randomize, relative_error
 
 BLOCKS = dict(RepMLPBlock=RepMLPBlock, RepMLPNetUnit=RepMLPNetUnit, RepMLPv1Block=RepMLPv1Block)
@@ -46,6 +50,7 @@ class Subject:
         image: Shape of an input without the batch.
         shapes: Shapes of the outputs without the batch.
         stages: Names of the stages, stem first; empty for what has no stages.
+        compact: Settings that leave two stages, with layers of each kind, for what takes long over each layer.
     """
 
     type: str
@@ -53,6 +58,7 @@ class Subject:
     image: tuple[int, int, int]
     shapes: list[tuple[int, int, int]]
     stages: list[tuple[str, ...]] = field(default_factory=list)
+    compact: dict = field(default_factory=dict)
 
     def build(self, **changes) -> nn.Module:
         settings = {**self.settings, **changes}
@@ -76,8 +82,10 @@ ALL = dict(out_indices=(0, 1, 2, 3))
 REPMLPNET = dict(arch=TINY, img_size=64, **ALL)
 REPMLPNET_STAGES = [("patch_embed.",), ("stages.0.",)]
 REPMLPNET_STAGES += [(f"stages.{i}.", f"downsample_layers.{i - 1}.") for i in (1, 2, 3)]
+TWO_STAGES = dict(arch={key: values[:2] for key, values in TINY.items()}, out_indices=(0, 1))
 # Larger than one tile, in an odd number of patches.
 REPMLPNET_MAPS = [(8, 18, 24), (16, 9, 12), (32, 5, 6), (64, 3, 3)]
+RESNET_TWO_STAGES = dict(repmlp_stages=(1,), out_indices=(0, 1))
 RESNET = dict(base_channels=8, img_size=64, h=2, w=2, reparam_conv_kernels=(1, 3), **ALL)
 RESNET_MAPS = [(32, 16, 16), (64, 8, 8), (128, 4, 4), (256, 2, 2)]
 REPOPT = dict(arch=dict(depths=[1, 2, 1, 1], channels=[4, 8, 8, 8]), **ALL)
@@ -87,25 +95,31 @@ STRIDED = dict(in_channels=6, out_channels=12, kernel_size=(3, 5), stride=2, pad
 V1 = dict(in_channels=8, out_channels=16, map_size=(6, 9), h=3, w=3, groups=4)
 BLOCK = dict(channels=8, h=3, w=5, reparam_conv_kernels=(1, 3), num_sharesets=2)
 
-SUBJECTS = {
-    "RepMLPNet": Subject("RepMLPNet", REPMLPNET, (3, 72, 96), REPMLPNET_MAPS, REPMLPNET_STAGES),
-    "RepMLPNet, no local perceptron, no norm behind": Subject(
+REPMLPNETS = {
+    "RepMLPNet": ("RepMLPNet", {}),
+    "RepMLPNet, no local perceptron, no norm behind": (
         "RepMLPNet",
-        {**REPMLPNET, "reparam_conv_kernels": None, "final_norm": False, "pad_mode": "zeros"},
-        (3, 72, 96),
-        REPMLPNET_MAPS,
-        REPMLPNET_STAGES,
+        dict(reparam_conv_kernels=None, final_norm=False, pad_mode="zeros"),
     ),
-    "RepMLPNet, gradients re-parameterized": Subject(
-        "RepMLPNet", {**REPMLPNET, "gradient_reparam": True}, (3, 72, 96), REPMLPNET_MAPS, REPMLPNET_STAGES
-    ),
-    "QuantizedRepMLPNet": Subject("QuantizedRepMLPNet", REPMLPNET, (3, 72, 96), REPMLPNET_MAPS, REPMLPNET_STAGES),
-    "RepMLPResNet, light": Subject(
-        "RepMLPResNet", dict(RESNET, block="light"), (3, 64, 64), RESNET_MAPS, in_stages("stage{}.", 4)
-    ),
-    "RepMLPResNet, bottleneck": Subject(
-        "RepMLPResNet", dict(RESNET, block="bottleneck"), (3, 64, 64), RESNET_MAPS, in_stages("stage{}.", 4)
-    ),
+    "RepMLPNet, gradients re-parameterized": ("RepMLPNet", dict(gradient_reparam=True)),
+    "QuantizedRepMLPNet": ("QuantizedRepMLPNet", {}),
+}
+SUBJECTS = {
+    **{
+        name: Subject(kind, {**REPMLPNET, **more}, (3, 72, 96), REPMLPNET_MAPS, REPMLPNET_STAGES, TWO_STAGES)
+        for name, (kind, more) in REPMLPNETS.items()
+    },
+    **{
+        f"RepMLPResNet, {block}": Subject(
+            "RepMLPResNet",
+            dict(RESNET, block=block),
+            (3, 64, 64),
+            RESNET_MAPS,
+            in_stages("stage{}.", 4),
+            RESNET_TWO_STAGES,
+        )
+        for block in ("light", "bottleneck")
+    },
     "RepOptVGG": Subject("RepOptVGG", REPOPT, (3, 67, 64), REPOPT_MAPS, in_stages("stage{}.", 4)),
     "RepOptVGG, hyper-search": Subject(
         "RepOptVGG", dict(REPOPT, form="hyper_search"), (3, 67, 64), REPOPT_MAPS, in_stages("stage{}.", 4)
@@ -128,6 +142,12 @@ BACKBONES = [name for name, subject in SUBJECTS.items() if subject.stages]
 every_model = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
 every_backbone = pytest.mark.parametrize("subject", [SUBJECTS[name] for name in BACKBONES], ids=BACKBONES)
 both_forms = pytest.mark.parametrize("deploy", [False, True], ids=["training form", "deploy form"])
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """A ResNet with one block in each stage that others repeat, behind the first."""
+    monkeypatch.setattr("mmrepmlp.models.repmlp_resnet.network.DEPTHS", {50: (2, 2, 2, 2)})
 
 
 def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -156,7 +176,9 @@ def test_every_registered_model_is_here():
     assert {subject.type for subject in SUBJECTS.values()} - set(BLOCKS) == registered
 
 
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS.values() if s.type not in BLOCKS], ids=lambda s: s.type)
+@pytest.mark.parametrize(
+    "subject", {s.type: s for s in SUBJECTS.values() if s.type not in BLOCKS}.values(), ids=lambda s: s.type
+)
 @pytest.mark.parametrize("scope", [None, "mmengine", "mmpretrain", "mmseg", "mmdet", "mmrepmlp"])
 def test_every_registry_builds_it_in_every_scope(subject, scope):
     settings = dict(type=f"mmrepmlp.{subject.type}", **subject.settings)
@@ -309,6 +331,22 @@ def test_fusing_by_mmcv_is_exact_and_converts(subject):
     for other in (fused, deployed(fused), fuse_conv_bn(deployed(model))):
         assert_equal_outputs(other, expected, x, 1e-10)
     assert deployed(fused).deploy
+
+
+@pytest.mark.parametrize(
+    "path", [CONFIG, *(ROOT / "configs" / name for name in DENSE_CONFIGS.values())], ids=lambda p: Path(p).parent.name
+)
+@torch.no_grad()
+def test_fusing_whole_models_by_mmcv_is_exact_and_converts(path):
+    model = randomize(build_untrained(Config.fromfile(path)), torch.Generator().manual_seed(0), 0.2).double().eval()
+    x = torch.randn(2, 3, 72, 96, dtype=torch.float64)
+    expected = tree_leaves(model(x, mode="tensor"))
+    fused = fuse_conv_bn(model)
+    converted = deployed(fused)
+    for other in (fused, converted):
+        for actual, wanted in zip(tree_leaves(other(x, mode="tensor")), expected, strict=True):
+            assert relative_error(actual, wanted) < 1e-10
+    assert converted.backbone.deploy and not any(isinstance(module, _BatchNorm) for module in converted.modules())
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -473,6 +511,7 @@ def traced(model: nn.Module, x: Tensor) -> Callable:
 
 def compiled(model: nn.Module, x: Tensor) -> Callable:
     torch.compiler.reset()  # its limit of recompilations counts over all models of a class
+    torch._dynamo.mark_dynamic(x, 0)  # a graph for one number of images alone is an error
     return torch.compile(model, fullgraph=True, backend="aot_eager")
 
 
@@ -481,7 +520,7 @@ def compiled(model: nn.Module, x: Tensor) -> Callable:
 @pytest.mark.parametrize("record", [traced, pytest.param(compiled, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_what_is_recorded_computes_the_same(subject, deploy, record):
-    model, x = in_form(subject, deploy), subject.images(2)
+    model, x = in_form(subject, deploy, **subject.compact), subject.images(2)
     recorded = record(model, x)
     assert_equal_outputs(recorded, outputs(model, x), x, 1e-5)
     x = subject.images(4)

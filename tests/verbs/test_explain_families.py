@@ -29,7 +29,8 @@ def value_of(cfg: Config, setting: str) -> object:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package, family", [(package, name) for package in FAMILIES for name in FAMILIES[package]])
-def test_families_of_configs(package, family):
+def test_families_of_configs(package, family, monkeypatch):
+    monkeypatch.setattr("dev.sweep.trial.SIDES", (64, 128, 224))
     _, original = next(iter_small_configs(package, find_families(package)[family]))
     right = copy.deepcopy(original)
     _, maps, side = run_control(original)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import pytest
+from torch import nn
 
-from mmrepmlp.apis import train
-from tests.fixtures import CONFIG, dump_config
+from mmrepmlp.engine import CollectStatisticsHook
+from mmrepmlp.models import RepMLPNet
+from tests.conftest import TINY
 
 
-def test_a_plain_network_is_refused(options, tmp_path):
-    hook = dict(type="mmrepmlp.CollectStatisticsHook")
-    config = dump_config(CONFIG, {**options, "custom_hooks": [hook]}, tmp_path / "config.py")
+def test_a_plain_network_is_refused():
+    model = nn.ModuleDict(dict(backbone=RepMLPNet(TINY, 64)))
     with pytest.raises(ValueError, match="insert_bn=True"):
-        train(config, work_dir=str(tmp_path))
+        CollectStatisticsHook().before_train(SimpleNamespace(iter=0, model=model, train_dataloader=[]))

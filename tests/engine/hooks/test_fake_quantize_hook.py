@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import pytest
+from torch import nn
 
-from mmrepmlp.apis import train
-from tests.fixtures import CONFIG, ROOT, dump_config
+from mmrepmlp.engine import FakeQuantizeHook
+from mmrepmlp.models import RepMLPNet
+from mmrepmlp.quantization import QuantizedRepMLPNet
+from tests.conftest import TINY
 
-AWARE = ROOT / "configs/quantization/repmlpnet-mini_qat_1xb64_digits-64px.py"
+
+def begin_training(backbone: nn.Module, **settings) -> None:
+    runner = SimpleNamespace(model=nn.ModuleDict(dict(backbone=backbone)), max_epochs=2)
+    FakeQuantizeHook(**settings).before_train(runner)
 
 
-def test_an_epoch_that_never_comes_is_refused(options, tmp_path):
-    config = dump_config(AWARE, {**options, "custom_hooks.0.begin": 2}, tmp_path / "config.py")
+def test_an_epoch_that_never_comes_is_refused():
+    network = QuantizedRepMLPNet(arch=TINY, img_size=64)
+    begin_training(network, begin=1)
     with pytest.raises(ValueError, match="begin=2, but training is over after 2 epochs"):
-        train(config, work_dir=str(tmp_path))
+        begin_training(network, begin=2)
 
 
-@pytest.mark.parametrize(
-    "backbone, advice",
-    [
-        ({}, "Write type='mmrepmlp.QuantizedRepMLPNet'"),
-        (dict(_delete_=True, type="ResNet", depth=18), r"Only RepMLPNet trains for int8\. .* --precision int8"),
-    ],
-)
-def test_a_plain_network_is_refused(backbone, advice, options, tmp_path):
-    settings = {**options, "custom_hooks": [dict(type="mmrepmlp.FakeQuantizeHook")], "model.backbone": backbone}
-    config = dump_config(CONFIG, settings, tmp_path / "config.py")
-    with pytest.raises(ValueError, match=f"the model has no QuantizedRepMLPNet. {advice}"):
-        train(config, work_dir=str(tmp_path))
+def test_a_plain_network_is_refused():
+    for backbone, advice in (
+        (RepMLPNet(TINY, 64), "Write type='mmrepmlp.QuantizedRepMLPNet'"),
+        (nn.Conv2d(3, 8, 3), r"Only RepMLPNet trains for int8\. .* --precision int8"),
+    ):
+        with pytest.raises(ValueError, match=f"the model has no QuantizedRepMLPNet. {advice}"):
+            begin_training(backbone)

@@ -102,14 +102,16 @@ def difference(structural: RepMLPNet, merged: RepMLPNet) -> float:
     return max(((a - e).abs().max() / e.abs().max()).item() for e, a in pairs)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_merged_weights_move_as_the_sums_do(name, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float64) for name in OPTIMIZERS), ("nesterov", torch.float32), ("amsgrad", torch.float32)],
+)
+def test_merged_weights_move_as_the_sums_do(name, dtype):
     structural, merged = build_pair(dtype)
     start = copy.deepcopy(merged)
     train(structural, plain(structural, OPTIMIZERS[name]), batches(dtype))
     train(merged, reparameterized(merged, OPTIMIZERS[name]), batches(dtype))
-    assert difference(structural, merged) < tolerance
+    assert difference(structural, merged) < (1e-12 if dtype == torch.float64 else 1e-5)
     assert difference(structural, start) > 0.01  # they did move
     if dtype == torch.float64:  # AdamW makes much of the rounding of gradients that are nearly zero
         for (path, expected), actual in zip(structural.named_buffers(), merged.buffers()):

@@ -11,10 +11,10 @@ from tests.verbs.reparameterize.test_reparameterize_models import assert_convert
 
 from .test_network import TINY, both_blocks, images, tiny
 
-BACKBONE = dict(type="mmrepmlp.RepMLPResNet", **{**TINY, "out_indices": (3,)})
+BACKBONE = dict(type="mmrepmlp.RepMLPResNet", **{**TINY, "out_indices": (1,)})
 CLASSIFIER = (
     "model = dict(type='ImageClassifier', backbone=BACKBONE, neck=dict(type='GlobalAveragePooling'), "
-    "head=dict(type='LinearClsHead', num_classes=5, in_channels=256))\n"
+    "head=dict(type='LinearClsHead', num_classes=5, in_channels=64))\n"
     "data_preprocessor = dict(num_classes=5, mean=[127.5] * 3, std=[127.5] * 3)"
 )
 

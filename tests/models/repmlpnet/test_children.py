@@ -139,8 +139,7 @@ def test_frozen_norms_stay_frozen(norm):
         assert parameter.requires_grad == (f"{norm}." not in f".{name}"), name
 
 
-@pytest.mark.parametrize("pad_mode", PAD_MODES)
-@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@pytest.mark.parametrize(("form", "pad_mode"), zip(["training form", "deploy form"], PAD_MODES, strict=True))
 @pytest.mark.parametrize("size", [(24, 40), (5, 70), (64, 33)])
 def test_images_smaller_than_a_tile_can_be_traced(form, pad_mode, size):
     model = forms(tiny(pad_mode=pad_mode))[form]

@@ -20,7 +20,8 @@ from tests.verbs.benchmark.conftest import SMALL
 @pytest.mark.slow
 @pytest.mark.parametrize("training_step", [False, True])
 def test_rows_beside_mmpretrain(training_step, small_reference, tmp_path):
-    settings = dict(arch="T", img_size=64, batches=(1, 2), repeats=2, training_step=training_step)
+    arch = SMALL if training_step else "T"
+    settings = dict(arch=arch, img_size=64, batches=(1, 2), repeats=2, training_step=training_step)
     report = benchmark(against="mmpretrain", **settings)
     tasks = ["training step"] if training_step else ["training form", "deploy form"]
     models = ["mmpretrain", "mmrepmlp", *(["gradient_reparam", "no locality"] if training_step else [])]
@@ -39,7 +40,7 @@ def test_rows_beside_mmpretrain(training_step, small_reference, tmp_path):
         same_task = {r["model"]: r for r in rows if (r["task"], r["batch"]) == (row["task"], row["batch"])}
         assert row["speedup"] == pytest.approx(same_task["mmpretrain"]["milliseconds"] / row["milliseconds"])
         assert (row["gflops"] is None) is training_step
-    assert saved(report, tmp_path)["environment"]["arch"] == "RepMLPNet-T64"
+    assert saved(report, tmp_path)["environment"]["arch"] == f"RepMLPNet-{arch}64"
     errors = {(row["model"], row["task"]): row["error"] for row in rows}
     assert training_step or 0 < errors["mmrepmlp", "deploy form"] < 1e-5
     assert training_step or errors["mmpretrain", "training form"] == 0
@@ -61,6 +62,7 @@ def test_alone_it_needs_no_other_package():
     assert "ratio" not in render(report.table())
 
 
+@pytest.mark.usefixtures("small_reference")
 def test_forms_that_compute_something_else_are_refused(monkeypatch):
     def wrong(workload):
         return lambda: [1.001 * y for y in workload.network(workload.images)]

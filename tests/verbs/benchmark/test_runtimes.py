@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from mmrepmlp.apis import benchmark
 from mmrepmlp.errors import MMRepMLPError
@@ -53,7 +54,8 @@ def test_a_whole_model_in_compiled_runtimes(tmp_path):
     cfg.model.head.in_channels = 8
     cfg.dump(tmp_path / "tiny.py")
     counters.clear()
-    report = benchmark([tmp_path / "tiny.py"], runtimes=COMPILED, repeats=1)
+    with inductor.patch(compile_threads=1):  # other processes take longer to start than to compile so little
+        report = benchmark([tmp_path / "tiny.py"], runtimes=COMPILED, repeats=1)
     rows = [row for row in report.rows if row["model"] != "sgemm"]
     assert [(row["model"], row["task"], row["batch"], row["reason"]) for row in rows] == [
         ("mmrepmlp", runtime, 1, None) for runtime in COMPILED
@@ -81,6 +83,7 @@ def test_code_that_falls_back_to_eager_mode_is_not_called_compiled(tmp_path):
         RUNTIMES["compiled"](Workload(network, network, torch.ones(1, 3, 8, 8), tmp_path, CPU))
 
 
+@pytest.mark.usefixtures("small_reference")
 def test_what_does_not_run_has_a_row_with_the_reason(monkeypatch, tmp_path):
     def no_compiler(*args, **options):
         raise RuntimeError("No working C++ compiler found\nin a list of places")
@@ -103,6 +106,7 @@ def test_what_does_not_run_has_a_row_with_the_reason(monkeypatch, tmp_path):
     assert text.count("mmrepmlp, compiled: RuntimeError: No working C++ compiler found") == 1
 
 
+@pytest.mark.usefixtures("small_reference")
 def test_networks_with_other_weights_have_no_error():
     rows = benchmark((), "mmpretrain", ("eager bfloat16",), OTHER, 64, batches=(1,), repeats=1).rows
     errors = {row["model"]: row["error"] for row in rows if row["model"] != "sgemm"}

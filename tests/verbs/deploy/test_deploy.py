@@ -8,6 +8,8 @@ import runpy
 import shutil
 import subprocess
 import venv
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,11 @@ from mmrepmlp.verbs.deploy.images import dataset_images
 from mmrepmlp.verbs.explain import ExplainedError
 from mmrepmlp.verbs.model import build_model, build_untrained
 from mmrepmlp.verbs.test.evaluate_deployment import replace_part
-from tests.fixtures import CONFIG
 from tests.helpers import render
 
 pytestmark = pytest.mark.slow
-FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8")]
-FORMS += [("onnxruntime", "float32"), ("onnxruntime", "int8")]
-
-SEGMENTOR = pytest.mark.parametrize("short_run", ["seg"], indirect=True)
+# ONNX Runtime in float32: test_deploy_data.py.
+FORMS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnxruntime", "int8")]
 
 
 def program_of(folder: Path) -> object:
@@ -45,46 +44,61 @@ def program_of(folder: Path) -> object:
 
 
 @pytest.fixture(scope="module")
-def accuracy(learned, tmp_path_factory):
-    log = str(tmp_path_factory.mktemp("log"))
-    return evaluate(CONFIG, learned.checkpoint, log, cfg_options=learned.options)["accuracy/top1"]
+def few(learned, digits, tmp_path_factory) -> dict:
+    """Settings of a test set of 200 images, each of which is half a point of accuracy."""
+    root = tmp_path_factory.mktemp("few")
+    for folder in (digits / "val").iterdir():
+        (root / "val" / folder.name).mkdir(parents=True)
+        for image in sorted(folder.iterdir())[:20]:
+            shutil.copy(image, root / "val" / folder.name)
+    return {**learned.options, "test_dataloader.dataset.data_root": str(root)}
 
 
 @pytest.fixture(scope="module")
-def predictions(learned, tmp_path_factory, digits):
+def predictions(learned, config, few, tmp_path_factory):
     """What the framework's inferencer predicts for each test image."""
-    out = tmp_path_factory.mktemp("predictions")
-    result = infer(CONFIG, learned.checkpoint, digits / "val", out, cfg_options=learned.options, device="cpu")
-    return {entry["image"]: entry for entry in result.read()}
+    images, out = Path(few["test_dataloader.dataset.data_root"], "val"), tmp_path_factory.mktemp("predictions")
+    result = infer(config, learned.checkpoint, images, out, cfg_options=few, device="cpu")
+    return {images / entry["image"]: entry for entry in result.read()}
+
+
+@pytest.fixture(scope="module")
+def deploy_form(learned, config, few, tmp_path_factory) -> Callable[[str, str], Deployment]:
+    """The network in a runtime and a precision, deployed once; in the first form for any number of images."""
+    root = tmp_path_factory.mktemp("deployed")
+
+    @cache
+    def deploy(runtime: str, precision: str) -> Deployment:
+        form = dict(runtime=runtime, precision=precision, dynamic=None if (runtime, precision) == FORMS[0] else ())
+        options = dict(form, images=32, cfg_options=few, verify_on="test", work_dir=str(root / "log"))
+        report = deploy_checkpoint(config, learned.checkpoint, root / f"{runtime}_{precision}", **options)
+        assert "accuracy/top1" in render(report.table())
+        return report.deployment
+
+    return deploy
 
 
 @pytest.fixture(scope="module", params=FORMS, ids="-".join)
-def deployed(request, learned, build_once) -> Deployment:
-    runtime, precision = request.param
-
-    def deploy(folder: Path) -> None:
-        options = dict(runtime=runtime, precision=precision, images=64, cfg_options=learned.options)
-        log = str(folder.with_name(f"{folder.name}_log"))
-        report = deploy_checkpoint(CONFIG, learned.checkpoint, folder, verify_on="test", work_dir=log, **options)
-        assert "accuracy/top1" in render(report.table())
-
-    return Deployment.read(build_once(f"{runtime}_{precision}", deploy))
+def deployed(request, deploy_form) -> Deployment:
+    return deploy_form(*request.param)
 
 
-def test_the_program_predicts_what_the_framework_does(deployed, learned, predictions, accuracy, digits, tmp_path):
+def test_the_program_predicts_what_the_framework_does(config, deployed, few, predictions, tmp_path):
     folder, exact = deployed.folder, deployed.settings["precision"] == "float32"
     files = {"deploy.json", "requirements.txt", "run.py"}
     graph = {"model.xml", "model.bin"} if deployed.settings["runtime"] == "openvino" else {"model.onnx"}
     assert {path.name for path in folder.iterdir()} == files | graph
     network = program_of(folder)
-    right = 0
-    for name, expected in predictions.items():
-        (scores,) = network.predict(network.read(digits / "val" / name))
-        right += network.name_of(int(scores.argmax())) == Path(name).parent.name
+    accuracy = right = 0
+    for path, expected in predictions.items():
+        (scores,) = network.predict(network.read(path))
+        right += network.name_of(int(scores.argmax())) == path.parent.name
+        accuracy += expected["pred_class"] == path.parent.name
         if exact:
             assert scores.argmax() == expected["pred_label"]
             np.testing.assert_allclose(scores, expected["pred_scores"], atol=1e-4)
-    metrics = evaluate_deployment(CONFIG, folder, str(tmp_path), learned.options)
+    accuracy *= 100 / len(predictions)
+    metrics = evaluate_deployment(config, folder, str(tmp_path), few)
     assert metrics["accuracy/top1"] == pytest.approx(100 * right / len(predictions), abs=1e-4)
     assert deployed.settings["metrics"] == dict(before={"accuracy/top1": pytest.approx(accuracy)}, after=metrics)
     assert accuracy - metrics["accuracy/top1"] <= (0 if exact else 0.5)
@@ -99,26 +113,29 @@ def test_exactness_and_size_are_reported(deployed, learned):
         assert weights / numbers == pytest.approx(bytes_of[settings["precision"]], rel=0.3)
     if settings["precision"] == "float32":
         assert all(entry["error"] < 1e-4 for entry in proof["errors"])
-        assert {entry["shape"][0] for entry in proof["errors"]} == {1, 3}
+        batches = {1, 3} if settings["input"]["batch"] is None else {1}
+        assert {entry["shape"][0] for entry in proof["errors"]} == batches
     else:
         assert proof["agreement"] >= 0.9 and proof["images"] == "64 images of the test set"
     assert settings["classes"] == list("0123456789")
     assert settings["normalization"]["channels"] == [2, 1, 0]
 
 
-def test_deployments_side_by_side(deployed, learned, tmp_path):
-    folder = deployed.folder
-    shutil.copytree(folder, tmp_path / "copy")
+def test_deployments_side_by_side(config, deploy_form, learned, tmp_path):
+    deployments = [deploy_form(*form) for form in FORMS]
+    shutil.copytree(deployments[0].folder, tmp_path / "copy")
     few = {**learned.options, "test_dataloader.dataset.indices": 16}
-    targets, log = [CONFIG, folder, tmp_path / "copy"], str(tmp_path / "log")
-    report = benchmark(targets, repeats=1, work_dir=log, cfg_options=few)
-    one, two = report.rows
-    assert (one["model"], two["model"]) == (folder.name, "copy")
-    assert one["accuracy/top1"] == two["accuracy/top1"] > 50 and min(one["milliseconds"], two["milliseconds"]) > 0
-    assert one["megabytes"] == two["megabytes"] == deployed.megabytes > 0.1
-    assert f"{deployed.settings['runtime']} {deployed.settings['precision']}" in render(report.table())
-    (row,) = benchmark([folder], repeats=1).rows  # without the config, what was measured when it was deployed
-    assert row["drop"] == pytest.approx(row["before"] - row["after"]) and row["milliseconds"] > 0
+    folders = [deployment.folder for deployment in deployments]
+    report = benchmark([config, *folders, tmp_path / "copy"], repeats=1, work_dir=str(tmp_path), cfg_options=few)
+    *rows, copy = report.rows
+    assert copy["model"] == "copy" and copy["accuracy/top1"] == rows[0]["accuracy/top1"]
+    for row, deployment in zip(rows, deployments, strict=True):
+        assert row["model"] == deployment.folder.name and row["accuracy/top1"] > 50 and row["milliseconds"] > 0
+        assert row["megabytes"] == deployment.megabytes > 0.1
+        assert f"{deployment.settings['runtime']} {deployment.settings['precision']}" in render(report.table())
+    # Without the config, what was measured when they were deployed.
+    for row in benchmark(folders, repeats=1).rows:
+        assert row["drop"] == pytest.approx(row["before"] - row["after"]) and row["milliseconds"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +183,10 @@ def test_the_program_needs_no_framework(deployed, bare_python, digits, tmp_path)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
 
 
-@SEGMENTOR
+@pytest.mark.parametrize("short_run", ["seg"], indirect=True)
 def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path):
     config, checkpoint, log = short_run.config, short_run.checkpoint, str(tmp_path / "log")
-    report = deploy_checkpoint(config, checkpoint, tmp_path / "network", size=(120, 152), work_dir=log)
+    report = deploy_checkpoint(config, checkpoint, tmp_path / "network", size=(120, 152), dynamic=(), work_dir=log)
     network = program_of(tmp_path / "network")
     images = short_run.folder / "scenes/img_dir/val"
     result = infer(config, checkpoint, images, tmp_path / "predictions", device="cpu")
@@ -184,54 +201,36 @@ def test_scenes_are_segmented_as_the_framework_does(short_run, tmp_path):
     assert actual == pytest.approx(expected, abs=0.02, nan_ok=True)
 
 
-@SEGMENTOR
-def test_a_sliding_segmentor_is_deployed_as_its_window(short_run, tmp_path):
-    config, checkpoint, log = short_run.config, short_run.checkpoint, str(tmp_path / "log")
-    slide = {"model.test_cfg": dict(mode="slide", crop_size=(96, 128), stride=(64, 96))}
-    arguments = dict(runtime="onnxruntime", logits=True, cfg_options=slide, work_dir=log)
-    given = deploy_checkpoint(config, checkpoint, tmp_path / "network", **arguments).deployment.settings["input"]
-    assert (given["height"], given["width"]) == (96, 128)
-    expected = evaluate(config, checkpoint, log, cfg_options=slide)
-    actual = evaluate_deployment(config, tmp_path / "network", log, slide)
-    assert actual == pytest.approx(expected, abs=0.02, nan_ok=True)
-    with pytest.raises(ValueError, match=r"is 152x120 after preprocessing, and the graph takes 128x96"):
-        program_of(tmp_path / "network").predict(np.zeros((120, 152, 3), np.uint8))
-
-
-@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("short_run", ["det"], indirect=True)
-def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path, precision):
-    config, log = short_run.config, str(tmp_path / "log")
-    size = None if precision == "float32" else (120, 152)
-    arguments = dict(precision=precision, images=16, work_dir=log, size=size)
-    report = deploy_checkpoint(config, short_run.checkpoint, tmp_path / "network", **arguments)
-    assert "head.safetensors" in os.listdir(tmp_path / "network") and "feature maps of neck" in render(report.table())
-    assert report.deployment.settings["input"]["height"] == (size or [None])[0]  # the pipeline keeps the ratio of sides
-    outputs = program_of(tmp_path / "network").predict(np.zeros((120, 152, 3), np.uint8))
-    assert [output.shape for output in outputs] == [(48, 15, 19), (48, 8, 10), (48, 4, 5)]
-    expected = evaluate(config, short_run.checkpoint, log)
-    actual = evaluate_deployment(config, tmp_path / "network", log)
-    assert actual == pytest.approx(expected, abs=1e-3 if precision == "float32" else 0.05)
+def test_detectors_take_their_maps_from_the_graph(short_run, tmp_path):
+    config, checkpoint, log = short_run.config, short_run.checkpoint, str(tmp_path / "log")
+    metrics, cfg = evaluate(config, checkpoint, log), Config.fromfile(config)
+    model = build_model(cfg, load_from_local(checkpoint)["state_dict"])
+    images = [preprocessing_of(model)(image) for image in dataset_images(cfg, "test", 3)]
+    for precision, points, deviation in (("float32", 1e-3, 1e-4), ("int8", 0.05, 0.3)):
+        arguments = dict(precision=precision, images=8, work_dir=log, size=(120, 152), dynamic=())
+        report = deploy_checkpoint(config, checkpoint, tmp_path / precision, **arguments)
+        assert (tmp_path / precision / "head.safetensors").exists()
+        assert "feature maps of neck" in render(report.table())
+        outputs = program_of(tmp_path / precision).predict(np.zeros((120, 152, 3), np.uint8))
+        assert [output.shape for output in outputs] == [(48, 15, 19), (48, 8, 10), (48, 4, 5)]
+        assert evaluate_deployment(config, tmp_path / precision, log) == pytest.approx(metrics, abs=points)
 
-    # After so short a training the metric is near zero: so what the heads make of the maps is compared as well.
-    cfg = Config.fromfile(config)
-    model = build_model(cfg, load_from_local(short_run.checkpoint)["state_dict"])
-    hybrid, head = build_untrained(cfg).eval(), load_file(tmp_path / "network/head.safetensors")
-    normalization = Normalization(**report.deployment.settings["normalization"])
-    network = report.deployment.load()
-    replace_part(hybrid, "neck", lambda x: network(normalization.undo(x)), head)
-    for image in dataset_images(cfg, "test", 3):
-        inputs = preprocessing_of(model)(image)
-        with torch.no_grad():
-            pairs = zip(*(named_tensors(detector(inputs, mode="tensor")) for detector in (hybrid, model)), strict=True)
-        for (_, actual), (_, expected) in pairs:
-            error = ((actual - expected).square().mean() / expected.var()).sqrt()
-            assert error < (1e-4 if precision == "float32" else 0.3)
+        # After so short a training the metric is near zero: so what the heads make of the maps is compared as well.
+        hybrid, head = build_untrained(cfg).eval(), load_file(tmp_path / precision / "head.safetensors")
+        normalization = Normalization(**report.deployment.settings["normalization"])
+        network = report.deployment.load()
+        replace_part(hybrid, "neck", lambda x, n=normalization, network=network: network(n.undo(x)), head)
+        for image in images:
+            with torch.no_grad():
+                pairs = zip(*(named_tensors(m(image, mode="tensor")) for m in (hybrid, model)), strict=True)
+            for (_, actual), (_, expected) in pairs:
+                assert ((actual - expected).square().mean() / expected.var()).sqrt() < deviation
 
 
 @pytest.mark.parametrize("short_run", ["det"], indirect=True)
 def test_the_plain_network_up_to_its_maps(short_run, tmp_path):
-    arguments = dict(part="neck", opset=13, raw=True)
+    arguments = dict(part="neck", opset=13, raw=True, dynamic=())
     report = deploy_checkpoint(short_run.config, short_run.checkpoint, tmp_path / "neck.onnx", **arguments)
     assert "backbone and neck; what follows runs in PyTorch" in render(report.table()) and report.opset == 13
     model = build_model(Config.fromfile(short_run.config), load_from_local(short_run.checkpoint)["state_dict"])
@@ -242,24 +241,33 @@ def test_the_plain_network_up_to_its_maps(short_run, tmp_path):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
 
 
-def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(learned, accuracy, tmp_path):
+def test_accuracy_is_controlled_and_measured_with_the_weights_that_are_deployed(learned, config, deploy_form, tmp_path):
     state = load_from_local(learned.checkpoint)["state_dict"]
     last = {name: torch.zeros_like(value) for name, value in state.items()}
     save_checkpoint({"state_dict": last, "state_dict_ema": state}, tmp_path / "ema.pth")
-    few = {**learned.options, "test_dataloader.dataset.indices": list(range(0, 360, 4))}
-    report = deploy_checkpoint(
-        CONFIG, tmp_path / "ema.pth", tmp_path / "network", ema=True, precision="int8", images=16, max_drop=0.1,
-        work_dir=str(tmp_path / "log"), cfg_options=few,
-    )  # fmt: skip
+    few = {**learned.options, "test_dataloader.dataset.indices": list(range(0, 360, 8))}
+    settings = dict(
+        precision="int8", dynamic=(), images=16, max_drop=0.1, work_dir=str(tmp_path / "log"), cfg_options=few
+    )
+    # A folder is replaced on request alone.
+    shutil.copytree(deploy_form(*FORMS[0]).folder, tmp_path / "network")
+    (tmp_path / "network/mine.txt").touch()
+    deploy = partial(deploy_checkpoint, config, tmp_path / "ema.pth", tmp_path / "network", ema=True, **settings)
+    with pytest.raises(FileExistsError, match="already exists"):
+        deploy()
+    assert (tmp_path / "network/mine.txt").exists()
+    report = deploy(overwrite=True)
+    assert not (tmp_path / "network/mine.txt").exists()
     before, after = (report.metrics[when]["accuracy/top1"] for when in ("before", "after"))
     assert before > 90 and before - after <= 0.1
 
 
-def test_refusals_write_nothing(learned, tmp_path):
+def test_refusals_write_nothing(learned, config, tmp_path):
     out, log = tmp_path / "out/network", str(tmp_path / "log")
 
     def deploy(checkpoint=learned.checkpoint, options={}, **arguments):
-        deploy_checkpoint(CONFIG, checkpoint, out, cfg_options=learned.options | options, work_dir=log, **arguments)
+        options = learned.options | {"test_dataloader.dataset.indices": 8} | options
+        deploy_checkpoint(config, checkpoint, out, cfg_options=options, work_dir=log, **arguments)
 
     state = {**load_from_local(learned.checkpoint)["state_dict"], "head.fc.weight": torch.ones(3, 192)}
     save_checkpoint({"state_dict": state}, tmp_path / "other.pth")
@@ -286,29 +294,22 @@ def test_refusals_write_nothing(learned, tmp_path):
         with pytest.raises(error, match=message):
             deploy(**arguments)
         assert not out.parent.exists() or not os.listdir(out.parent), arguments
-    few = {"test_dataloader.dataset.indices": 8}
     with pytest.raises(DeploymentError, match=r"accuracy/top1 drops by 0.00 points, allowed -1 \(--max-drop\)"):
-        deploy(max_drop=-1, options=few)
+        deploy(max_drop=-1, dynamic=())
     assert not os.listdir(out.parent)
 
 
 @pytest.mark.parametrize("deployed", FORMS[:1], ids="-".join, indirect=True)
-def test_folders_are_replaced_on_request_alone_and_checked_when_read(deployed, learned, tmp_path):
-    out, options = tmp_path / "network", dict(cfg_options=learned.options, work_dir=str(tmp_path / "log"))
+def test_folders_are_checked_when_read(config, deployed, learned, tmp_path):
+    out = tmp_path / "network"
     shutil.copytree(deployed.folder, out)
-    (out / "mine.txt").touch()
-    with pytest.raises(FileExistsError, match="already exists"):
-        deploy_checkpoint(CONFIG, learned.checkpoint, out, **options)
-    assert (out / "mine.txt").exists()
-    deploy_checkpoint(CONFIG, learned.checkpoint, out, overwrite=True, **options)
-    assert not (out / "mine.txt").exists()
     with pytest.raises(DeploymentError, match="gives 10 scores, and the config has 3 classes"):
-        evaluate_deployment(CONFIG, out, str(tmp_path / "log"), {**learned.options, "model.head.num_classes": 3})
+        evaluate_deployment(config, out, str(tmp_path / "log"), {**learned.options, "model.head.num_classes": 3})
     (out / "model.bin").write_bytes(b"")
     with pytest.raises(DeploymentError, match=r"model.bin is not the file that was deployed"):
-        evaluate_deployment(CONFIG, out, str(tmp_path / "log"), learned.options)
+        evaluate_deployment(config, out, str(tmp_path / "log"), learned.options)
     with pytest.raises(FileNotFoundError, match=r"is not a deployed network.*mmrepmlp deploy"):
-        evaluate_deployment(CONFIG, tmp_path, str(tmp_path / "log"), learned.options)
+        evaluate_deployment(config, tmp_path, str(tmp_path / "log"), learned.options)
 
 
 @pytest.mark.parametrize("deployed", FORMS[:3], ids="-".join, indirect=True)

@@ -41,7 +41,10 @@ class Segmentor:
             pipeline=[load, resize, dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
         )  # fmt: skip
         loader = dict(batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False), dataset=dataset)
-        backbone = dict(type="ResNet", depth=18, in_channels=channels, base_channels=8, stem_channels=8)
+        backbone = dict(
+            type="ResNet", depth=18, in_channels=channels, base_channels=8, stem_channels=8,
+            num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,),
+        )  # fmt: skip
         head = dict(type="FCNHead", in_channels=8, in_index=0, channels=8, num_convs=0, concat_input=False)
         preprocessor = dict(type="SegDataPreProcessor", mean=[0.4 * largest] * channels, std=[0.3 * largest] * channels)
         model = dict(
@@ -96,8 +99,8 @@ def test_the_graph_takes_the_images_of_the_dataset(kind, tmp_path):
     segmentor = Segmentor(tmp_path, *KINDS[kind])
     # Padded by the preprocessor as well, and not by the pipeline.
     options = {"model.data_preprocessor.test_cfg": dict(size_divisor=64)}
-    expected = segmentor.evaluate(**options)
     settings = segmentor.deploy("network", options, logits=True, verify_on="test").deployment.settings
+    expected = settings["metrics"]["before"]
     assert settings["input"]["type"] == KINDS[kind][1].__name__ and settings["input"]["channels"] == KINDS[kind][0]
     assert (settings["input"]["height"], settings["input"]["width"]) == (64, 64)
     assert settings["metrics"]["after"] == pytest.approx(expected, abs=0.02)
@@ -115,12 +118,23 @@ def test_images_are_fitted_to_the_size_of_the_graph(tmp_path):
     assert smaller.proof.images == f"{NUMBER} images of the test set" and smaller.metrics is None
     assert "judged by its predictions alone" in " ".join(smaller.remarks)
     slide = {"model.test_cfg": dict(mode="slide", crop_size=(32, 48), stride=(16, 16))}
-    sliding = segmentor.deploy("sliding", slide, runtime="openvino", precision="bfloat16", verify_on="test")
-    assert sliding.proof.agreement > 0.98 and sliding.deployment.settings["input"]["width"] == 48
+    sliding = segmentor.deploy("sliding", slide, runtime="openvino", logits=True).deployment.settings["input"]
+    assert (sliding["height"], sliding["width"]) == (32, 48)  # of the window
+    assert segmentor.evaluate(tmp_path / "sliding", **slide) == pytest.approx(segmentor.evaluate(**slide), abs=0.02)
+    with pytest.raises(ValueError, match=r"is 64x48 after preprocessing, and the graph takes 48x32"):
+        runpy.run_path(str(tmp_path / "sliding/run.py"))["Network"](tmp_path / "sliding", 1).predict(
+            np.zeros((48, 64, 3), np.uint8)
+        )
     ratio = {"test_dataloader.dataset.pipeline.1.keep_ratio": True}  # images of several sizes, which are padded
-    settings = segmentor.deploy("padded", ratio, size=(48, 64)).deployment.settings
-    assert settings["preprocessing"][-1]["size"] == [64, 48]
-    assert segmentor.evaluate(tmp_path / "padded", **ratio) == pytest.approx(segmentor.evaluate(**ratio), abs=3)
+    free = segmentor.deploy("free", ratio)
+    given = free.deployment.settings["input"]
+    assert (given["height"], given["width"]) == (None, None) and "any size; with --size" in " ".join(free.remarks)
+    expected = segmentor.evaluate(**ratio)
+    assert segmentor.evaluate(tmp_path / "free", **ratio) == pytest.approx(expected, abs=0.02)
+    padded = segmentor.deploy("padded", ratio, runtime="openvino", precision="bfloat16", size=(48, 64))
+    settings = padded.deployment.settings
+    assert padded.proof.agreement > 0.98 and settings["preprocessing"][-1]["size"] == [64, 48]
+    assert segmentor.evaluate(tmp_path / "padded", **ratio) == pytest.approx(expected, abs=3)
     shapes = [labels.shape for labels in segmentor.program("padded").values()]
     assert shapes == [(40 + 4 * i, 60) for i in range(NUMBER)]
 

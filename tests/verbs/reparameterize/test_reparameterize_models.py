@@ -24,10 +24,13 @@ pytestmark = pytest.mark.slow
 
 BACKBONE = dict(_delete_=True, type="mmrepmlp.RepMLPNet", arch=TINY, img_size=64, out_indices=(0, 1, 2, 3))
 REP_LK_NET = dict(large_kernel_sizes=[9, 7, 5, 3], layers=[1, 1, 1, 1], channels=[16, 32, 32, 32], small_kernel=3)
+REP_VGG = dict(num_blocks=[1, 1, 1, 2], width_factor=[0.25] * 4, group_layer_map=None, se_cfg=None)
+REP_VGG = dict(type="RepVGG", arch=REP_VGG, out_indices=(3,))
+MOBILE_ONE = dict(num_blocks=[1, 1, 1, 2], width_factor=[0.25] * 4, num_conv_branches=[2] * 4, num_se_blocks=[0] * 4)
 TIMM = dict(type="TIMMBackbone", model_name="mobileone_s0")
 CLASSIFIERS = {
-    "RepVGG": dict(type="RepVGG", arch="A0", out_indices=(3,)),
-    "MobileOne": dict(type="MobileOne", arch="s0", out_indices=(3,)),
+    "RepVGG": REP_VGG,
+    "MobileOne": dict(type="MobileOne", arch=MOBILE_ONE, out_indices=(3,)),
     "RepLKNet": dict(type="RepLKNet", arch=dict(**REP_LK_NET, dw_ratio=1), out_indices=(3,)),
     "timm's MobileOne": TIMM,
 }
@@ -144,9 +147,7 @@ def test_segmentors_and_detectors(name, way, tmp_path):
 
 
 def test_weights_from_the_net_are_not_fetched(tmp_path):
-    backbone = dict(
-        type="RepVGG", arch="A0", out_indices=(3,), init_cfg=dict(type="Pretrained", checkpoint="http://0.0.0.0/x.pth")
-    )
+    backbone = dict(REP_VGG, init_cfg=dict(type="Pretrained", checkpoint="http://0.0.0.0/x.pth"))
     config = write_config(tmp_path, "mmpretrain", f"model = dict(type='ImageClassifier', backbone={backbone!r})")
     save_random(config, tmp_path / "trained.pth")
     report = reparameterize_checkpoint(config, tmp_path / "trained.pth", tmp_path / "deploy.pth")

@@ -39,6 +39,9 @@ def test_boxes_are_compared_in_their_order():
     assert share([before], [other]) == 14 / 15
 
 
+FEW = {"test_dataloader.dataset.indices": 20}
+
+
 def skip_random_images(monkeypatch):
     monkeypatch.setattr(module.Verification, "run_on_random_images", lambda self: None)
 
@@ -53,7 +56,9 @@ def test_a_fault_is_seen_on_the_test_set_as_well(trained, config, tmp_path, monk
     skip_random_images(monkeypatch)
     monkeypatch.setattr(module, "switch_to_deploy", bend)
     with pytest.raises(ConversionError, match=r"The deploy form differs: backbone\.0 in float64"):
-        reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test")
+        reparameterize_checkpoint(
+            config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=FEW
+        )
 
 
 @pytest.mark.slow
@@ -62,21 +67,22 @@ def test_what_the_test_set_does_not_reach_either_is_refused(trained, config, tmp
     monkeypatch.setattr(module.Verification, "compare", lambda *arguments: None)
     message = "Neither random images nor the test set show .*backbone: no pass reached it.*Nothing was written.$"
     with pytest.raises(ConversionError, match=message):
-        reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test")
+        reparameterize_checkpoint(
+            config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=FEW
+        )
 
 
 @pytest.mark.slow
 def test_settings_of_the_test_set_count(trained, config, tmp_path):
-    options = {"test_dataloader.dataset.indices": 20}
     report = reparameterize_checkpoint(
-        config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
+        config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=FEW
     )
     assert Config.fromfile(report.config).test_dataloader.dataset.indices == 20
 
 
 @pytest.mark.slow
 def test_another_loop_says_so(trained, config, tmp_path):
-    options = {"test_cfg": dict(type="ValLoop", _delete_=True)}
+    options = FEW | {"test_cfg": dict(type="ValLoop", _delete_=True)}
     with pytest.raises(MMRepMLPError, match="test_cfg.type=ValLoop: --verify-on test needs MMEngine's TestLoop"):
         reparameterize_checkpoint(
             config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
@@ -85,7 +91,7 @@ def test_another_loop_says_so(trained, config, tmp_path):
 
 @pytest.mark.slow
 def test_a_test_set_without_a_number_to_compare_is_no_verification(trained, config, tmp_path):
-    options = {"test_evaluator": dict(_delete_=True, type="ConfusionMatrix")}
+    options = FEW | {"test_evaluator": dict(_delete_=True, type="ConfusionMatrix")}
     with pytest.raises(MMRepMLPError, match="gives no metric that is a number"):
         reparameterize_checkpoint(
             config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
