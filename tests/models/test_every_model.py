@@ -101,6 +101,10 @@ REPMLPNETS = {
         "RepMLPNet",
         dict(reparam_conv_kernels=None, final_norm=False, pad_mode="zeros"),
     ),
+    "RepMLPNet, narrowed": (
+        "RepMLPNet",
+        dict(ffn_channels=[[20], [5], [96, 64], [1]], gp_channels=[[1], [5], [6, 9], [2]]),
+    ),
     "RepMLPNet, gradients re-parameterized": ("RepMLPNet", dict(gradient_reparam=True)),
     "QuantizedRepMLPNet": ("QuantizedRepMLPNet", {}),
 }

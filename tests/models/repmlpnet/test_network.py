@@ -273,3 +273,10 @@ def test_initializers_leave_what_starts_otherwise():
     far = torch.cartesian_prod(*[torch.arange(16)] * 2)
     far = (far[:, None] - far[None]).abs().amax(2) > 1
     assert not matrix[far].any() and matrix[~far].ne(0).all()
+
+
+@pytest.mark.parametrize("widths", [[[8]], [[8], [8], [8], [8]], [[8], [8], [8, 8], [0]], [[8], [8], [8, 8.5], [8]]])
+@pytest.mark.parametrize("name", ["ffn_channels", "gp_channels"])
+def test_widths_are_positive_numbers_one_for_each_unit(name, widths):
+    with pytest.raises(ValueError, match=f"{name}=.*: expected"):
+        RepMLPNet(TINY, **{name: widths})
