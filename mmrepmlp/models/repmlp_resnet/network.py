@@ -159,11 +159,7 @@ def resolve_repmlp(
     groups: int | Sequence[int] | None,
     globalperceptron_reduction: int | Sequence[int],
 ) -> dict[int, dict[str, int]]:
-    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks.
-
-    Returns:
-        By stage, ``groups``, ``globalperceptron_reduction`` and, for ``block="bottleneck"``, ``reduction``.
-    """
+    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks."""
     if block not in BLOCKS:
         raise ValueError(f"block={block!r}: expected one of {', '.join(map(repr, BLOCKS))}.")
     stages = (stages,) if isinstance(stages, int) else tuple(stages)

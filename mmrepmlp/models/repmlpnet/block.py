@@ -224,14 +224,9 @@ class PixelConv(nn.Conv2d):
 
 
 class GlobalPerceptron(nn.Module):
-    """Gate the channels by what the whole feature map shows (paper section 3.1): average, squeeze, excite.
+    """Gate the channels by what the whole map shows (paper section 3.1): average, squeeze by ``ratio``, excite."""
 
-    Args:
-        channels: Number of channels.
-        ratio: What to divide ``channels`` by for the width of the bottleneck.
-    """
-
-    def __init__(self, channels: int, ratio: int = 4) -> None:
+    def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
         pixel = dict(type=PixelConv)
         self.conv1 = ConvModule(channels, channels // ratio, 1, conv_cfg=pixel, act_cfg=dict(type="ReLU"))

@@ -83,16 +83,9 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
 
 
 class ConvFFN(Reparameterizable):
-    """Feed-forward network of two pointwise convolutions (paper section 3.5).
+    """Feed-forward network of two pointwise convolutions (paper section 3.5), ``expansion`` times as wide inside."""
 
-    Args:
-        channels: Number of input and output channels.
-        expansion: Width of the hidden layer as a multiple of ``channels``.
-        norm_cfg: Config of the batch norms.
-        deploy: Whether to build the deploy form. Default: False.
-    """
-
-    def __init__(self, channels: int, expansion: int, norm_cfg: dict, deploy: bool = False) -> None:
+    def __init__(self, channels: int, expansion: int, norm_cfg: dict, deploy: bool) -> None:
         super().__init__(deploy=deploy)
         self.expansion, hidden = expansion, channels * expansion
         self.ffn_fc1 = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=deploy), norm_cfg, deploy=deploy)
