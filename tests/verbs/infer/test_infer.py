@@ -276,5 +276,5 @@ def test_weights_under_the_names_of_a_wrapper_are_those_that_predict(trained, tm
     content = load_from_local(trained.checkpoint)
     state = {f"student.{name}": value for name, value in content["state_dict"].items()}
     save_checkpoint({"meta": content["meta"], "state_dict": state}, tmp_path / "x.pth")
-    model = Predictor(read_config(CONFIG), tmp_path / "x.pth").inferencer.model
+    model = Predictor(read_config(CONFIG), tmp_path / "x.pth").model
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in model.state_dict().items())
