@@ -88,7 +88,7 @@ def explain_turned(dataset: object, path: str, mask: str | None) -> str | None:
             annotated = image.size
     else:
         infos = (part.get_data_info(index) for part in iter_datasets(dataset) for index in range(len(part)))
-        annotated = next((info["width"], info["height"]) for info in infos if info["img_path"] == path)
+        annotated = next(((info["width"], info["height"]) for info in infos if info["img_path"] == path), None)
     return TURNED.format(path, *stored) if annotated == stored else ""
 
 

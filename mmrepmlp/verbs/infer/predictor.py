@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of mmpretrain, mmsegmentation and mmdetection, from images to predictions and pictures of them."""
 
-import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
@@ -45,12 +44,14 @@ class Predictor:
         require(cfg, "test_dataloader")
         device = device or get_device()
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location=device, logger="silent")
-        model, fitting = build_fitting(cfg, unwrap(content))
-        self.model, prepared = model.to(device), prepare_config(fitting)
+        self.model = build_fitting(cfg, unwrap(content))[0].to(device)
+        steps = innermost_dataset(cfg).get("pipeline") or []
+        visualizer = {"type": VISUALIZERS[self.framework], **(cfg.get("visualizer") or {}), "vis_backends": None}
         with self.scope():
-            self.load = image_loader(innermost_dataset(cfg).get("pipeline") or [], TRANSFORMS.build)
-            self.pipeline = Compose(prepared.test_dataloader.dataset.pipeline[1:])
-            self.visualizer = REGISTRY.build(prepared.visualizer)
+            self.load = image_loader(steps, TRANSFORMS.build)
+            self.prepare = Compose([step for step in steps if not is_loader(step)])
+            # Not that of an earlier call in this process, which may have other settings.
+            self.visualizer = REGISTRY.build({**visualizer, "name": f"inference {time.monotonic_ns()}"})
         meta = class_metainfo(cfg, meta_of(content))
         self.classes, self.palette = meta.get("classes"), meta.get("palette")
 
@@ -74,7 +75,7 @@ class Predictor:
         with self.scope():
             sizes = [image.shape[:2] for image in images]
             loaded = [dict(img=image, img_shape=size, ori_shape=size) for image, size in zip(images, sizes)]
-            prepared = [self.pipeline(data) for data in loaded]
+            prepared = [self.prepare(data) for data in loaded]
             batches: dict[object, list[int]] = {}
             for index, data in enumerate(prepared):
                 size = None if self.framework == "mmdet" else data["inputs"].shape
@@ -96,19 +97,6 @@ class Predictor:
     def name_of(self, label: int) -> str:
         """Name of a class; its number where there is no name."""
         return str(self.classes[label]) if label < len(self.classes or ()) else str(label)
-
-
-def prepare_config(cfg: Config) -> Config:
-    """A copy of a config with its innermost test set, whose pipeline begins with the transform that loads images and
-    has none that load annotations, and with a visualizer."""
-    cfg = copy.deepcopy(cfg)
-    dataset = innermost_dataset(cfg)
-    steps = [step for step in dataset.get("pipeline") or () if not is_loader(step)]
-    cfg.test_dataloader.dataset = ConfigDict({**dataset, "pipeline": [dict(type="LoadImageFromFile"), *steps]})
-    own = {"type": VISUALIZERS[framework_of(cfg)], **(cfg.get("visualizer") or {})}
-    # Not that of an earlier call in this process, which may have other settings.
-    cfg.visualizer = ConfigDict({**own, "name": f"inference {time.monotonic_ns()}", "vis_backends": None})
-    return cfg
 
 
 def complete_palette(palette: Sequence | None, number: int) -> list:
