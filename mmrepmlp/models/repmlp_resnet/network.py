@@ -143,13 +143,7 @@ class RepMLPResNet(StagedBackbone):
         Raises:
             ValueError: The images have another size than the network was built for.
         """
-        outs = []
-        x = self.maxpool(self.stage0(x))
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
+        return self.run_stages(self.maxpool(self.stage0(x)))
 
 
 def resolve_repmlp(
