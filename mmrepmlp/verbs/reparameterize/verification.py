@@ -8,7 +8,7 @@ no other tensor changed, the model does, whatever its heads are and however they
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -112,21 +112,18 @@ class Verification:
     def watch(self, model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
         """Compare the converted modules, or some of them by name, on what they are called with in a model in training
         form, or in a copy of it."""
-        calls, handles = Counter(), []
+        calls = Counter()
 
         def compare(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
             if calls[name] < CALLS:
                 calls[name] += 1
                 self.compare(name, (args, kwargs))
 
-        for name in self.names if names is None else names:
-            hook = partial(compare, name)
-            handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-        try:
+        with ExitStack() as hooks:
+            for name in self.names if names is None else names:
+                hook = partial(compare, name)
+                hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def compare(self, name: str, inputs: tuple[tuple, dict]) -> None:
         """Compare both forms of a module on one input."""
