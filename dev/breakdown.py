@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.benchmark.hardware import CPU, Hardware
 from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
-from mmrepmlp.verbs.benchmark.networks import gflop_per_image
 from mmrepmlp.verbs.benchmark.report import BenchmarkReport, environment_table
+from mmrepmlp.verbs.model import count_macs
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
 PARTS = {
@@ -112,7 +112,7 @@ def benchmark_breakdown(
             title = f"{arch}{img_size}, batch {batch}, {height}x{width} pixels"
             seconds = interleave({"model": call, **products}, repeats, title, hardware)
             fastest = min(statistics.median(seconds[name]) for name in products)
-            gflop = batch * gflop_per_image(model, x[:1])
+            gflop = 2e-9 * count_macs(model, x)
             rows.append(
                 BreakdownMeasurement(
                     batch=batch,

@@ -9,11 +9,7 @@ TESTED = {"mmengine": ("0.10.4", "1.0.0"), "mmcv": ("2.0.0", "3.0.0")}
 
 
 def check_frameworks() -> None:
-    """Check that MMEngine and mmcv are installed, in versions that were tested.
-
-    Raises:
-        ImportError: One is missing, or has another version.
-    """
+    """Check that MMEngine and mmcv are installed, in versions that were tested."""
     missing = [name for name in TESTED if find_spec(name) is None]
     if missing:
         raise ImportError(

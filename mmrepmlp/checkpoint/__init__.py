@@ -4,7 +4,7 @@ from .classifier import HEAD, fit_names
 from .names import to_official_names
 from .reading import CheckpointError, load_from_local
 from .schemes import LOADERS
-from .unwrap import abbreviate, meta_of, unwrap
+from .unwrap import abbreviate, meta_of, trained_metainfo, unwrap
 from .validate import check_state_dict, load_weights, needed, raise_faults
 from .writing import atomic_folder, atomic_write, check_folder, check_overwrite, file_hash, save_checkpoint, save_hashed
 
@@ -29,5 +29,6 @@ __all__ = [
     "save_checkpoint",
     "save_hashed",
     "to_official_names",
+    "trained_metainfo",
     "unwrap",
 ]

@@ -25,29 +25,19 @@ BLOCKS = {"light": ".light_repmlp.", "bottleneck": ".btnk_repmlp."}
 
 @dataclass(frozen=True)
 class Origin:
-    """What the adapter has to know about the state dicts of a network.
-
-    Attributes:
-        network: Its name.
-        expected: Which names are expected, for a message.
-        landmark: Beginning of names that every whole state dict of it has.
-        known: Parts of names by which a state dict of it, or a part of one, is known.
-        synonyms: The authors' names of modules, and ours.
-        heads: Beginnings of names that belong to a classifier's head: the authors' and mmpretrain's.
-        resize: Fits tensors to the sizes of a model, given the model, its state, the state dict and its noted tiles;
-            also returns what cannot be fitted, or None.
-        compare: Raises a ValueError if two state dicts, the model's first, belong to different architectures.
-        training_form: Arguments of the constructor that a state dict in training form asks for.
-    """
+    """What the adapter has to know about the state dicts of a network."""
 
     network: str
-    expected: str
-    landmark: str
-    known: tuple[str, ...]
-    synonyms: Mapping[str, str] = field(default_factory=dict)
-    heads: tuple[str, ...] = ("head.", "linear.")
+    expected: str  # which names, for a message
+    landmark: str  # beginning of names that every whole state dict of it has
+    known: tuple[str, ...]  # parts of names by which a state dict of it, or a part of one, is known
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # the authors' names of modules, and ours
+    heads: tuple[str, ...] = ("head.", "linear.")  # beginnings of names of a classifier's: the authors', mmpretrain's
+    # Fits a state dict with its noted tiles to the sizes of a model and its state; also returns what cannot be fitted.
     resize: Callable[[nn.Module, State, State, list[Tile]], tuple[State, str | None]] = lambda *args: (args[2], None)
+    # Raises a ValueError if two state dicts, the model's first, belong to different architectures.
     compare: Callable[[State, State], None] = lambda expected, state: None
+    # Arguments of the constructor that a state dict in training form asks for.
     training_form: Callable[[State], dict[str, object]] = lambda state: {}
 
     def knows(self, names: Iterable[str]) -> bool:
@@ -77,10 +67,6 @@ def adapt_state_dict(
         unexpected: Gets the names of tensors that are not finite, which torch refuses unless ``strict`` is False.
         errors: Gets a message about what cannot be loaded where the rest can.
         expected: The part of the model's state dict to adapt to. Default: all of it.
-
-    Raises:
-        ValueError: The state dict belongs to another network or architecture, is in a form that cannot be converted to
-            the model's, or holds invalid values.
     """
     origin: Origin = model.origin
     inside = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}

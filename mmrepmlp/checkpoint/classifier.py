@@ -21,13 +21,6 @@ def fit_names(state: Mapping[str, Tensor], expected: Iterable[str]) -> Mapping[s
     Removed is what Lightning, distributed wrappers, distillation and the like put in front of all names of a model,
     such as ``model.``, ``module.`` or ``student.``, with the tensors beside it; the authors' classifiers get the names
     of OpenMMLab's.
-
-    Args:
-        state: A state dict.
-        expected: The names of the model.
-
-    Raises:
-        ValueError: The state dict holds several such models.
     """
     expected = set(expected)
     prefix = find_prefix(state, expected)

@@ -58,12 +58,8 @@ def backbone_part(
 
 
 def form_of(names: Iterable[str]) -> str:
-    """Infer a network's form from the names of its tensors.
-
-    Returns:
-        ``"training"``; ``"injected"``, where only the blocks of a RepMLPNet are converted, the result of the authors'
-        and mmpretrain's conversion; or ``"deploy"``.
-    """
+    """Infer a network's form from the names of its tensors: ``"training"``; ``"injected"``, where only the blocks of a
+    RepMLPNet are converted, the result of the authors' and mmpretrain's conversion; or ``"deploy"``."""
     names = list(names)
     if any(".fc3_bn." in name for name in names):
         return "training"
@@ -73,15 +69,11 @@ def form_of(names: Iterable[str]) -> str:
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """Infer a network's architecture from the shapes of its tensors.
+    """Infer a network's architecture from the shapes of the tensors of a backbone with our names, in any form.
 
-    Args:
-        state: A backbone's state dict with our names, in any form.
-
-    Returns:
-        What could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``, one
-        entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training form;
-        ``in_channels`` and ``patch_size``.
+    Returns what could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``,
+    one entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training form;
+    ``in_channels`` and ``patch_size``.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items() if value.dim() > 1}
     units = [(int(stage), int(unit), rest) for stage, unit, rest in (m.groups() for m in map(UNIT.match, shapes) if m)]

@@ -155,11 +155,8 @@ def trust_plain_data() -> Iterator[None]:
 
 
 def to_plain(value: object, seen: dict[int, tuple[object, object]] | None = None) -> object:
-    """Replace each stand-in in nested data by what it stands for, in place where that is possible.
-
-    Raises:
-        pickle.UnpicklingError: An object has attributes by which numpy would take numbers for addresses.
-    """
+    """Replace each stand-in in nested data by what it stands for, in place where that is possible; refuse attributes by
+    which numpy would take numbers for addresses."""
     seen = {} if seen is None else seen
     if isinstance(value, (Tensor, str, bytes, int, float, type(None))):
         return value

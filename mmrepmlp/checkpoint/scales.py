@@ -21,9 +21,6 @@ def read_scales(
         path: Path or address of the file; scales are called e.g. ``stage1.0.scale_conv.weight``.
         expected: Shapes of the scales of each block of the network that they are for, by names of blocks and parts.
         ignored: Beginnings of names whose scales are left out, e.g. ``"stage4."``. Default: none.
-
-    Returns:
-        Scales by names of blocks and parts.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in unwrap(CheckpointLoader.load_checkpoint(path, "cpu")).items():

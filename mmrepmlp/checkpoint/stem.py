@@ -12,15 +12,8 @@ STEM = "patch_embed.projection.weight"
 
 
 def adapt_stem(state: dict[str, Tensor], expected: torch.Size) -> tuple[dict[str, Tensor], list[str]]:
-    """Adapt the stem's convolution to the model's image channels and patch size.
-
-    Args:
-        state: A backbone's state dict with our names, in any form.
-        expected: Shape (O, I, height, width) of the model's convolution.
-
-    Returns:
-        The state dict, and a description of each change.
-    """
+    """Adapt the stem's convolution in a backbone's state dict to the image channels and patch size of the model's, by
+    its shape (O, I, height, width); also returns a description of each change."""
     weight, changes = state.get(STEM), []
     if weight is None or weight.dim() != 4 or weight.size(0) != expected[0]:
         return state, changes

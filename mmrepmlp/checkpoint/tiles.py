@@ -30,9 +30,6 @@ def resample_tiles(
 
     Returns:
         The state dict, and the tile size of the state dict and the model for each stage with such a layer.
-
-    Raises:
-        ValueError: The tile size of a layer cannot be inferred from its shape.
     """
     resampled, sizes = {}, {}
     for name, value in state.items():
@@ -69,12 +66,8 @@ def note_tiles(state: Mapping[str, Tensor], prefix: str, tiles: list[Tile]) -> N
 
 
 def noted_tiles(metadata: Mapping, state: Mapping[str, Tensor] = MappingProxyType({})) -> list[Tile]:
-    """The tile sizes that :func:`note_tiles` wrote; none where there is anything else.
-
-    Args:
-        metadata: Of the module that loads.
-        state: What is loaded, in case that the module is bare and this is a whole model's with one such module.
-    """
+    """The tile sizes that :func:`note_tiles` wrote, in the metadata of the module that loads, or in the only notes of a
+    whole model's state dict; none where there is anything else."""
     found = [notes["tiles"] for notes in getattr(state, "_metadata", {}).values() if "tiles" in notes]
     tiles = metadata.get("tiles", found[0] if len(found) == 1 else ())
     pairs = [tuple(tile) for tile in tiles if isinstance(tile, (list, tuple))] if isinstance(tiles, list) else []

@@ -109,3 +109,10 @@ def meta_of(checkpoint: Mapping) -> dict:
     """The ``meta`` of a checkpoint of MMEngine; empty where there is none, or something else of this name."""
     meta = checkpoint.get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def trained_metainfo(meta: Mapping) -> dict:
+    """The classes and the palette of the dataset that a checkpoint was trained on, as far as its ``meta`` tells."""
+    given = meta.get("dataset_meta") or meta
+    found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
+    return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}

@@ -17,16 +17,9 @@ AUXILIARY = "auxiliary_head."  # of heads that take part in training alone
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Load all that fits of a state dict, whatever is in front of its names.
 
-    Args:
-        model: The model.
-        state: The state dict.
-
-    Returns:
-        The names of tensors that were not loaded: those that are ``missing``, ``of another shape`` or ``unexpected``.
-
-    Raises:
-        ValueError: The state dict holds several such models, another architecture of a network that knows its own, or
-            values that no network has.
+    Returns the names of tensors that were not loaded: those that are ``missing``, ``of another shape`` or
+    ``unexpected``. An error are several such models, another architecture of a network that knows its own, and values
+    that no network has.
     """
     expected = model.state_dict()
     state = fit_names(state, expected)
@@ -58,15 +51,7 @@ def needed(faults: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
 
 def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check the names, shapes and values of a state dict against the model that is to load it.
-
-    Args:
-        expected: The model's own state dict.
-        state: The state dict to check.
-
-    Raises:
-        ValueError: They do not match. For each kind of fault the message lists ten names and the number of the rest.
-    """
+    """Check the names, shapes and values of a state dict against those of the model that is to load it."""
     shared = [name for name in expected if name in state]
     raise_faults(
         {
@@ -83,11 +68,8 @@ def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
 
 
 def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check the values of the tensors that a state dict and a model share.
-
-    Raises:
-        ValueError: A dtype cannot be converted to the model's, or a tensor has non-finite values or negative variances.
-    """
+    """Check the values of the tensors that a state dict and a model share: dtypes that can be converted to the model's,
+    finite values, and no negative variances."""
     shared = {name: value for name, value in state.items() if name in expected and isinstance(value, Tensor)}
     variances = {name: value for name, value in shared.items() if name.endswith("running_var") and not value.is_meta}
     raise_faults(

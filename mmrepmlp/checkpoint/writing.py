@@ -18,15 +18,7 @@ from safetensors.torch import save_file
 
 
 def check_overwrite(*paths: str | os.PathLike, overwrite: bool) -> None:
-    """Raise an error if a path exists and must not be overwritten.
-
-    Args:
-        *paths: Files or folders to be written.
-        overwrite: Whether existing ones may be replaced.
-
-    Raises:
-        FileExistsError: A path exists and ``overwrite`` is not set.
-    """
+    """Raise an error if a file or folder to be written exists and must not be overwritten."""
     for path in paths:
         if not overwrite and os.path.lexists(path):
             raise FileExistsError(f"{path} already exists; choose another path or pass overwrite (--overwrite).")
@@ -38,12 +30,8 @@ def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None 
 
     Yields the path of a temporary file in the same folder. On success the file is flushed to disk and renamed to
     ``path``; on an exception ``path`` stays unchanged and the temporary file is removed. Temporary files left by
-    killed processes are removed as well.
-
-    Args:
-        path: What to write.
-        named_after: The path that the temporary file is named after, one that the next process knows where ``path``
-            depends on what is written, e.g. ends in a hash. Default: ``path``.
+    killed processes are removed as well: they are ``named_after`` another path, one that the next process knows, where
+    ``path`` depends on what is written, e.g. ends in a hash.
     """
     with temporary_path(Path(named_after or path)) as temporary:
         yield temporary
@@ -55,11 +43,8 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
     """Write a folder atomically: yields a temporary folder beside it, which takes its place on success.
 
     A folder that exists is replaced, whatever is in it; on an exception it stays unchanged. Temporary folders left by
-    killed processes are removed, and a folder that one had moved away to replace it is put back.
-
-    Args:
-        path: The folder to write.
-        durable: Whether to flush each file to disk, which takes milliseconds. Default: True.
+    killed processes are removed, and a folder that one had moved away to replace it is put back. ``durable`` flushes
+    each file to disk, which takes milliseconds.
     """
     path = Path(path)
     replaced = path.with_name(f".{path.name}.replaced")
@@ -121,11 +106,7 @@ def explained_path(path: str | os.PathLike) -> Iterator[None]:
 
 
 def check_folder(path: str | os.PathLike) -> None:
-    """Create a folder unless it exists, and check that files can be written to it.
-
-    Raises:
-        OSError: They cannot.
-    """
+    """Create a folder unless it exists, and check that files can be written to it."""
     with explained_path(path):
         if Path(path).is_file():
             raise NotADirectoryError(errno.ENOTDIR, "It is a file")
@@ -179,24 +160,18 @@ def save_checkpoint(checkpoint: Mapping, path: str | os.PathLike) -> None:
 
 
 def save_hashed(
-    checkpoint: Mapping, path: str | os.PathLike, check: Callable[[Path, Path], object] = lambda written, final: None
+    checkpoint: Mapping, path: str | os.PathLike, check: Callable[[Path], object] = lambda written: None
 ) -> Path:
-    """Write a checkpoint as :func:`save_checkpoint` does, under a name that ends in the file's hash.
+    """Write a checkpoint as :func:`save_checkpoint` does, under a name that ends in the file's hash, and return its
+    path, e.g. ``deploy-0123abcd.pth`` for ``deploy.pth``.
 
-    Args:
-        checkpoint: What to write.
-        path: What to name the file after.
-        check: Called with the temporary file that was written and its final path. An exception that it raises is
-            propagated, and no file is kept. Default: no check.
-
-    Returns:
-        Path of the file, e.g. ``deploy-0123abcd.pth`` for ``deploy.pth``.
+    ``check`` is called with the temporary file that was written: if it raises an error, no file is kept.
     """
     path = Path(path)
     with temporary_path(path) as temporary:
         write_checkpoint(checkpoint, temporary, path.suffix == ".safetensors")
         hashed = path.with_stem(f"{path.stem}-{file_hash(temporary)}")
-        check(temporary, hashed)
+        check(temporary)
         commit(temporary, hashed)
     return hashed
 

@@ -18,11 +18,8 @@ SPLITS = ("train", "val")
 def warp_scan(
     scan: np.ndarray, size: tuple[int, int], center: Sequence[float], side: float, angle: float
 ) -> np.ndarray:
-    """Enlarge, rotate and move a scan: a side in pixels around a center (column, row), turned by degrees.
-
-    Returns:
-        Coverage of each pixel by ink, of shape ``size`` (height, width), from 0 to 1.
-    """
+    """Coverage by ink, from 0 to 1 and of shape ``size`` (height, width), of a scan that is enlarged to a side in
+    pixels around a center (column, row), and turned by degrees."""
     middle = (len(scan) - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
     matrix[:, 2] += center[0] - middle, center[1] - middle

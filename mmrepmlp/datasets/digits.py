@@ -19,9 +19,6 @@ def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Returns:
         For ``train`` and ``val``: the images, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink), and their digits.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -37,18 +34,7 @@ def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]:
-    """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``.
-
-    Args:
-        out_dir: Folder to create, atomically.
-        overwrite: Whether an existing folder may be replaced. Default: False.
-
-    Returns:
-        The number of images in each split.
-
-    Raises:
-        FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
-    """
+    """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``, and return their numbers."""
     counts = {}
     check_overwrite(out_dir, overwrite=overwrite)
     with atomic_folder(out_dir, durable=False) as folder:

@@ -16,21 +16,11 @@ from .scenes import compose_scene
 COUNTS = dict(train=8000, val=400)
 
 
-def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, counts: dict | None = None) -> dict:
+def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, counts: dict = COUNTS) -> dict:
     """Write scenes with class maps, ``img_dir/{train,val}/*.jpg`` and ``ann_dir/{train,val}/*.png``.
 
-    Args:
-        out_dir: Folder to create, atomically.
-        overwrite: Whether an existing folder may be replaced. Default: False.
-        counts: Numbers of scenes in ``train`` and ``val``, which use disjoint sets of scans. Default: 8000 and 400.
-
-    Returns:
-        The number of scenes in each split.
-
-    Raises:
-        FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
+    ``counts`` are the numbers of scenes in ``train`` and ``val``, which use disjoint sets of scans; they are returned.
     """
-    counts = counts or COUNTS
     check_overwrite(out_dir, overwrite=overwrite)
     with atomic_folder(out_dir, durable=False) as folder:
         for split, number in counts.items():
@@ -40,12 +30,9 @@ def write_segmentation_scenes(out_dir: str | Path, overwrite: bool = False, coun
     return dict(counts)
 
 
-def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts: dict | None = None) -> dict:
-    """Write the same scenes with boxes and polygons, ``{train,val}/*.jpg`` and ``annotations/{train,val}.json`` (COCO).
-
-    Arguments, result and errors are those of :func:`write_segmentation_scenes`.
-    """
-    counts = counts or COUNTS
+def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts: dict = COUNTS) -> dict:
+    """Write the same scenes with boxes and polygons, ``{train,val}/*.jpg`` and ``annotations/{train,val}.json``
+    (COCO)."""
     check_overwrite(out_dir, overwrite=overwrite)
     with atomic_folder(out_dir, durable=False) as folder:
         (folder / "annotations").mkdir()

@@ -19,17 +19,11 @@ GREY = np.array([0.114, 0.587, 0.299])  # of blue, green and red
 
 @dataclass
 class Scene:
-    """An image of several digits, with a mask for each.
+    """An image of several digits, with a mask for each."""
 
-    Attributes:
-        image: Shape (HEIGHT, WIDTH, 3), uint8, BGR.
-        digits: The digits from back to front, 0 to 9.
-        masks: Their visible ink, shape (number of digits, HEIGHT, WIDTH), bool; they do not overlap.
-    """
-
-    image: np.ndarray
-    digits: list[int]
-    masks: np.ndarray
+    image: np.ndarray  # (HEIGHT, WIDTH, 3), uint8, BGR
+    digits: list[int]  # from back to front, 0 to 9
+    masks: np.ndarray  # their visible ink, (number of digits, HEIGHT, WIDTH), bool; they do not overlap
 
     def class_map(self) -> np.ndarray:
         """The class of each pixel, shape (HEIGHT, WIDTH), uint8: 0 is background, 1 + d a digit d."""

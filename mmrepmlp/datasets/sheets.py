@@ -21,15 +21,9 @@ NOISE = 60  # standard deviation in grey levels
 
 
 def compose_sheet(scans: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Compose a sheet of two by two digits in noise, whose class is the digit at the top left.
+    """Compose a sheet (SIDE, SIDE), uint8, of two by two digits in noise, whose class is the digit at the top left.
 
-    Args:
-        scans: Scans to choose from, shape (n, 8, 8), uint8 from 0 (paper) to 255 (ink).
-        labels: Their digits, shape (n,).
-        generator: Source of randomness; the same state gives the same sheet.
-
-    Returns:
-        The sheet, shape (SIDE, SIDE), uint8, and its class.
+    Arguments are those of :func:`~mmrepmlp.datasets.scenes.compose_scene`.
     """
     sheet = generator.normal(PAPER, NOISE, (SIDE, SIDE))
     choices = generator.integers(len(scans), size=4)
@@ -41,21 +35,11 @@ def compose_sheet(scans: np.ndarray, labels: np.ndarray, generator: np.random.Ge
     return np.rint(sheet).clip(0, 255).astype(np.uint8), int(labels[choices[0]])
 
 
-def write_sheets(out_dir: str | Path, overwrite: bool = False, counts: dict | None = None) -> dict[str, int]:
+def write_sheets(out_dir: str | Path, overwrite: bool = False, counts: dict = COUNTS) -> dict[str, int]:
     """Write sheets in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``.
 
-    Args:
-        out_dir: Folder to create, atomically.
-        overwrite: Whether an existing folder may be replaced. Default: False.
-        counts: Numbers of sheets in ``train`` and ``val``, which use disjoint sets of scans. Default: 10000 and 1000.
-
-    Returns:
-        The number of sheets in each split.
-
-    Raises:
-        FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
+    ``counts`` are the numbers of sheets in ``train`` and ``val``, which use disjoint sets of scans; they are returned.
     """
-    counts = counts or COUNTS
     check_overwrite(out_dir, overwrite=overwrite)
     with atomic_folder(out_dir, durable=False) as folder:
         for split, number in counts.items():

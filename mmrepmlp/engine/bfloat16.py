@@ -24,13 +24,7 @@ def compute_in_bfloat16(model: nn.Module) -> nn.Module:
     torch's autocast runs convolutions and matrix products in bfloat16. Their weights are cast here, once, since
     autocast would read and cast all of them anew in each call, which counts at batch 1; the outputs are the same. Each
     network takes and gives float32, because operators between them, such as RoIAlign and NMS, have no bfloat16, and
-    because in its 8 significant bits coordinates of boxes would be off by pixels.
-
-    Args:
-        model: A model that mmengine built, or a bare network. Left as it is.
-
-    Returns:
-        The copy, which cannot be copied again.
+    because in its 8 significant bits coordinates of boxes would be off by pixels. The copy cannot be copied again.
     """
     model = copy.deepcopy(model)
     for network in [part for name, part in model.named_modules() if NETWORK.fullmatch(name)] or [model]:

@@ -32,11 +32,7 @@ def make_exportable(model: nn.Module) -> Iterator[None]:
 
 
 class FixedRange(nn.Module):
-    """Rounds to the levels of a quantizer's present range: exporters know its operators with numbers alone.
-
-    Args:
-        quantizer: The quantizer.
-    """
+    """Rounds to the levels of a quantizer's present range: exporters know its operators with numbers alone."""
 
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()

@@ -19,11 +19,7 @@ SCALES = ((1.0, 1.0), (0.6, 1.7), (1.3, 0.7))  # of the height and width that a 
 
 
 def check_axes(dynamic: Sequence[str]) -> None:
-    """Check the names of symbolic axes.
-
-    Raises:
-        ValueError: One is unknown.
-    """
+    """Check the names of symbolic axes."""
     unknown = sorted(set(dynamic) - set(DYNAMIC_AXES))
     if unknown:
         raise ValueError(f"dynamic={', '.join(unknown)}: expected some of {', '.join(DYNAMIC_AXES)}.")
@@ -34,11 +30,7 @@ def record(
     network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str] = (), opset: int = OPSET
 ) -> None:
     """Record a network in eval mode as an ONNX graph, for a number, height and width of images, of which some are
-    symbolic.
-
-    Raises:
-        ExportError: The network does not take such images, or the exporter cannot record it.
-    """
+    symbolic."""
     images = network.make_images(*shape)
     outputs = network.run(images)
     for served in shapes_to_serve(shape, dynamic):  # a network that does not take them is recorded in vain, for minutes
@@ -78,14 +70,8 @@ def prove_equal(
     dynamic: Sequence[str],
     tolerance: float,
 ) -> dict[tuple[int, ...], float]:
-    """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve.
-
-    Returns:
-        The :meth:`~NamedOutputs.error` for each shape of images.
-
-    Raises:
-        ExportError: One is above the tolerance, or the model or the graph does not take images of such a shape.
-    """
+    """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve: for each of them
+    the :meth:`~NamedOutputs.error`, none above the tolerance."""
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for other in shapes_to_serve(shape, dynamic):

@@ -17,12 +17,7 @@ def store_weights_as_int8(path: str | Path) -> int:
     """Store the weights of nodes with quantized inputs in an ONNX file as int8, with a scale per output.
 
     The weights must be multiples of their scales, as the conversion to deploy form makes them, so that this is exact.
-
-    Returns:
-        Number of weights stored as int8; 0 for a graph without quantization.
-
-    Raises:
-        ValueError: A weight is not a multiple of its scales.
+    Returns the number of weights stored as int8; 0 for a graph without quantization.
     """
     model = onnx.load(str(path))
     graph = model.graph

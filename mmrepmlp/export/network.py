@@ -23,9 +23,6 @@ class NamedOutputs(nn.Module):
     Args:
         model: A model of any framework, run up to its raw outputs, or a bare backbone.
         part: Name of a backbone or neck in the model, to run up to its feature maps. Default: None, the whole model.
-
-    Raises:
-        ValueError: The model has no such part.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 2, "width": 3}
@@ -65,11 +62,7 @@ class NamedOutputs(nn.Module):
         return float(torch.tensor(errors, dtype=torch.float64).amax())
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Call the network, as the exporter will.
-
-        Raises:
-            ExportError: It cannot be called on images alone, or not on these.
-        """
+        """Call the network, as the exporter will."""
         try:
             return self(images)
         except Exception as error:

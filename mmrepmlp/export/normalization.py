@@ -16,19 +16,12 @@ IMAGE_TYPES = (torch.uint8, torch.uint16)
 
 @dataclass(frozen=True)
 class Normalization:
-    """A scale and a shift for each channel of a network's input, which is a channel of the image.
+    """A scale and then a shift for each channel of a network's input, which is a channel of the image."""
 
-    Attributes:
-        channels: For each channel of the input the channel of the image.
-        scale: Factor on the image's values.
-        shift: What is added afterwards.
-        largest: Largest value of an image, 255 or 65535. Default: 255.
-    """
-
-    channels: tuple[int, ...]
+    channels: tuple[int, ...]  # of the image, for each of the input
     scale: tuple[float, ...]
     shift: tuple[float, ...]
-    largest: int = 255
+    largest: int = 255  # value of an image, or 65535
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,11 +36,7 @@ class Normalization:
         return images * self.column(self.scale, images) + self.column(self.shift, images)
 
     def undo(self, inputs: Tensor) -> Tensor:
-        """Map normalized images (N, C, H, W) back to (N, H, W, C).
-
-        Raises:
-            ExportError: They are of another range.
-        """
+        """Map normalized images (N, C, H, W) back to (N, H, W, C)."""
         values = (inputs - self.column(self.shift, inputs)) / self.column(self.scale, inputs)
         order = [self.channels.index(channel) for channel in range(max(self.channels) + 1)]
         lowest, highest = values.min().item(), values.max().item()
@@ -91,9 +80,6 @@ def measure_normalization(
     """Find the normalization in what a preprocessor makes of a black image and of one in each primary color.
 
     It maps images (N, H, W, C), with some channels of uint8 or uint16, to (N, C, H, W).
-
-    Raises:
-        ExportError: The preprocessor does something else.
     """
     largest = torch.iinfo(dtype).max
     primaries = torch.cat([torch.zeros(1, channels), torch.eye(channels)]) * largest

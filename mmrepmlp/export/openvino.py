@@ -22,28 +22,18 @@ CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 
 class OpenVinoNetwork(BatchedGraph):
-    """A graph as a module, run by OpenVINO on the CPU.
+    """A graph as a module, run by OpenVINO on the CPU in as many threads as torch has.
 
     Args:
         graph: Path of an ``.xml`` or ``.onnx`` file, or a model of OpenVINO's, compiled or not.
         precision: ``float32``, ``bfloat16`` or ``int8``; the last for graphs that are quantized already.
             Default: ``float32``.
-        threads: Number of threads. Default: torch's number.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: OpenVINO cannot run it.
     """
 
-    def __init__(
-        self,
-        graph: str | Path | openvino.Model | openvino.CompiledModel,
-        precision: str = "float32",
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, graph: str | Path | openvino.Model | openvino.CompiledModel, precision: str = "float32") -> None:
         super().__init__()
         if not isinstance(graph, openvino.CompiledModel):
-            graph = compile_graph(graph, precision, threads or torch.get_num_threads())
+            graph = compile_graph(graph, precision, torch.get_num_threads())
         self.compiled = graph
         number = graph.input(0).partial_shape[0]
         self.batch = number.get_length() if number.is_static else None
@@ -70,12 +60,7 @@ def core() -> openvino.Core:
 
 
 def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: int) -> openvino.CompiledModel:
-    """Compile a graph for the CPU.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: OpenVINO cannot run it.
-    """
+    """Compile a graph for the CPU."""
     if not isinstance(graph, openvino.Model) and not Path(graph).is_file():
         raise FileNotFoundError(f"{graph} does not exist. Make it with mmrepmlp deploy.")
     # Left to itself, OpenVINO takes bfloat16 where the processor has it; elsewhere it emulates what is asked for, ten

@@ -26,9 +26,6 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
 
     onnx's converter makes newer ones. It lacks most of the ways back, which are made here: an operator that did not
     exist becomes those that define it; an input or attribute that it did not have yet is written as it was then.
-
-    Raises:
-        ValueError: An operator cannot be expressed in this version.
     """
     (present,) = (entry.version for entry in model.opset_import if not entry.domain)
     if opset >= present:
@@ -50,11 +47,7 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
 
 
 def as_before(node: NodeProto, opset: int, constants: dict[str, np.ndarray]) -> Iterator[NodeProto]:
-    """A node as the nodes that do the same in an older version.
-
-    Raises:
-        ValueError: There are none.
-    """
+    """A node as the nodes that do the same in an older version."""
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     unknown = {a.name: get_attribute_value(a) for a in node.attribute if a.name not in schema.attributes}
     for name in unknown:

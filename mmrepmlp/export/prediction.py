@@ -26,17 +26,11 @@ ROUNDING = 0.05  # of a network that rounds: a value halfway between two levels 
 
 @dataclass
 class Task:
-    """What a graph predicts.
+    """What a graph predicts."""
 
-    Attributes:
-        name: ``classification``, ``segmentation`` or ``features``, the feature maps of a part of any other model.
-        output: ``scores`` of each class, ``classes`` or ``logits`` of each pixel, or ``maps``.
-        settings: How the output is made: the activation of scores, the number of logits and the threshold of a single
-            one, the part.
-    """
-
-    name: str
-    output: str
+    name: str  # classification, segmentation or features, the feature maps of a part of any other model
+    output: str  # scores of each class, classes or logits of each pixel, or maps
+    # How the output is made: activation of scores, number of logits and threshold of a single one, part.
     settings: dict[str, object] = field(default_factory=dict)
 
 
@@ -49,10 +43,6 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
             others, or the backbone if there is none.
         logits: Whether a segmentor ends in logits instead of classes. Default: False.
         channels: Number of channels of its images. Default: None, as many as the model seems to take.
-
-    Raises:
-        ValueError: Logits are asked of another model.
-        ExportError: There is nothing that a graph could be made of.
     """
     segments = part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head")
     if logits and not segments:
@@ -95,10 +85,6 @@ class PredictionNetwork(NamedOutputs):
         task: What it predicts.
         image: An image (1, H, W, C) of its dataset, uint8 or uint16, whose type and channels are taken. Default: None,
             uint8 in as many channels as the model takes.
-
-    Raises:
-        ValueError: The model has no such part.
-        ExportError: The data preprocessor does more than to normalize.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 1, "width": 2}
@@ -147,11 +133,7 @@ class PredictionNetwork(NamedOutputs):
 
     @torch.no_grad()
     def check(self, size: tuple[int, int]) -> None:
-        """Compare predictions with those of the framework's own path, preprocessor and ``predict``.
-
-        Raises:
-            ExportError: They differ.
-        """
+        """Compare predictions with those of the framework's own path, preprocessor and ``predict``."""
         images = self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
         actual = self.run(images)
         inputs = preprocessing_of(self.model)(images)
@@ -177,12 +159,9 @@ class PredictionNetwork(NamedOutputs):
 def class_error(logits: Tensor, classes: Tensor, threshold: float | None = None) -> float:
     """How far classes of pixels (N, H, W) are from being those of the largest logits (N, channels, H, W).
 
-    Where two logits are equal up to rounding, either class is right. A single one has a threshold.
-
-    Returns:
-        The largest amount by which the logit of a pixel's class is below its largest one, or by which a single logit is
-        on the other side of the threshold, relative to the largest absolute logit; infinite for another shape or a
-        class that does not exist.
+    It is the largest amount by which the logit of a pixel's class is below its largest one, or by which a single logit
+    is on the other side of the threshold, relative to the largest absolute logit, so that either of two equal ones is
+    right; infinite for another shape or a class that does not exist.
     """
     if logits.size(1) == 1:
         logits = logits - torch.logit(torch.tensor(threshold, dtype=logits.dtype))

@@ -10,21 +10,16 @@ from .network import BatchedGraph
 
 
 class OnnxNetwork(BatchedGraph):
-    """An ONNX graph as a module, run by ONNX Runtime on the CPU.
+    """An ONNX graph as a module, run by ONNX Runtime on the CPU in as many threads as torch has.
 
     Args:
         graph: Path of the ONNX file, or what onnx reads it as.
-        threads: Number of threads; 0 for ONNX Runtime's choice. Default: torch's number.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a graph that ONNX Runtime can run.
     """
 
-    def __init__(self, graph: str | Path | onnx.ModelProto, threads: int | None = None) -> None:
+    def __init__(self, graph: str | Path | onnx.ModelProto) -> None:
         super().__init__()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+        options.intra_op_num_threads = torch.get_num_threads()
         # Spinning threads slow down other computations of this process, other sessions included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from mmengine.model import BaseModule
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.checkpoint.adapt import Origin, adapt_state_dict
@@ -57,6 +57,15 @@ class StagedBackbone(Reparameterizable, BaseModule):
     def layers(self) -> list[list[nn.Module]]:
         """The modules of each layer: of the stem, then of each block, with what lies in front of it."""
         return [[self.stage0], *([block] for stage in self.stages for block in stage)]
+
+    def run_stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run the stages one after the other, and return the feature maps of those in ``out_indices``."""
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode; frozen stages stay in eval mode, and so do all batch norms with ``norm_eval``."""

@@ -64,15 +64,8 @@ def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
 
 
 def build_batch_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
-    """Build the batch norm that a config names.
-
-    Args:
-        norm_cfg: Config of a batch norm: BN, SyncBN or another subclass of torch's.
-        channels: Number of channels.
-
-    Raises:
-        ValueError: ``norm_cfg`` names no norm, or another kind of norm, which cannot be fused into a convolution.
-    """
+    """Build the batch norm that a config names: BN, SyncBN or another subclass of torch's, which alone can be fused
+    into a convolution."""
     try:
         norm = build_norm_layer(norm_cfg, channels)[1]
     except (AssertionError, KeyError, TypeError, AttributeError) as error:
@@ -89,11 +82,7 @@ def build_batch_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
 
 
 class ScaleShift(nn.Module):
-    """Scale and shift left over from a batch norm that no neighbour can take in: ``x * weight + bias``.
-
-    Args:
-        channels: Number of channels.
-    """
+    """Scale and shift left over from a batch norm that no neighbour can take in: ``x * weight + bias``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -94,11 +94,8 @@ class QuantizedRepMLPNet(RepMLPNet):
         return tensors
 
     def build_training_form(self, **changes: object) -> RepMLPNet:
-        """Build the RepMLPNet that this network, before rounding, is or would be the deploy form of.
-
-        Args:
-            **changes: Arguments of RepMLPNet to change.
-        """
+        """Build the RepMLPNet that this network, before rounding, is or would be the deploy form of, with changes of
+        its arguments."""
         settings = {name: value for name, value in self.arguments.items() if name != "insert_bn"}
         return RepMLPNet(**{**settings, "deploy": False, **changes})
 

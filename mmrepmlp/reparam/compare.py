@@ -43,15 +43,9 @@ class Difference:
 
 
 def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance: float) -> list[Difference]:
-    """Compare what a model returns before and after its conversion.
+    """Compare what a model returns before and after its conversion: tensors, or sequences or mappings of them.
 
     An output that there is only once, or with another shape, differs infinitely.
-
-    Args:
-        before: Tensors, or sequences or mappings of them.
-        after: The same of the converted model.
-        dtype: Precision of the converted weights.
-        tolerance: The largest allowed relative difference.
     """
     expected, actual = dict(named_tensors(before)), dict(named_tensors(after))
     return [

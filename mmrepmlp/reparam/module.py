@@ -135,11 +135,8 @@ class Reparameterizable(nn.Module):
         self.fused = True
 
     def build_training_form(self, **changes: object) -> "Reparameterizable":
-        """Build the module that this one is, or would be, the deploy form of; its weights are not copied.
-
-        Args:
-            **changes: Arguments of the constructor to change.
-        """
+        """Build the module that this one is, or would be, the deploy form of, with changes of its arguments; its
+        weights are not copied."""
         return type(self)(**{**self.arguments, "deploy": False, **changes})
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
@@ -177,14 +174,8 @@ def record_arguments(init: Callable) -> Callable:
 def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: Iterable[nn.Module]) -> None:
     """Give a layer a weight and a bias, in the dtype and on the device of what they replace.
 
-    A parameter that was there before keeps its ``requires_grad``. A new weight can be trained if anything could that
-    vanishes, a new bias if a norm could.
-
-    Args:
-        layer: Gets the parameters.
-        values: As many elements as the layer's.
-        old: What was in the layer's place, perhaps the layer itself.
-        gone: What vanishes.
+    A parameter of what was in the layer's place, perhaps the layer itself, keeps its ``requires_grad``. A new weight
+    can be trained if anything could that vanishes, a new bias if a norm could.
     """
     inside = [module for part in gone for module in part.modules()]
     norms = [module for module in inside if isinstance(module, _BatchNorm)]
@@ -217,12 +208,8 @@ def required_tensors(source: nn.Module, state: Mapping[str, Tensor]) -> dict[str
 
 
 def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict to deploy form, at least in float32.
-
-    Args:
-        source: The module that it belongs to, without values, on the meta device. Converted in place.
-        state: The state dict.
-    """
+    """Convert the state dict of a module to deploy form, at least in float32; the module, without values, on the meta
+    device, is converted in place."""
     precise = OrderedDict((n, v.float() if v.is_floating_point() and v.itemsize < 4 else v) for n, v in state.items())
     # What the source notes of itself holds for the state, but for versions: counters of batches may be missing.
     metadata = source.state_dict()._metadata.items()

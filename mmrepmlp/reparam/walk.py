@@ -69,11 +69,8 @@ def building_like(module: nn.Module) -> Iterator[None]:
 
 
 def convertible_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost modules that :func:`switch_to_deploy` converts, by name, without those in deploy form already.
-
-    Args:
-        model: A model of any framework, or a single module, whose name is empty.
-    """
+    """The outermost modules that :func:`switch_to_deploy` converts, by name, without those in deploy form already; the
+    name of the model itself is empty."""
     found = outermost(model, lambda module: conversion_of(module) is not None)
     return {name: module for name, module in found.items() if not is_converted(module)}
 

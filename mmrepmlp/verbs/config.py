@@ -13,6 +13,8 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS, DefaultScope, Registry, root
 from mmengine.utils import get_object_from_string
 
+from mmrepmlp.checkpoint import trained_metainfo
+
 FRAMEWORKS = ("mmpretrain", "mmseg", "mmdet")
 
 
@@ -105,18 +107,8 @@ def require(cfg: Config, *names: str) -> None:
 def load_config(
     config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
 ) -> Config:
-    """Read a config, apply overrides, and set its work dir.
-
-    Args:
-        config: Path of the config file, or ``package::path``.
-        cfg_options: Settings to override, by dotted names. Default: None.
-        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: ``package::path`` names no config, or the config has no model.
-    """
+    """Read a config to run, as :func:`read_config` does, and set its work dir, by default the config's own, or
+    ``work_dirs/<name of the config>``, and its launcher."""
     cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
     add_import(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
@@ -131,8 +123,7 @@ def load_config(
 
 def add_import(cfg: Config) -> None:
     """Make a config import this package where it is read, as inferencers do before they read a checkpoint."""
-    imports = (cfg.get("custom_imports") or {}).get("imports") or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports = as_list((cfg.get("custom_imports") or {}).get("imports"))
     if "mmrepmlp" not in imports:
         cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": [*imports, "mmrepmlp"]}
 
@@ -147,12 +138,7 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
 
 def class_metainfo(cfg: Config, meta: Mapping) -> dict:
     """What the test set's config and class tell of it without reading it: ``classes``, ``palette`` and more; those that
-    a checkpoint was trained on come first.
-
-    Args:
-        cfg: The config.
-        meta: The checkpoint's ``meta``.
-    """
+    a checkpoint was trained on, by its ``meta``, come first."""
     dataset = innermost_dataset(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         kind = resolve_type(dataset, DATASETS)
@@ -161,13 +147,6 @@ def class_metainfo(cfg: Config, meta: Mapping) -> dict:
     if not isinstance(known.get("classes", ()), (list, tuple)):
         del known["classes"]
     return {**known, **trained_metainfo(meta)}
-
-
-def trained_metainfo(meta: Mapping) -> dict:
-    """The classes and the palette of the dataset that a checkpoint was trained on, as far as its ``meta`` tells."""
-    given = meta.get("dataset_meta") or meta
-    found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
-    return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}
 
 
 def resolve_type(part: Mapping, registry: Registry) -> object:

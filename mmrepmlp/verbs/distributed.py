@@ -33,13 +33,6 @@ def setup_distributed(cfg: Config) -> None:
 
     With GPUs MMEngine does the setup. Without one the process group is initialized here, with gloo, and the config gets
     model wrappers that work on a CPU.
-
-    Args:
-        cfg: The config of a run; changed in place.
-
-    Raises:
-        MMRepMLPError: An environment variable of the launcher is not set.
-        ValueError: There are more processes than GPUs on this machine.
     """
     if cfg.launcher == "none":
         return
@@ -86,10 +79,8 @@ def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -
 
 
 def destroy_gloo() -> None:
-    """Destroy the process group and its threads.
-
-    A thread that releases its last work item during the shutdown of Python aborts the process.
-    """
+    """Destroy the process group: a thread of it that releases its last work item while Python ends aborts the
+    process."""
     gc.collect()  # remains of the runner keep references to the group
     if is_distributed():
         destroy_process_group()

@@ -15,17 +15,20 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from PIL import Image
 
-from mmrepmlp.engine.hooks.annotation_files import iter_datasets, names_in
+from mmrepmlp.engine.hooks.annotation_files import iter_datasets
 
 WORKER = "\nOriginal Traceback"  # where torch quotes what a data loader's worker raised
 READER = "imfrombytes"  # the function of mmcv that decodes images
 
 
+def first_line(error: BaseException) -> str:
+    """The kind of an error, and the first line of its text."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
 def summarize(error: BaseException) -> str:
     """An error in one sentence; of one that a data loader's worker raised, that which it quotes."""
-    lines = str(error).strip().splitlines()
-    quoted = WORKER.strip() in str(error)
-    text = lines[-1] if quoted else ": ".join([type(error).__name__, *lines[:1]])
+    text = str(error).strip().splitlines()[-1] if WORKER.strip() in str(error) else first_line(error)
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -92,7 +95,7 @@ def works(operation: Callable, *arguments: object) -> bool:
 
 def why_other_folders(dataset: BaseDataset) -> str:
     """Which folders make a dataset of other classes than its config names."""
-    names, folders = names_in(dataset.metainfo), list(dataset.folder_to_idx)
+    names, folders = list(dataset.metainfo["classes"]), list(dataset.folder_to_idx)
     extra, missing = ([name for name in a if name not in b] for a, b in ((folders, names), (names, folders)))
     return f"Folders without a class: {extra}; classes without a folder: {missing}. Correct these or metainfo.classes."
 

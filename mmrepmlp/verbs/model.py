@@ -29,13 +29,8 @@ PRETRAINED = ("Pretrained", PretrainedInit)
 
 
 def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
-    """Build a config's model with the weights of a state dict, in eval mode.
-
-    What wrappers put in front of the names is removed, and the authors' classifiers are loaded with theirs.
-
-    Raises:
-        ValueError: The state dict does not fit the model.
-    """
+    """Build a config's model with the weights of a state dict that fits, whatever is in front of its names; in eval
+    mode."""
     model = build_untrained(cfg)
     faults = load_weights(model, state)
     own = [name for name in faults["unexpected"] if name.startswith("backbone.")]
@@ -46,11 +41,7 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def build_fitting(cfg: Config, state: Mapping[str, Tensor]) -> tuple[nn.Module, Config]:
-    """Build the model that a state dict fits, that of a config or its deploy form; also returns the config of that.
-
-    Raises:
-        ValueError: The state dict fits neither.
-    """
+    """Build the model that a state dict fits, that of a config or its deploy form; also returns the config of that."""
     try:
         return build_model(cfg, state), cfg
     except ValueError:
@@ -93,12 +84,8 @@ def drop_pretrained(settings: ConfigDict) -> None:
 
 
 def deploy_config(cfg: Config, model: nn.Module | None = None) -> Config:
-    """A copy of a config whose model is built in deploy form and loads no pre-trained weights.
-
-    Args:
-        cfg: The config of the training form.
-        model: Its model in training form. Default: it is built.
-    """
+    """A copy of a config whose model, which is built unless it is given, is built in deploy form and loads no
+    pre-trained weights."""
     cfg = copy.deepcopy(cfg)
     add_import(cfg)
     drop_pretrained(cfg.model)
@@ -147,16 +134,8 @@ def takes_argument(kind: type, name: str) -> bool:
 
 
 def random_images(model: nn.Module, number: int, scale: float = 1.0) -> Tensor:
-    """Random images of the size and the channels of a model, float64, the same in every call.
-
-    Args:
-        model: A model of any framework, or a bare backbone.
-        number: How many.
-        scale: Factor on the size. Default: 1.
-
-    Returns:
-        Shape (number, channels, height, width).
-    """
+    """Random images (number, channels, height, width) for a model of any framework, of its size times a factor,
+    float64, the same in every call."""
     shape = (number, image_channels(model), *(int(scale * side) for side in image_size(model)))
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -173,16 +152,10 @@ def ways_to_call(model: nn.Module) -> dict[str, Callable[[Tensor], object]]:
 
 
 def call_model(model: nn.Module, images: Tensor) -> tuple[str, object] | None:
-    """Run a model on images alone, in the first of the :func:`ways_to_call` it that works.
+    """Run a model on normalized images (N, C, H, W) alone, in the first of the :func:`ways_to_call` it that works.
 
-    Random numbers that the model draws from torch are the same in every call.
-
-    Args:
-        model: A model of any framework, or a bare backbone.
-        images: Shape (N, C, H, W), normalized.
-
-    Returns:
-        The name of the way, and the outputs; None where none works.
+    Random numbers that the model draws from torch are the same in every call. Returns the name of the way, and the
+    outputs; None where none works.
     """
     devices = [images.device] if images.is_cuda else []
     for name, call in ways_to_call(model).items():
@@ -193,10 +166,11 @@ def call_model(model: nn.Module, images: Tensor) -> tuple[str, object] | None:
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module) -> int:
-    """Multiply-accumulate operations of convolutions and matrix products on one image, as far as a model can be called
-    on images alone."""
-    images, model = random_images(model, 1).float(), copy.deepcopy(model)  # which a forward pass may change
+def count_macs(model: nn.Module, images: Tensor | None = None) -> int:
+    """Multiply-accumulate operations of convolutions and matrix products on images, by default a single one, as far as
+    a model can be called on images alone."""
+    images = random_images(model, 1).float() if images is None else images
+    model = copy.deepcopy(model)  # which a forward pass may change
     counts = [0]
     for call in ways_to_call(model).values():
         with FlopCounterMode(display=False) as counter, suppress(Exception):

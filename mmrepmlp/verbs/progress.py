@@ -97,10 +97,14 @@ class ProgressHook(Hook):
         self.iteration = runner.iter
         self.begin("train", runner.max_iters, runner.iter)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None):
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None, mode: str = "train"
+    ) -> None:
         """Advance the bar."""
-        self.advance("train", mean_loss(runner, 1))
-        if self.progress.disable and time.monotonic() - self.printed > SILENCE:
+        loss = mean_loss(runner, 1) if mode == "train" else ""
+        if mode in self.tasks:
+            self.progress.update(self.tasks[mode], advance=1, loss=loss)
+        if mode == "train" and self.progress.disable and time.monotonic() - self.printed > SILENCE:
             self.print_state(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
@@ -109,22 +113,15 @@ class ProgressHook(Hook):
         if checkpoint := runner.message_hub.get_info("last_ckpt"):
             self.print(f"checkpoint: {osp.relpath(checkpoint) if osp.exists(checkpoint) else checkpoint}")
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        self.begin("val", len(runner.val_dataloader))
-
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None):
-        self.advance("val")
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Add a bar for a validation or a test; that of the training goes on."""
+        if mode != "train":
+            self.begin(mode, len(getattr(runner, f"{mode}_dataloader")))
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, object] | None = None) -> None:
         """Print the metrics."""
         self.end("val")
         self.print_state(runner, runner.iter, metrics)
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        self.begin("test", len(runner.test_dataloader))
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None):
-        self.advance("test")
 
     def after_test_epoch(self, runner: Runner, metrics: Mapping[str, object] | None = None) -> None:
         """Print the metrics."""
@@ -134,11 +131,6 @@ class ProgressHook(Hook):
     def begin(self, name: str, total: int, completed: int = 0) -> None:
         """Add a bar."""
         self.tasks[name] = self.progress.add_task(name, total=total, completed=completed, loss="")
-
-    def advance(self, name: str, loss: str = "") -> None:
-        """Advance a bar by a step."""
-        if name in self.tasks:
-            self.progress.update(self.tasks[name], advance=1, loss=loss)
 
     def end(self, name: str) -> None:
         """Remove a bar."""

@@ -38,10 +38,6 @@ def build_runner(cfg: Config, progress: bool = False, name_log: bool = True) -> 
             :func:`~mmrepmlp.verbs.progress.show_progress` has it. Default: False.
         name_log: Whether the path of the log is printed, with ``progress``; no use where it does not stay.
             Default: True.
-
-    Raises:
-        ValueError: The config's ``runner_type`` is unknown.
-        OSError: The work dir cannot be written.
     """
     setup_distributed(cfg)
     kind = RUNNERS.get(cfg.get("runner_type", "Runner"))

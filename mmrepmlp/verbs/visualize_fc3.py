@@ -92,16 +92,8 @@ def draw_columns(
 
 
 def receptive_weights(block: RepMLPBlock, channel_set: int, pixel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Receptive weights of an output pixel: of the layer and its batch norm alone, and with the local branches.
-
-    Args:
-        block: A block in training form.
-        channel_set: Index of the set of channels, below S.
-        pixel: Row and column of the output pixel in the tile.
-
-    Returns:
-        Two maps of shape (h, w), float64.
-    """
+    """Receptive weights (h, w) of an output pixel, for a set of channels: of the layer and its batch norm alone, and
+    with the local branches."""
     alone, merged = alone_and_merged(block)
     return alone[channel_set][pixel], merged[channel_set][pixel]
 

@@ -16,7 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 def interrupt() -> None:
-    """What Ctrl-C does, once all that is not needed any more is gone."""
+    """What Ctrl-C does, also where a shell has started the tests in the background, once all that is not needed any
+    more is gone."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)

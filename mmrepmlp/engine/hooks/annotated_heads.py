@@ -3,6 +3,7 @@
 
 import math
 from contextlib import suppress
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ def is_constant(loss: nn.Module, shape: tuple[int, ...]) -> bool:
 
 def labels_of(sample: object, name: str) -> Tensor:
     """The integer labels of a sample; none where it has others, or scores in their place."""
-    labels = None if hasattr(sample, "gt_score") else sample
-    for key in name.split("."):
-        labels = getattr(labels, key, None)
-    known = isinstance(labels, Tensor) and not labels.is_floating_point()
-    return labels if known else torch.empty(0, dtype=torch.long)
+    with suppress(AttributeError):  # of samples of another kind
+        labels = attrgetter(name)(sample)
+        if not (hasattr(sample, "gt_score") or labels.is_floating_point()):
+            return labels
+    return torch.empty(0, dtype=torch.long)

@@ -3,7 +3,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,9 @@ class AnnotationError(ValueError):
 
 
 def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[str]]:
-    """List what a dataset lists that numbers folders or takes all images of a folder, without an annotation file.
-
-    Returns:
-        The folder, None of other datasets; the folders in it that count as classes and are none: hidden, or without an
-        image; and the numbers of images that are not read, by their extensions.
-    """
+    """List what a dataset lists that numbers folders or takes all images of a folder, without an annotation file: the
+    folder, None of other datasets; the folders in it that count as classes and are none, hidden or without an image;
+    and the numbers of images that are not read, by their extensions."""
     folder, suffixes = getattr(dataset, "img_prefix", None), list(getattr(dataset, "extensions", ()))
     any_case = bool(suffixes)
     if hasattr(dataset, "img_suffix"):
@@ -79,16 +76,20 @@ def check_mask(path: str, labels: Tensor) -> None:
         )
 
 
-def read_header(path: str) -> tuple[tuple[int, int], int]:
-    """Width and height of an image as it is stored, and its EXIF orientation, 1 where there is none."""
+def explain_turned(dataset: object, path: str, mask: str | None) -> str | None:
+    """A warning of an image that its EXIF orientation turns where it is read, empty unless its mask or the annotation
+    file has the size of the stored one; None for an image that is not turned."""
     with Image.open(path) as image:
-        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in image.info else 1
-
-
-def annotated_size(dataset: object, image: str) -> tuple[int, int]:
-    """Width and height of an image as the annotation file of a dataset has them."""
-    infos = (part.get_data_info(index) for part in iter_datasets(dataset) for index in range(len(part)))
-    return next((info["width"], info["height"]) for info in infos if info["img_path"] == image)
+        if "exif" not in image.info or image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return None
+        stored = image.size
+    if mask:
+        with Image.open(mask) as image:
+            annotated = image.size
+    else:
+        infos = (part.get_data_info(index) for part in iter_datasets(dataset) for index in range(len(part)))
+        annotated = next(((info["width"], info["height"]) for info in infos if info["img_path"] == path), None)
+    return TURNED.format(path, *stored) if annotated == stored else ""
 
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
@@ -98,9 +99,3 @@ def iter_datasets(dataset: object) -> Iterator[BaseDataset]:
     for part in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
         if part is not None:
             yield from iter_datasets(part)
-
-
-def names_in(meta: Mapping) -> list:
-    """The names of classes in the metainfo of a dataset or checkpoint; empty where there are none."""
-    names = meta.get("classes") or meta.get("CLASSES")
-    return list(names) if isinstance(names, (list, tuple)) else []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -9,20 +9,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmrepmlp.checkpoint import meta_of, trained_metainfo
 from mmrepmlp.registry import HOOKS
 
 from .annotated_heads import LABELS, check_losses, find_head, labels_of
-from .annotation_files import (
-    SWITCH,
-    TURNED,
-    AnnotationError,
-    annotated_size,
-    check_mask,
-    iter_datasets,
-    list_images,
-    names_in,
-    read_header,
-)
+from .annotation_files import SWITCH, AnnotationError, check_mask, explain_turned, iter_datasets, list_images
 from .switch_to_deploy_hook import get_model
 
 MMSEG_READER = "mmseg.datasets.transforms.loading.LoadAnnotations"
@@ -68,8 +59,7 @@ class CheckAnnotationsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember the classes that weights were trained on."""
-        meta = checkpoint.get("meta")
-        self.trained = names_in(meta.get("dataset_meta") or meta) if isinstance(meta, Mapping) else []
+        self.trained = list(trained_metainfo(meta_of(checkpoint)).get("classes", ()))
 
     def before_train(self, runner: Runner) -> None:
         """Compare the classes of the datasets with those of their files and of the model."""
@@ -84,11 +74,12 @@ class CheckAnnotationsHook(Hook):
         self.find_head(runner)
         self.check_datasets(runner, runner.test_dataloader.dataset)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the labels of a batch with the classes of the head, and with their files."""
-        samples = samples_in(data_batch)
-        self.check_files(runner, runner.train_dataloader.dataset, samples)
-        for sample in samples if self.head else ():
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, mode: str = "train") -> None:
+        """Compare the annotations of a batch with their files; those to train on with the classes of the head, too."""
+        samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+        samples = samples if isinstance(samples, (list, tuple)) else ()
+        self.check_files(runner, getattr(runner, f"{mode}_dataloader").dataset, samples)
+        for sample in samples if self.head and mode == "train" else ():
             labels = labels_of(sample, LABELS[self.head])
             if self.head == "decode_head":
                 self.count_masks(runner, labels)
@@ -112,14 +103,6 @@ class CheckAnnotationsHook(Hook):
         elif self.without_class == MASKS:
             runner.logger.warning(ALL_IGNORED.format(MASKS, self.ignored[0]))
 
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the annotations of a batch with their files."""
-        self.check_files(runner, runner.val_dataloader.dataset, samples_in(data_batch))
-
-    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Compare the annotations of a batch with their files."""
-        self.check_files(runner, runner.test_dataloader.dataset, samples_in(data_batch))
-
     def find_head(self, runner: Runner) -> nn.Module:
         """Find the head that labels are of, and return the model."""
         model = get_model(runner)
@@ -137,7 +120,7 @@ class CheckAnnotationsHook(Hook):
 
     def faults(self, dataset: BaseDataset, alone: bool) -> Iterator[str]:
         """Iterate over what is odd about a dataset, and reject what makes results wrong."""
-        names = names_in(dataset.metainfo)
+        names = list(dataset.metainfo.get("classes") or ())
         if getattr(dataset, "cat_ids", None) == []:
             text = f"None of the categories in {dataset.ann_file} is in metainfo.classes={names}: no box is used."
             if alone:
@@ -178,8 +161,8 @@ class CheckAnnotationsHook(Hook):
 
     def check_files(self, runner: Runner, dataset: object, samples: Sequence[object]) -> None:
         """Compare annotations with the files they are from, each file once."""
-        pipelines = [getattr(part, "pipeline", None) for part in iter_datasets(dataset)]
-        transforms = getattr(pipelines[0], "transforms", ()) if pipelines else ()
+        pipeline = next((part.pipeline for part in iter_datasets(dataset)), None)
+        transforms = getattr(pipeline, "transforms", ())
         by_mmseg = MMSEG_READER in {f"{type(part).__module__}.{type(part).__name__}" for part in transforms}
         turns = any(getattr(part, "color_type", None) in ("color", "grayscale") for part in transforms)
         for sample in samples:
@@ -192,18 +175,7 @@ class CheckAnnotationsHook(Hook):
                     check_mask(mask, sample.gt_sem_seg.data)
             if turns and not self.turned:
                 with suppress(Exception):  # of a kind that is not understood
-                    self.check_orientation(runner, dataset, image, mask)
-
-    def check_orientation(self, runner: Runner, dataset: object, image: str, mask: str | None) -> None:
-        """Warn of the first image that is turned where it is read, if its annotation has the size of the stored one."""
-        size, orientation = read_header(image)
-        if orientation != 1:
-            self.turned = True
-            if size == (read_header(mask)[0] if mask else annotated_size(dataset, image)):
-                runner.logger.warning(TURNED.format(image, *size))
-
-
-def samples_in(data_batch: object) -> Sequence[object]:
-    """The data samples of a batch; none in one of another kind."""
-    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
-    return samples if isinstance(samples, (list, tuple)) else ()
+                    warning = explain_turned(dataset, image, mask)
+                    self.turned = warning is not None
+                    if warning:
+                        runner.logger.warning(warning)

@@ -27,11 +27,7 @@ class CheckWeightsHook(Hook):
         self.faults: dict[str, list[str]] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Load the weights; MMEngine gets them under the model's names.
-
-        Raises:
-            ValueError: They are not found, the message lists the entries of the checkpoint; or there are several.
-        """
+        """Load the weights; MMEngine gets them under the model's names."""
         model, state = without_wrappers(runner.model), unwrap(checkpoint)
         if is_model_wrapper(model):  # of one that shards, which loads in ways of its own
             checkpoint["state_dict"] = fit_names(state, model.module.state_dict())

@@ -25,11 +25,7 @@ class CollectStatisticsHook(Hook):
         self.batches = batches
 
     def before_train(self, runner: Runner) -> None:
-        """Collect the statistics.
-
-        Raises:
-            ValueError: The backbone has no such batch norms.
-        """
+        """Collect the statistics."""
         if runner.iter:
             return
         model = get_model(runner)

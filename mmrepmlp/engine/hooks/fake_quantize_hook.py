@@ -19,11 +19,7 @@ class FakeQuantizeHook(Hook):
         self.begin = begin
 
     def before_train(self, runner: Runner) -> None:
-        """Check that fake quantization will be enabled.
-
-        Raises:
-            ValueError: The model has no such network, or training ends before ``begin``.
-        """
+        """Check that the model has such a network, and that training does not end before ``begin``."""
         if not quantized_networks(runner):
             advice = (
                 "Only RepMLPNet trains for int8. Quantize this model after training: mmrepmlp deploy --precision int8."

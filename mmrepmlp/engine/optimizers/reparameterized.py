@@ -13,16 +13,10 @@ from mmrepmlp.reparam import LinearAddition
 
 @dataclass(frozen=True)
 class ReparameterizedWeight:
-    """A weight that stands for a sum.
-
-    Attributes:
-        name: Its name in the model.
-        group: Index of the parameter group that holds it alone.
-        addition: The sum.
-    """
+    """A weight that stands for a sum."""
 
     name: str
-    group: int
+    group: int  # index of the parameter group that holds it alone
     addition: LinearAddition
 
     def parameter(self, optimizer: Optimizer) -> nn.Parameter:
@@ -32,13 +26,7 @@ class ReparameterizedWeight:
 
 class GradientReparameterization(Optimizer):
     """What changes gradients before a step of torch's optimizers, in ``before_step``, and gives them back behind it, in
-    ``after_step``.
-
-    Args:
-        params: Parameter groups.
-        weights: Those of them that stand for sums.
-        **settings: The optimizer's own.
-    """
+    ``after_step``; ``weights`` are those of the parameters that stand for sums."""
 
     def __init__(self, params: Iterable[dict], *, weights: Sequence[ReparameterizedWeight], **settings: object) -> None:
         super().__init__(params, **settings)

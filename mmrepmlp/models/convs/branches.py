@@ -16,14 +16,7 @@ from .geometry import Geometry, pad
 
 
 class CroppedConv2d(nn.Conv2d):
-    """A convolution without bias whose padding may be negative.
-
-    Args:
-        in_channels: Number of input channels.
-        out_channels: Number of output channels.
-        geometry: Where it looks.
-        groups: Number of groups.
-    """
+    """A convolution without bias whose padding may be negative."""
 
     def __init__(self, in_channels: int, out_channels: int, geometry: Geometry, groups: int) -> None:
         where = (geometry.kernel_size, geometry.stride, geometry.zeros, geometry.dilation)
@@ -36,14 +29,7 @@ class CroppedConv2d(nn.Conv2d):
 
 
 class IdentityBranch(nn.Module):
-    """A batch norm alone.
-
-    Args:
-        channels: Number of channels.
-        geometry: Where a convolution with a kernel of one pixel looks; its stride is 1.
-        groups: Number of groups of that convolution.
-        norm_cfg: Config of the batch norm.
-    """
+    """A batch norm alone, which a convolution with a kernel of one pixel and a stride of 1 computes as well."""
 
     def __init__(self, channels: int, geometry: Geometry, groups: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -61,16 +47,8 @@ class IdentityBranch(nn.Module):
 
 
 class ChainBranch(nn.Module):
-    """A pointwise convolution and another branch behind it, which sees a border of what the former makes of zeros.
-
-    Args:
-        conv: The pointwise convolution.
-        inner_channels: Number of its output channels.
-        branch: What follows, without padding.
-        geometry: Where the whole looks.
-        norm_cfg: Config of the batch norm in between.
-        groups: Number of groups of both.
-    """
+    """A pointwise convolution, a batch norm, and another branch behind it, which has no padding, but sees a border of
+    what the former make of zeros."""
 
     def __init__(
         self,
@@ -103,13 +81,7 @@ class ChainBranch(nn.Module):
 
 
 class Average(nn.Module):
-    """The average over a window, zeros of the padding included; as a convolution, whose kernel is constant.
-
-    Args:
-        channels: Number of channels.
-        geometry: Where the window is.
-        groups: Number of groups of the convolution.
-    """
+    """The average over a window, zeros of the padding included; as a convolution, whose kernel is constant."""
 
     def __init__(self, channels: int, geometry: Geometry, groups: int) -> None:
         super().__init__()
@@ -134,12 +106,7 @@ class Average(nn.Module):
 
 
 class IdentityBasedConv(nn.Module):
-    """A pointwise convolution whose weight is added to the identity, where it starts.
-
-    Args:
-        channels: Number of channels.
-        groups: Number of groups.
-    """
+    """A pointwise convolution whose weight is added to the identity, where it starts."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -160,11 +127,6 @@ class PaddingBatchNorm(nn.Module):
     """A batch norm, and a border of what its running statistics make of zero.
 
     A convolution before it then sees a border of zeros, so that padding and norm can change places.
-
-    Args:
-        channels: Number of channels.
-        padding: Pixels above and below, left and right.
-        norm_cfg: Config of the batch norm.
     """
 
     def __init__(self, channels: int, padding: tuple[int, int], norm_cfg: dict) -> None:

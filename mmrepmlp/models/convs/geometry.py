@@ -7,18 +7,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a convolution looks: pairs of height and width.
-
-    Attributes:
-        kernel_size: Sides of the kernel in pixels.
-        stride: Distance of the outputs, in pixels.
-        padding: Pixels of zeros around the map; negative ones are cropped.
-        dilation: Distance of neighbouring taps, in pixels.
-    """
+    """Where a convolution looks: pairs of height and width in pixels."""
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: tuple[int, int]  # zeros around the map; negative ones are cropped
     dilation: tuple[int, int]
 
     def middle(self, *kernel_size: int) -> "Geometry":

@@ -233,16 +233,8 @@ def padded_conv(
 def plain_bottleneck(
     in_channels: int, out_channels: int, stride: int, dilation: int, *, with_cp: bool, **settings: object
 ) -> ResidualBlock:
-    """ResNet-50's own block, with the stride on the 3x3 convolution.
-
-    Args:
-        in_channels: Number of input channels.
-        out_channels: Number of output channels; four times as many as inside.
-        stride: Distance of the outputs in pixels.
-        dilation: Distance of neighbouring taps of the 3x3 convolution in pixels.
-        with_cp: Whether to recompute activations in the backward pass to save memory.
-        **settings: ``norm_cfg`` and ``deploy``.
-    """
+    """ResNet-50's own block, with stride and dilation on the 3x3 convolution; ``settings`` of all blocks here are
+    ``norm_cfg`` and ``deploy``."""
     inside, shortcut = out_channels // 4, nn.Identity()
     if stride != 1 or in_channels != out_channels:
         shortcut = padded_conv(in_channels, out_channels, 1, stride, relu=False, **settings)
@@ -255,13 +247,8 @@ def plain_bottleneck(
 
 
 def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings: object) -> ResidualBlock:
-    """RepMLP between two 1x1 convolutions, on an eighth of the channels (appendix A).
-
-    Args:
-        channels: Number of input and output channels.
-        repmlp: Further arguments of :class:`RepMLPv1Block`.
-        with_cp, **settings: As in :func:`plain_bottleneck`.
-    """
+    """RepMLP, with further arguments of :class:`RepMLPv1Block`, between two 1x1 convolutions, on an eighth of the
+    channels (appendix A)."""
     inside = channels // 8
     layers = dict(
         light_conv1=padded_conv(channels, inside, 1, **settings),
@@ -275,15 +262,8 @@ def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings
 def repmlp_bottleneck(
     channels: int, reduction: int, repmlp: dict, *, with_cp: bool, **settings: object
 ) -> ResidualBlock:
-    """RepMLP between two 3x3 convolutions, which reduce the channels once more, and these between 1x1 ones
-    (section 3.4).
-
-    Args:
-        channels: Number of input and output channels, four times as many as behind the first convolution.
-        reduction: What the 3x3 convolutions divide the number of channels by.
-        repmlp: Further arguments of :class:`RepMLPv1Block`.
-        with_cp, **settings: As in :func:`plain_bottleneck`.
-    """
+    """RepMLP, with further arguments of :class:`RepMLPv1Block`, between two 3x3 convolutions, which divide the channels
+    by ``reduction``, and these between 1x1 ones, which divide them by 4 (section 3.4)."""
     outer, inner = channels // 4, channels // 4 // reduction
     if not inner:
         raise ValueError(f"reduction={reduction}: expected at most {outer}, the number of channels to divide.")

@@ -143,13 +143,7 @@ class RepMLPResNet(StagedBackbone):
         Raises:
             ValueError: The images have another size than the network was built for.
         """
-        outs = []
-        x = self.maxpool(self.stage0(x))
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
+        return self.run_stages(self.maxpool(self.stage0(x)))
 
 
 def resolve_repmlp(
@@ -159,11 +153,7 @@ def resolve_repmlp(
     groups: int | Sequence[int] | None,
     globalperceptron_reduction: int | Sequence[int],
 ) -> dict[int, dict[str, int]]:
-    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks.
-
-    Returns:
-        By stage, ``groups``, ``globalperceptron_reduction`` and, for ``block="bottleneck"``, ``reduction``.
-    """
+    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks."""
     if block not in BLOCKS:
         raise ValueError(f"block={block!r}: expected one of {', '.join(map(repr, BLOCKS))}.")
     stages = (stages,) if isinstance(stages, int) else tuple(stages)

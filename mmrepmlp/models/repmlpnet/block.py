@@ -226,12 +226,7 @@ class PixelConv(nn.Conv2d):
 
 
 class GlobalPerceptron(nn.Module):
-    """Gate the channels by what the whole feature map shows (paper section 3.1): average, squeeze, excite.
-
-    Args:
-        channels: Number of channels.
-        hidden: Width of the bottleneck.
-    """
+    """Gate the channels by what the whole map shows (paper section 3.1): average, squeeze to ``hidden``, excite."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

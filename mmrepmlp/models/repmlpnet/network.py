@@ -216,11 +216,8 @@ class RepMLPNet(StagedBackbone):
 
 
 def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
-    """Look an architecture up by name, or check one that is given as a dict.
-
-    Returns:
-        The lists ``channels``, ``depths`` and ``sharesets_nums``, in this order.
-    """
+    """Look an architecture up by name, or check one that is given as a dict; its lists are in the order of
+    :data:`KEYS`."""
     if isinstance(arch, str):
         for names, settings in ARCHITECTURES.items():
             if arch.lower() in names:

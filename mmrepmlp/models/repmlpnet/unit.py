@@ -88,16 +88,9 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
 
 
 class ConvFFN(Reparameterizable):
-    """Feed-forward network of two pointwise convolutions (paper section 3.5).
+    """Feed-forward network of two pointwise convolutions (paper section 3.5), ``hidden`` wide inside."""
 
-    Args:
-        channels: Number of input and output channels.
-        hidden: Width of the hidden layer.
-        norm_cfg: Config of the batch norms.
-        deploy: Whether to build the deploy form. Default: False.
-    """
-
-    def __init__(self, channels: int, hidden: int, norm_cfg: dict, deploy: bool = False) -> None:
+    def __init__(self, channels: int, hidden: int, norm_cfg: dict, deploy: bool) -> None:
         super().__init__(deploy=deploy)
         self.ffn_fc1 = ConvNorm(nn.Conv2d(channels, hidden, 1, bias=deploy), norm_cfg, deploy=deploy)
         self.act = nn.GELU()

@@ -63,12 +63,8 @@ class RepOptBlock(ConvNorm):
 
     @torch.no_grad()
     def set_scales(self, scales: Scales, initialize: bool) -> None:
-        """Let the convolution stand for a sum.
-
-        Args:
-            scales: Those of the parts, by name.
-            initialize: Whether to make the initial weight the sum of initial parts ("rule of initialization").
-        """
+        """Let the convolution stand for a sum, and perhaps make its initial weight the sum of initial parts ("rule of
+        initialization")."""
         self.scales = {name: scales[name].detach().to(self.conv.weight) for name in self.scale_shapes()}
         if initialize:
             self.restart(self.linear_additions())
@@ -92,12 +88,7 @@ class RepOptBlock(ConvNorm):
 
 
 class ChannelScale(nn.Module):
-    """A trainable factor for each channel.
-
-    Args:
-        channels: Number of channels.
-        init: Initial value.
-    """
+    """A trainable factor for each channel."""
 
     def __init__(self, channels: int, init: float) -> None:
         super().__init__()

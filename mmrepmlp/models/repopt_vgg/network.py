@@ -109,13 +109,7 @@ class RepOptVGG(StagedBackbone):
         Returns:
             The feature map of each stage in ``out_indices``; strides are 4, 8, 16 and 32 by default.
         """
-        outs = []
-        x = self.stage0(x)
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
+        return self.run_stages(self.stage0(x))
 
     def load_scales(self, path: str) -> None:
         """Let the convolutions stand for the sums that a hyper-search was about; initialize an untrained network so.

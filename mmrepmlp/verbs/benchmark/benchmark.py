@@ -14,19 +14,12 @@ from torch import Tensor, nn
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet, image_channels
 from mmrepmlp.reparam import distance, named_tensors
+from mmrepmlp.verbs.explain_data import first_line
+from mmrepmlp.verbs.model import count_macs
 
 from .hardware import Hardware
 from .measure import SGEMM_SIDE, interleave, reference_matmuls
-from .networks import (
-    OURS,
-    SINGLE_LAYER,
-    THEIRS,
-    build_networks,
-    build_whole,
-    convert,
-    gflop_per_image,
-    has_same_weights,
-)
+from .networks import OURS, SINGLE_LAYER, THEIRS, build_networks, build_whole, convert, has_same_weights
 from .report import BenchmarkReport
 from .runtimes import FORMS, RUNTIMES, STEP, TASKS, Call, Workload, is_reduced
 
@@ -147,17 +140,13 @@ def benchmark(
         title = f"{next(iter(settings.values()))}, batch {batch}"
         with tempfile.TemporaryDirectory() as folder:
             attempts = attempt_all(networks, tasks, images, Path(folder), hardware)
-            gflop = batch * gflop_per_image(networks[OURS], images[:1]) if tasks == list(FORMS) else None
+            gflop = 2e-9 * count_macs(convert(networks[OURS]), images) if tasks == list(FORMS) else None
             rows += measure(attempts, batch, gflop, repeats, precision, title, hardware)
     return BenchmarkReport({**settings, "repeats": repeats, **hardware.environment()}, rows)
 
 
 def refuse_idle(where: str, **settings: object) -> None:
-    """Check that settings that have no effect are not given.
-
-    Raises:
-        ValueError: One is.
-    """
+    """Raise an error if a setting that has no effect is given."""
     given = [f"{name}={value!r}" for name, value in settings.items() if value]
     if given:
         raise ValueError(f"{', '.join(given)}: without effect {where}. Leave it out.")
@@ -167,11 +156,7 @@ def attempt_all(
     networks: dict[str, nn.Module], tasks: Sequence[str], images: Tensor, folder: Path, hardware: Hardware
 ) -> dict[tuple[str, str], Attempt]:
     """Prepare each network for each task, and compare its outputs with those of the training form in eager mode, of
-    mmpretrain's if it has the same weights.
-
-    Raises:
-        MMRepMLPError: The model does not run on such images, or ours computes other outputs.
-    """
+    mmpretrain's if it has the same weights."""
     same = [name for name, network in networks.items() if name == OURS or has_same_weights(network)]
     expected = None
     if STEP not in tasks:
@@ -213,11 +198,7 @@ def attempt(workload: Workload, task: str, expected: Sequence[Tensor] | None) ->
 
 
 def check_error(task: str, error: float | None, dtype: torch.dtype, hardware: Hardware) -> None:
-    """Check that our network computes in a task what its training form does, unless the task rounds.
-
-    Raises:
-        MMRepMLPError: It does not.
-    """
+    """Check that our network computes in a task what its training form does, unless the task rounds."""
     exact = {torch.float64: 1e-10, torch.float32: 1e-5 if task in FORMS else 1e-4}.get(dtype)
     allowed = ROUNDED_TOLERANCE if hardware.tf32 or hardware.autocast else exact or ROUNDED_TOLERANCE
     if error is not None and not is_reduced(task) and not error <= allowed:
@@ -229,9 +210,8 @@ def check_error(task: str, error: float | None, dtype: torch.dtype, hardware: Ha
 
 def describe(error: Exception) -> str:
     """An error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = textwrap.shorten(lines[0] if lines else "no message", 200, placeholder=" ...")
-    return text if isinstance(error, (ImportError, MMRepMLPError)) else f"{type(error).__name__}: {text}"
+    text = str(error) if isinstance(error, (ImportError, MMRepMLPError)) else first_line(error)
+    return textwrap.shorten(text, 200, placeholder=" ...")
 
 
 def measure(

@@ -24,15 +24,7 @@ Placed = TypeVar("Placed", Tensor, nn.Module)
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a benchmark computes.
-
-    Attributes:
-        device: ``cpu``, or a GPU, e.g. ``cuda`` or ``cuda:1``. Default: cpu.
-        threads: Number of threads; None for torch's choice. Default: None.
-        tf32: Whether products in float32 may round their operands to TF32, on a GPU. Default: False.
-        channels_last: Whether feature maps lie in memory with the channels of a pixel side by side. Default: False.
-        autocast: Precision of torch's autocast, ``bfloat16`` or ``float16``. Default: None, without autocast.
-    """
+    """Where and how a benchmark computes, by the arguments of :func:`mmrepmlp.verbs.benchmark.benchmark.benchmark`."""
 
     device: str = "cpu"
     threads: int | None = None
@@ -45,11 +37,7 @@ class Hardware:
         return torch.device(self.device).type == "cuda"
 
     def prepare(self) -> None:
-        """Set torch's number of threads, and whether it may round to TF32.
-
-        Raises:
-            MMRepMLPError: There is no such device, or it has no TF32.
-        """
+        """Check that there is such a device, and set torch's number of threads, and whether it may round to TF32."""
         if self.is_gpu and (torch.device(self.device).index or 0) >= torch.cuda.device_count():
             raise MMRepMLPError(
                 f"device={self.device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. Choose "
@@ -96,7 +84,14 @@ class Hardware:
         memory of this process, which includes allocations outside of torch; None where neither can be measured."""
         function()
         gc.collect()
-        return peak_gpu_memory(function, self.device) if self.is_gpu else peak_resident_memory(function)
+        if not self.is_gpu:
+            return peak_resident_memory(function)
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        function()
+        torch.cuda.synchronize(self.device)
+        return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
     def environment(self) -> dict[str, object]:
         """What measurements depend on: processor, threads, versions, and on a GPU its name and the rounding."""
@@ -134,16 +129,6 @@ def name_processor(fields: dict[str, str]) -> str:
     name = fields.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def peak_gpu_memory(function: Callable[[], object], device: str) -> float:
-    """Growth of the memory of torch's tensors on a GPU at its peak during a call, in MiB."""
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
 def peak_resident_memory(function: Callable[[], object]) -> float | None:

@@ -15,11 +15,8 @@ SGEMM_SIDE = 2048
 def interleave(
     functions: dict[str, Callable[[], object]], repeats: int, title: str = "", hardware: Hardware = CPU
 ) -> dict[str, list[float]]:
-    """Time functions in interleaved calls, so that drift of the machine affects all of them equally.
-
-    Returns:
-        The seconds of each call, by name; one of each to warm up is not counted.
-    """
+    """Time functions in interleaved calls, so that drift of the machine affects all of them equally: the seconds of
+    each call, by name, without one to warm up."""
     for function in functions.values():
         function()
     seconds = {name: [] for name in functions}

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet, image_size
 from mmrepmlp.reparam import switch_to_deploy
@@ -23,11 +22,8 @@ SINGLE_LAYER = {
 
 
 def build_networks(arch: str | dict, img_size: int, against: str | None, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Our network in training form and, if asked for, mmpretrain's with the same weights where the architecture allows.
-
-    Raises:
-        ValueError: Another package is asked for.
-    """
+    """Our network in training form and, if asked for, mmpretrain's, with the same weights where the architecture
+    allows."""
     ours = RepMLPNet(arch, img_size)
     networks = {OURS: ours}
     if against == THEIRS:
@@ -75,11 +71,3 @@ def has_same_weights(model: nn.Module) -> bool:
 def convert(model: nn.Module) -> nn.Module:
     """A copy of a network in deploy form."""
     return switch_to_deploy(copy.deepcopy(model))
-
-
-def gflop_per_image(model: nn.Module, image: Tensor) -> float:
-    """Floating point operations of the deploy form's forward pass, in units of 1e9."""
-    deployed = convert(model)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        deployed(image)
-    return counter.get_total_flops() / 1e9

@@ -23,21 +23,13 @@ Call = Callable[[], object]
 
 @dataclass
 class Workload:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        training: A network in training form, which maps images to tensors.
-        network: The same network in deploy form.
-        images: Images, shape (N, C, H, W).
-        folder: An empty folder for files of the runtimes.
-        hardware: Where and how PyTorch computes; other runtimes compute on the CPU.
-    """
-
-    training: nn.Module
-    network: nn.Module
-    images: Tensor
-    folder: Path
-    hardware: Hardware
+    training: nn.Module  # maps images to tensors
+    network: nn.Module  # the same in deploy form
+    images: Tensor  # (N, C, H, W)
+    folder: Path  # empty, for files of the runtimes
+    hardware: Hardware  # of PyTorch; other runtimes compute on the CPU
 
     @cached_property
     def onnx_file(self) -> Path:

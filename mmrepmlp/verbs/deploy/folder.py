@@ -41,12 +41,7 @@ class Deployment:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Deployment":
-        """Read a folder.
-
-        Raises:
-            FileNotFoundError: There is no ``deploy.json`` in it.
-            DeploymentError: A file of it was changed, or it is of a newer version.
-        """
+        """Read a folder whose files are as they were written."""
         path = Path(folder) / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(
@@ -76,12 +71,7 @@ class Deployment:
 
 
 def check_runtime(runtime: str, precision: str) -> None:
-    """Check that a runtime has a precision, and import what a deployment needs before anything is computed.
-
-    Raises:
-        ValueError: It has not, or is unknown.
-        ImportError: It is not installed.
-    """
+    """Check that a runtime has a precision, and import what a deployment needs before anything is computed."""
     if precision not in PRECISIONS.get(runtime, ()):
         known = "; ".join(f"{name} in {', '.join(precisions)}" for name, precisions in PRECISIONS.items())
         raise ValueError(f"runtime={runtime!r}, precision={precision!r}: expected one of {known}.")
@@ -92,11 +82,7 @@ def check_runtime(runtime: str, precision: str) -> None:
 
 
 def load_graph(graph: object, runtime: str, precision: str) -> nn.Module:
-    """Load a graph, a file or a model of a runtime, into that runtime.
-
-    Raises:
-        ImportError: The runtime is not installed.
-    """
+    """Load a graph, a file or a model of a runtime, into that runtime."""
     if runtime == "openvino":
         from mmrepmlp.export.openvino import OpenVinoNetwork
 

@@ -29,9 +29,6 @@ def make_graph(
 
     With images for ``calibration``, in the size that the graph takes, it is quantized after training; with what gives
     the main metric of a graph, in points, layers are left in float until it drops by no more than ``max_drop``.
-
-    Raises:
-        ExportError: The network cannot be recorded.
     """
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")

@@ -24,21 +24,8 @@ SAMPLES = 64  # images of a dataset that stand for all
 
 
 def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
-    """Images of a dataset, transformed as for testing and not yet normalized.
-
-    Args:
-        cfg: The config.
-        split: ``train`` or ``test``.
-        number: How many, drawn at random with a fixed seed; all if the dataset has fewer.
-
-    Returns:
-        Images of shape (1, H, W, C), uint8 or uint16.
-
-    Raises:
-        ExplainedError: The dataset does not exist.
-        ValueError: The config has none, or it is empty.
-        DeploymentError: The images are of another type.
-    """
+    """Images (1, H, W, C), uint8 or uint16, of a dataset, transformed as for testing and not yet normalized: a number
+    of them, drawn at random with a fixed seed, or all if there are fewer."""
     given = cfg.get(f"{split}_dataloader")
     if not given:
         raise ValueError(f"The config has no {split}_dataloader, from which images would be taken.")

@@ -23,12 +23,8 @@ IGNORED = ("Load", "Pack", "Collect", "ReduceZero")
 def describe_pipeline(cfg: Config) -> tuple[str, list[dict]]:
     """Read how a config's test pipeline loads an image and what it does to it.
 
-    Args:
-        cfg: The config.
-
-    Returns:
-        How color is read, as in mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
-        arguments under mmcv's names. A transform that is not known here has its ``type`` alone.
+    Returns how color is read, as in mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
+    arguments under mmcv's names. A transform that is not known here has its ``type`` alone.
     """
     color, steps, dataset, readers = None, [], innermost_dataset(cfg), []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):

@@ -18,19 +18,12 @@ DEVIATION = {"bfloat16": 0.05, "int8": 0.3}  # of logits and feature maps: root 
 
 @dataclass
 class Proof:
-    """How far a graph is from the PyTorch model.
-
-    Attributes:
-        errors: In float32, for each shape of fresh random images the largest relative difference of an output; of
-            classes, by which the model's own logits are larger for another one.
-        agreement: In other precisions, the share of images or pixels with the same prediction; None for feature maps.
-        deviation: In other precisions, of logits and feature maps: root mean square difference over standard deviation.
-        images: What the last two were measured on, in words.
-    """
+    """How far a graph is from the PyTorch model: in float32 by the :meth:`~NamedOutputs.error` for each shape of fresh
+    random images, in other precisions on images that are described in words."""
 
     errors: dict[tuple[int, ...], float] | None = None
-    agreement: float | None = None
-    deviation: float | None = None
+    agreement: float | None = None  # share of images or pixels with the same prediction
+    deviation: float | None = None  # of logits and feature maps: root mean square difference over standard deviation
     images: str | None = None
 
     def as_json(self) -> dict[str, object]:
@@ -52,11 +45,8 @@ class Proof:
 def prove_close(
     network: PredictionNetwork, exported: Callable, images: Sequence[Tensor], where: str, precision: str
 ) -> Proof:
-    """Compare a graph that rounds with the model, by its predictions on images (N, H, W, C), which ``where`` names.
-
-    Raises:
-        DeploymentError: It predicts something else too often.
-    """
+    """Compare a graph that rounds with the model, by its predictions on images (N, H, W, C), which ``where`` names, and
+    refuse one that predicts something else too often."""
     pairs = [(network(batch), exported(batch)) for batch in images]
     if network.task.output in ("scores", "classes"):
         pick = (lambda x: x.argmax(1)) if network.task.output == "scores" else (lambda x: x)
@@ -83,9 +73,6 @@ def check_drop(
 
     Its scale is that of :func:`mmrepmlp.verbs.test.metrics.scale_of`. Where outputs agree, one step of its rounding is
     no drop.
-
-    Raises:
-        DeploymentError: Too far.
     """
     unit, step = scale
     drop = unit * (before - after)

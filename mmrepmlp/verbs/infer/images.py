@@ -18,15 +18,8 @@ class ImageError(MMRepMLPError):
 
 
 def find_images(path: str | Path, written: tuple[Path, ...] = ()) -> tuple[Path, list[Path]]:
-    """Find the image that a path names, or all images in a folder and its subfolders, without hidden files.
-
-    Returns:
-        The folder that names are relative to, and the images, sorted, but for those in folders that are written to.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: There is no image.
-    """
+    """Find the image that a path names, or all images in a folder and its subfolders, without hidden files: the folder
+    that names are relative to, and the images, sorted, but for those in folders that are written to."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no image or folder at {path}.")

@@ -110,14 +110,14 @@ def infer(
 
 def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
     """Check that an image can be read, the first one as a rule."""
-    reasons = []
+    reason = None
     for path in paths:
         try:
             predictor.read(path)
             return
         except ImageError as error:
-            reasons.append(str(error))
-    raise ImageError(f"None of the images can be read. {paths[0]}: {reasons[0]}.")
+            reason = reason or error
+    raise ImageError(f"None of the images can be read. {paths[0]}: {reason}.")
 
 
 def predict_batch(
@@ -137,7 +137,7 @@ def predict_batch(
             yield dict(image=name, reason=reasons[path])
             continue
         image, sample = images[path], samples[path]
-        result = describe(sample, predictor.inferencer, predictor.name_of)
+        result = describe(sample, predictor.model, predictor.name_of)
         picture = f"visualizations/{name}" + ("" if name.lower().endswith(PICTURES) else ".png")
         write_picture(out / picture, predictor.draw(image, sample, score)[..., ::-1])
         for kind in MAPS:

@@ -18,19 +18,12 @@ HEADS = {RepMLPNet: "head.", RepMLPResNet: "linear.", RepOptVGG: "linear."}
 
 @dataclass
 class OfficialReport:
-    """A checkpoint that was written under the authors' names.
-
-    Attributes:
-        source: The checkpoint that it was made from.
-        tensors: Number of tensors.
-        numbers: Number of numbers in them.
-        checkpoint: The file; None where nothing was written.
-    """
+    """A checkpoint that was written under the authors' names."""
 
     source: Path
     tensors: int
-    numbers: int
-    checkpoint: Path | None = None
+    numbers: int  # in the tensors
+    checkpoint: Path | None = None  # the file, if one was written
 
     def table(self) -> Table:
         """The report to print."""

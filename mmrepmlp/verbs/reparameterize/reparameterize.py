@@ -11,14 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint import (
-    atomic_write,
-    check_overwrite,
-    load_from_local,
-    meta_of,
-    save_hashed,
-    unwrap,
-)
+from mmrepmlp.checkpoint import atomic_write, check_overwrite, load_from_local, meta_of, save_hashed, unwrap
 from mmrepmlp.compression import compress
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import TOLERANCE, convertible_modules, switch_to_deploy
@@ -117,9 +110,11 @@ def reparameterize_checkpoint(
     if names == "official":
         network, _ = build_fitting(cfg, state)
         return write_official(checkpoint, out, cast(official_state(network), precision), overwrite, check)
-    trained = model = build_training_form(checkpoint, cfg, state)
-    compressed = compress(copy.deepcopy(model).double(), source.get("compression", {}))
-    narrower = cfg
+    trained, fitting = build_fitting(cfg, state)
+    if fitting is not cfg:
+        raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
+    model, narrower = trained, cfg
+    compressed = compress(copy.deepcopy(trained).double(), source.get("compression", {}))
     if compressed is not None:
         model, narrower = copy.deepcopy(compressed.model).float(), compressed_config(cfg, compressed)
     converted, target = convert(config, model, narrower, compressed is not None)
@@ -135,7 +130,7 @@ def reparameterize_checkpoint(
         report.compression = compare_compressed(trained, compressed)
         raise_failures(report, {})
 
-    def verify(file: Path, _: Path) -> None:
+    def verify(file: Path) -> None:
         written = build_deploy_form(config, target, file)
         double = copy.deepcopy(model).double()
         verification = Verification(
@@ -163,14 +158,6 @@ def reparameterize_checkpoint(
             save_hashed(content, Path(folder, out.name), verify)
         return report
     return write_files(out, content, target, report, verify)
-
-
-def build_training_form(checkpoint: str | Path, cfg: Config, state: dict[str, Tensor]) -> nn.Module:
-    """Build a config's model with the weights of a state dict, unless they are those of its deploy form."""
-    model, fitting = build_fitting(cfg, state)
-    if fitting is not cfg:
-        raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
-    return model
 
 
 def convert(config: str | Path, model: nn.Module, cfg: Config, compressed: bool = False) -> tuple[nn.Module, Config]:
@@ -212,12 +199,8 @@ def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Modu
 
 
 def raise_failures(report: ConversionReport, unproven: dict[str, str]) -> None:
-    """Refuse to go on where the two forms are not the same model, or nothing shows that they are.
-
-    Args:
-        report: What was compared.
-        unproven: Modules that are converted and could not be compared, and why.
-    """
+    """Refuse to go on where the two forms are not the same model, or nothing shows that they are, for modules that
+    are converted and could not be compared."""
     failures = report.failures()
     if failures:
         rest = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
@@ -265,7 +248,7 @@ def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def write_files(
-    out: Path, content: dict, target: Config, report: ConversionReport, verify: Callable[[Path, Path], None]
+    out: Path, content: dict, target: Config, report: ConversionReport, verify: Callable[[Path], None]
 ) -> ConversionReport:
     """Write checkpoint, report and config.
 

@@ -128,11 +128,6 @@ def metrics_agree(before: float, after: float, rounding: float = 0.0) -> bool:
     """Whether a metric, a fraction or a percentage, is equal before and after a conversion, up to rounding.
 
     What is nan before, such as a metric of a class that no image shows, has to be nan after.
-
-    Args:
-        before: Of the training form.
-        after: Of the deploy form.
-        rounding: The step to which both are rounded, so that they may be that far apart. Default: 0.
     """
     if math.isnan(before):
         return math.isnan(after)

@@ -28,19 +28,12 @@ UNCOMPARED = (".gt_", ".seg_logits")  # annotations, and scores of every pixel f
 
 @dataclass
 class Agreement:
-    """What a test set says of both forms of a model; pairs are training form and deploy form.
-
-    Attributes:
-        metrics: Metrics that are numbers, by name.
-        rounding: The step to which the framework rounds them; 0 where it does not.
-        same: Number of equal numbers in the predictions, up to rounding.
-        total: Number of all numbers in the predictions of the training form.
-    """
+    """What a test set says of both forms of a model; pairs are training form and deploy form."""
 
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
-    rounding: float = 0.0
-    same: int = 0
-    total: int = 0
+    rounding: float = 0.0  # the step to which the framework rounds metrics; 0 where it does not
+    same: int = 0  # numbers in the predictions that are equal, up to rounding
+    total: int = 0  # all numbers in them
 
     @property
     def share(self) -> float:
@@ -64,12 +57,8 @@ class Agreement:
 
 
 class CompareFormsHook(Hook):
-    """Tests the deploy form on the batches on which a runner tests the training form.
-
-    Args:
-        model: The deploy form.
-        verification: Compares the modules that it has not seen on the inputs that they get.
-    """
+    """Tests a deploy form on the batches on which a runner tests the training form, and compares the modules that a
+    verification has not seen on the inputs that they get."""
 
     priority = "VERY_LOW"  # after the hooks that swap weights
 
@@ -111,19 +100,8 @@ class CompareFormsHook(Hook):
 
 
 def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verification: Verification) -> Agreement:
-    """Test both forms of a model on the same batches of a config's test set.
-
-    Args:
-        cfg: Config of the training form.
-        before: The model in training form.
-        after: The same in deploy form.
-        verification: Compares the modules that it has not seen on the inputs that they get.
-
-    Raises:
-        ValueError: The config sets nothing to test.
-        MMRepMLPError: A dataset does not exist, the config's loop does more than to test each batch, or no metric is a
-            number.
-    """
+    """Test both forms of a model on the same batches of the test set of the config of its training form, and compare
+    the modules that a verification has not seen on the inputs that they get."""
     with TemporaryDirectory() as folder, torch.random.fork_rng():
         cfg.dump(Path(folder, "training.py"))
         save_checkpoint({"state_dict": before.state_dict()}, Path(folder, "training.pth"))

@@ -8,7 +8,7 @@ no other tensor changed, the model does, whatever its heads are and however they
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mmrepmlp.reparam import Difference, compare_outputs, convertible_modules, named_tensors
+from mmrepmlp.verbs.explain_data import first_line
 from mmrepmlp.verbs.model import call_model, random_images
 
 SCALES = (1.0, 1.3)  # image sizes over the model's: a whole number of tiles, and none
@@ -25,19 +26,12 @@ CALLS = 20  # of a module that are compared in one pass
 
 @dataclass
 class Forms:
-    """A model before and after its conversion, and how much they may differ.
-
-    Attributes:
-        before: The model in training form.
-        after: The same in deploy form.
-        dtype: Precision of the converted weights, to report.
-        tolerance: Largest allowed difference, relative to an output's largest value.
-    """
+    """A model before and after its conversion, and how much they may differ."""
 
     before: nn.Module
     after: nn.Module
-    dtype: torch.dtype
-    tolerance: float
+    dtype: torch.dtype  # of the converted weights, to report
+    tolerance: float  # relative to an output's largest value
 
     def call(self, model: nn.Module, name: str, inputs: tuple[tuple, dict]) -> object:
         """Call a module of either form on copies of inputs, in the precision in which both compute."""
@@ -116,27 +110,20 @@ class Verification:
 
     @contextmanager
     def watch(self, model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
-        """Compare the converted modules, or some of them, on what they are called with.
-
-        Args:
-            model: The model in training form, or a copy of it.
-            names: Names of the modules. Default: all.
-        """
-        calls, handles = Counter(), []
+        """Compare the converted modules, or some of them by name, on what they are called with in a model in training
+        form, or in a copy of it."""
+        calls = Counter()
 
         def compare(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
             if calls[name] < CALLS:
                 calls[name] += 1
                 self.compare(name, (args, kwargs))
 
-        for name in self.names if names is None else names:
-            hook = partial(compare, name)
-            handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-        try:
+        with ExitStack() as hooks:
+            for name in self.names if names is None else names:
+                hook = partial(compare, name)
+                hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def compare(self, name: str, inputs: tuple[tuple, dict]) -> None:
         """Compare both forms of a module on one input."""
@@ -144,7 +131,7 @@ class Verification:
             try:
                 expected = forms.call(forms.before, name, inputs)
             except Exception as error:  # the precision or the size may not do
-                self.errors[name] = describe(error)
+                self.errors[name] = first_line(error)[:200]
                 return
             self.notice_samples(name, expected)
             for alias in self.aliases[name]:
@@ -190,20 +177,8 @@ def compare_named(name: str, expected: object, actual: object, forms: Forms) -> 
     return [replace(d, output=d.output.removeprefix("output.")) for d in differences]
 
 
-def describe(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:200]
-
-
 def changed_tensors(before: nn.Module, after: nn.Module, converted: Iterable[str], dtype: torch.dtype) -> list[str]:
-    """The tensors outside of the converted modules that are not bit for bit the same, but for a cast.
-
-    Args:
-        before: The model in training form.
-        after: The same in deploy form.
-        converted: Names of the modules that are converted.
-        dtype: Precision of the converted weights.
-    """
+    """The tensors outside of the converted modules that are not bit for bit the same, but for a cast."""
     names = list(converted)
     expected, actual = (tensors_outside(model, names) for model in (before, after))
     return [name for name in expected | actual if not same_tensor(expected.get(name), actual.get(name), dtype)]

@@ -105,12 +105,7 @@ def load_test_config(
     out: str | None = None,
     show_dir: str | Path | None = None,
 ) -> Config:
-    """Read a config to test with, for what :func:`evaluate` takes.
-
-    Raises:
-        ValueError: The config sets nothing to test, or ``out`` is no pickle file.
-        MMRepMLPError: The config has nothing that draws predictions.
-    """
+    """Read a config to test with, for what :func:`evaluate` takes."""
     if out and not str(out).endswith((".pkl", ".pickle")):
         raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
@@ -124,11 +119,7 @@ def load_test_config(
 
 
 def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
-    """Turn on the visualization hook of a config, as the frameworks' own ``tools/test.py --show-dir`` does.
-
-    Raises:
-        MMRepMLPError: There is no such hook, or it is none of a framework that is known.
-    """
+    """Turn on the visualization hook of a config, as the frameworks' own ``tools/test.py --show-dir`` does."""
     hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), framework_of(cfg)
     switches = {
         "mmpretrain": dict(enable=True, out_dir=folder),
@@ -161,11 +152,7 @@ def evaluate_weights(
     work_dir: str | None = None,
     cfg_options: dict | None = None,
 ) -> dict[str, float]:
-    """Evaluate weights that are in no file, e.g. averaged ones, as :func:`evaluate` does those of a checkpoint.
-
-    Returns:
-        The metrics that are numbers.
-    """
+    """The metrics that are numbers of weights that are in no file, e.g. averaged ones."""
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder, "weights.pth")
         save_checkpoint({"state_dict": state}, checkpoint)

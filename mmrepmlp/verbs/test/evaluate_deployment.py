@@ -72,9 +72,6 @@ class GraphEvaluator:
             classifiers.
         head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
         progress: As in :func:`evaluate`. Default: True.
-
-    Raises:
-        DeploymentError: The config's model is of another kind.
     """
 
     def __init__(
@@ -110,25 +107,13 @@ class GraphEvaluator:
         return tuple(o[..., :height, :width] for o in outputs) if self.task.name == "segmentation" else outputs
 
     def __call__(self, graph: Graph, out: str | None = None) -> dict[str, float]:
-        """Evaluate a graph.
-
-        Args:
-            graph: Maps images (N, H, W, C) to its outputs.
-            out: Pickle file for the predictions. Default: None.
-
-        Returns:
-            The metrics.
-        """
+        """The metrics of a graph, which maps images (N, H, W, C) to its outputs."""
         self.graph = graph
         return run_test(self.runner, out)
 
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
-    """Let a classifier take the scores of a graph.
-
-    Raises:
-        DeploymentError: The model is no classifier of as many classes.
-    """
+    """Let a classifier take the scores of a graph."""
     if not hasattr(model, "head"):
         raise DeploymentError(f"The folder has a classifier, and the config's model is a {type(model).__name__}.")
     classes = getattr(model.head, "num_classes", None)
@@ -148,11 +133,7 @@ def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
 
 
 def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
-    """Let a segmentor take the classes or the logits of a graph.
-
-    Raises:
-        DeploymentError: The model is no segmentor of as many classes.
-    """
+    """Let a segmentor take the classes or the logits of a graph."""
     if not hasattr(model, "decode_head"):
         raise DeploymentError(f"The folder has a segmentor, and the config's model is a {type(model).__name__}.")
     channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
@@ -173,11 +154,7 @@ def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
 
 
 def replace_part(model: nn.Module, part: str, run: Graph, head: Mapping[str, Tensor]) -> None:
-    """Let a model take the maps of its backbone or neck from a graph, and the weights of the rest from ``head``.
-
-    Raises:
-        DeploymentError: The model has other parts or weights.
-    """
+    """Let a model take the maps of its backbone or neck from a graph, and the weights of the rest from ``head``."""
     owner, _, name = part.rpartition(".")
     try:
         parent = model.get_submodule(owner)

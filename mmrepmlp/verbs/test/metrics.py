@@ -30,38 +30,22 @@ def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
 
 
 def main_metric(metrics: Mapping[str, float]) -> str:
-    """The metric that a network is judged by: mIoU where there is one, else the first.
-
-    Raises:
-        MMRepMLPError: There is none.
-    """
+    """The metric that a network is judged by: mIoU where there is one, else the first."""
     if not metrics:
         raise MMRepMLPError(NONE_LEFT)
     return next((name for name in metrics if name.endswith("mIoU")), next(iter(metrics)))
 
 
 def check_scored(cfg: Config) -> None:
-    """Check, before hours are spent, that a config's evaluator is not told to write files in place of metrics.
-
-    Raises:
-        MMRepMLPError: It is.
-    """
+    """Check, before hours are spent, that a config's evaluator is not told to write files in place of metrics."""
     evaluators = [metric for metric in as_list(cfg.get("test_evaluator")) if isinstance(metric, Mapping)]
     if evaluators and all(metric.get("format_only") for metric in evaluators):
         raise MMRepMLPError(NONE_LEFT)
 
 
 def scale_of(name: str, value: float, evaluators: Iterable[BaseMetric] = ()) -> tuple[float, float]:
-    """How many points of a hundred a metric counts, and its rounding, asked of the class that gives it.
-
-    Args:
-        name: Name of the metric.
-        value: Its value, which tells fractions from percentages where no class does.
-        evaluators: The evaluator's metrics. Default: none.
-
-    Returns:
-        Points for each 1 of the metric, and the step in the metric's own unit; 0 where it is not rounded.
-    """
+    """How many points of a hundred each 1 of a metric counts, asked of the class that gives it, and where none does
+    told by its value, and the step to which it is rounded, in its own unit; 0 where it is not."""
     prefixed = [part for part in evaluators if part.prefix and name.startswith(f"{part.prefix}/")]
     others = [part for part in evaluators if not part.prefix and not isinstance(part, DumpResults)]
     classes = [kind for part in (prefixed or others)[:1] for kind in type(part).__mro__]

@@ -18,11 +18,7 @@ FLIP_KEYS = ("flip", "flip_direction")
 
 
 def apply_tta(cfg: Config) -> None:
-    """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips.
-
-    Raises:
-        MMRepMLPError: The config has no ``tta_model`` and its framework no usual one, or there is no pipeline.
-    """
+    """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips."""
     scope = framework_of(cfg)
     model = cfg.get("tta_model") or MODELS.get(scope)
     if model is None:
@@ -41,11 +37,7 @@ def apply_tta(cfg: Config) -> None:
 
 
 def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None, flip: str) -> None:
-    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips of a type.
-
-    Raises:
-        MMRepMLPError: There is neither.
-    """
+    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips of a type."""
     inner = [part for name in ("dataset", "datasets") for part in as_list(dataset.get(name))]
     if inner:
         for part in inner:

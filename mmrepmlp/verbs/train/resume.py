@@ -14,19 +14,10 @@ SUFFIXES = (".pth", ".pt", ".ckpt")
 def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -> str | None:
     """Find the newest checkpoint of a run that can be read.
 
-    A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated.
-
-    Args:
-        work_dir: Folder of the run.
-        out_dir: The ``out_dir`` of MMEngine's CheckpointHook. Default: None, which is ``work_dir``.
-
-    Returns:
-        The checkpoint that ``last_checkpoint`` names, else the newest complete one of a training in ``out_dir``,
-        ``work_dir`` or the folder of the former; None if there is none.
-
-    Raises:
-        CheckpointError: There are checkpoints, of which none can be resumed. A training from the start would overwrite
-            them.
+    A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated. Found is the
+    one that ``last_checkpoint`` names, else the newest complete one of a training in the ``out_dir`` of MMEngine's
+    CheckpointHook, in ``work_dir`` or in the folder of the former; None if there is none. Checkpoints of which none can
+    be resumed are an error: a training from the start would overwrite them.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
@@ -90,11 +81,8 @@ def checkpoint_hook(cfg: Config) -> dict:
 
 
 def make_resumable(cfg: Config) -> list[str]:
-    """Change a config so that an interrupted training can be resumed, and exactly so in deterministic mode.
-
-    Returns:
-        One line per change, with its reason.
-    """
+    """Change a config so that an interrupted training can be resumed, and exactly so in deterministic mode; returns a
+    line for each change, with its reason."""
     changes = []
     checkpoint = checkpoint_hook(cfg)
     if checkpoint.get("max_keep_ckpts") == 1:

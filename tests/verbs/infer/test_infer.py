@@ -16,9 +16,9 @@ from mmrepmlp.apis import infer, reparameterize_checkpoint
 from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.cli import main
 from mmrepmlp.errors import MMRepMLPError
-from mmrepmlp.verbs.config import read_config, trained_metainfo
-from mmrepmlp.verbs.infer.images import ImageError
-from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette, prepare_config
+from mmrepmlp.verbs.config import innermost_dataset, read_config, trained_metainfo
+from mmrepmlp.verbs.infer.images import ImageError, is_loader
+from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette
 from mmrepmlp.verbs.model import build_untrained
 
 
@@ -213,14 +213,13 @@ def test_what_does_not_fit_is_said_before_the_first_image(config, images, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_pipelines_of_all_kinds_begin_with_the_image():
+def test_of_pipelines_of_all_kinds_is_left_what_prepares_an_image():
     pipeline = [dict(type="mmseg.LoadImageFromFile"), dict(type="Resize", scale=64), dict(type="LoadAnnotations")]
     inner = dict(type="CustomDataset", pipeline=pipeline)
     for dataset in (inner, dict(type="ConcatDataset", datasets=[inner]), dict(type="RepeatDataset", dataset=inner)):
         loader = dict(dataset=dataset)
-        cfg = prepare_config(Config(dict(default_scope="mmseg", model=dict(type="M"), test_dataloader=loader)))
-        steps = [step.type for step in cfg.test_dataloader.dataset.pipeline]
-        assert steps == ["LoadImageFromFile", "Resize"] and cfg.visualizer.type == "SegLocalVisualizer"
+        cfg = Config(dict(default_scope="mmseg", model=dict(type="M"), test_dataloader=loader))
+        assert [is_loader(step) for step in innermost_dataset(cfg).pipeline] == [True, False, True]
 
 
 def test_names_and_colors_come_from_the_checkpoint_of_any_version():
@@ -269,5 +268,5 @@ def test_weights_under_the_names_of_a_wrapper_are_those_that_predict(trained, co
     content = load_from_local(trained.checkpoint)
     state = {f"student.{name}": value for name, value in content["state_dict"].items()}
     save_checkpoint({"meta": content["meta"], "state_dict": state}, tmp_path / "x.pth")
-    model = Predictor(read_config(config), tmp_path / "x.pth").inferencer.model
+    model = Predictor(read_config(config), tmp_path / "x.pth").model
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in model.state_dict().items())
