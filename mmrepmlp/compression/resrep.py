@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -120,21 +121,20 @@ class ResRepHook(GradientHook):
         initial = group.get("initial_lr", group["lr"])
         rates = [self.lr * now[0] / initial for now in learning_rates(runner)]
         self.rate = lambda: self.lr * group["lr"] / initial
-        speed = self.lasso / (1 - self.momentum)
-        swing = rates[-1] * speed / 4  # around zero, with momentum
+        swing = rates[-1] * self.lasso / (1 - self.momentum) / 4  # around zero
         if swing > VANISHED:
             raise CompressionError(
                 f"The learning rate ends too high: rows of compactors would keep swinging by {swing:.1e}, and vanish "
                 f"below {VANISHED:.0e}. Let the schedule end at zero, as CosineAnnealingLR with eta_min=0 does."
             )
-        way = torch.tensor(rates, dtype=torch.float64).flip(0).cumsum(0).flip(0) * speed
+        way = ways(rates, self.momentum, self.lasso)
         in_time = int((way >= MARGIN).sum()) + runner.iter
         self.updates = range(start, in_time, self.interval)
         if not len(self.updates) and runner.iter <= start:
             raise CompressionError(
                 f"From iteration {start} on, when masks begin, the penalty can move a row by "
-                f"{way[start - runner.iter] if start - runner.iter < len(way) else 0:.2g} until the end (the sum of "
-                "lr * lasso / (1 - momentum)), and rows start at a norm of 1. Train longer, start earlier, or raise "
+                f"{way[start - runner.iter] if start - runner.iter < len(way) else 0:.2g} until the end (about the sum "
+                "of lr * lasso / (1 - momentum)), and rows start at a norm of 1. Train longer, start earlier, or raise "
                 "lasso or lr."
             )
         self.runner_iter = lambda: runner.iter
@@ -188,6 +188,22 @@ class ResRepHook(GradientHook):
                 print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", logging.WARNING)
             if more:
                 print_log(f"{more} filters of {name} have vanished without a mask and go.", "current", logging.WARNING)
+
+
+def ways(rates: Sequence[float], momentum: float, pull: float) -> Tensor:
+    """How far a constant pull moves a weight from each iteration on until the last, by SGD with momentum from rest.
+
+    Args:
+        rates: Learning rate of each iteration.
+        momentum: Momentum of SGD.
+        pull: The gradient.
+    """
+    moved, total, found = 0.0, 0.0, []
+    for rate in reversed(rates):
+        moved = rate + momentum * moved  # by a pull of 1 in this iteration alone
+        total += moved
+        found.append(pull * total)
+    return torch.tensor(found[::-1], dtype=torch.float64)
 
 
 def compactor_gradient(compactor: Compactor, gradient: Tensor, lasso: float) -> Tensor:

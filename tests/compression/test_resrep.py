@@ -12,7 +12,7 @@ from mmrepmlp.compression import CompressionError, ResRep, ResRepHook, find_grou
 from mmrepmlp.compression.compactor import Compactor, add_compactor, compactors_in, remove_compactors
 from mmrepmlp.compression.compress import compress
 from mmrepmlp.compression.macs import MacsOfWidths
-from mmrepmlp.compression.resrep import compactor_gradient
+from mmrepmlp.compression.resrep import compactor_gradient, ways
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.model import call_model, random_images
 from tests.compression.test_groups import MODELS_AND_LAYERS, build
@@ -86,6 +86,16 @@ def test_gradients_of_rows():
     expected = reference_gradient(compactor.weight, compactor.mask, gradient, 0.01)
     torch.testing.assert_close(compactor_gradient(compactor, gradient, 0.01), expected, rtol=1e-15, atol=1e-17)
     assert compactor_gradient(compactor, gradient, 0.01)[4].eq(0).all()  # a row of zeros has no direction, and no nan
+
+
+def test_how_far_a_pull_moves_a_row():
+    rates, momentum, pull = [0.3, 0.2, 0.5, 0.1, 0.0], 0.9, 0.07
+    for start in range(len(rates)):
+        position = velocity = 0.0
+        for rate in rates[start:]:
+            velocity = momentum * velocity + pull
+            position += rate * velocity
+        assert ways(rates, momentum, pull)[start].item() == pytest.approx(position, rel=1e-12)
 
 
 def masks_after(target: float, step: int, norms: dict[str, list[float]]) -> dict[str, list[int]]:
