@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, shrinkage
+from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, refuse_taken_apart, shrinkage
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS
@@ -60,6 +60,7 @@ class CSGDHook(GradientHook):
             for name, group in groups.items()
             for pulled in pulled_parameters(model, group, torch.tensor(self.clusters[name]), self.strength)
         ]
+        refuse_taken_apart(runner.optim_wrapper.optimizer, [pulled.parameter for pulled in self.pulled])
         if state is None:
             self.check_schedule(runner)
 

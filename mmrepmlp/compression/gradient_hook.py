@@ -2,7 +2,7 @@
 """What the hooks that change gradients share."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmrepmlp.compression.groups import CompressionError
+from mmrepmlp.engine.optimizers.reparameterized import ReparameterizedAdamW
 
 DECOUPLED = ("AdamW",)  # whose decay is beside the gradient
 
@@ -81,6 +82,22 @@ class GradientHook(Hook):
 def groups_of(optimizer: Optimizer) -> dict[nn.Parameter, dict]:
     """The group of settings of each parameter."""
     return {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def refuse_taken_apart(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Refuse weights of which the optimizer moves parts by themselves, whose gradients are not theirs.
+
+    Raises:
+        CompressionError: One of the parameters is re-parameterized, and the optimizer is AdamW.
+    """
+    if isinstance(optimizer, ReparameterizedAdamW):
+        apart = {weight.parameter(optimizer): weight.name for weight in optimizer.weights}
+        for parameter in parameters:
+            if parameter in apart:
+                raise CompressionError(
+                    f"AdamW moves the parts that {apart[parameter]} stands for one by one, so that a changed gradient "
+                    "would not be all that moves it. Train with SGD, or leave the layer out (layers)."
+                )
 
 
 def is_decoupled(optimizer: Optimizer) -> bool:

@@ -5,7 +5,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, shrinkage
+from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, refuse_taken_apart, shrinkage
 from mmrepmlp.compression.groups import CompressionError, named
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS
@@ -42,6 +42,7 @@ class GSMHook(GradientHook):
     def prepare(self, runner: Runner, state: dict | None) -> None:
         """Find the weights, and see how far they will decay."""
         self.weights = sparse_weights(get_model(runner), self.layers)
+        refuse_taken_apart(runner.optim_wrapper.optimizer, self.weights.values())
         if state is None:
             check_decay(runner, self.weights)
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """GSM against its rule, weight by weight."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch.optim import SGD
 
 from mmrepmlp.compression import CompressionError, GSMHook
+from mmrepmlp.compression.gradient_hook import refuse_taken_apart
 from mmrepmlp.compression.gsm_hook import cut_smallest, sparse_weights
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import switch_to_deploy
@@ -87,3 +91,15 @@ def test_wrong_arguments():
             GSMHook(share)
     with pytest.raises(CompressionError, match="'conv9' has no weights that are trained. Expected some of conv1"):
         sparse_weights(ToyClassifier(), ["conv9"])
+
+
+@pytest.mark.parametrize("kind, refused", [("AdamW", True), ("SGD", False)])
+def test_weights_that_an_optimizer_takes_apart_are_refused(kind, refused):
+    settings = dict(arch=dict(channels=[8], depths=[1], sharesets_nums=[4]), img_size=16, out_indices=(0,))
+    network = MODELS.build(dict(type="mmrepmlp.RepMLPNet", gradient_reparam=True, **settings))
+    optimizer = build_optim_wrapper(
+        network, dict(optimizer=dict(type=kind, lr=0.1), constructor="mmrepmlp.RepOptimizerConstructor")
+    ).optimizer
+    refuse_taken_apart(optimizer, sparse_weights(network, ["ffn_fc1"]).values())
+    with pytest.raises(CompressionError, match="fc3.weight stands for") if refused else nullcontext():
+        refuse_taken_apart(optimizer, sparse_weights(network, ["fc3"]).values())
