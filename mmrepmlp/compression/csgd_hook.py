@@ -150,6 +150,6 @@ def cluster(weight: Tensor, keep: float) -> Tensor:
     from sklearn.cluster import KMeans
 
     rows = weight.detach().flatten(1).double().cpu().numpy()
-    labels = KMeans(max(1, round(keep * len(rows))), n_init=10, random_state=0).fit(rows).labels_
+    labels = KMeans(max(1, round(keep * len(rows))), n_init="auto", random_state=0).fit(rows).labels_
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.tolist()))}
     return torch.tensor([numbers[label] for label in labels.tolist()])

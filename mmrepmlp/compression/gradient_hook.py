@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the hooks that change gradients share."""
 
+import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from array import array
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 
 import torch
 from mmengine.hooks import Hook
@@ -120,10 +122,11 @@ def shrinkage(runner: Runner, strengths: Mapping[nn.Parameter, float]) -> dict[n
         strengths: Strength of the pull on each parameter: its gradient is what is pulled, times this.
     """
     optimizer, groups = runner.optim_wrapper.optimizer, groups_of(runner.optim_wrapper.optimizer)
-    rates = torch.tensor(learning_rates(runner), dtype=torch.float64)
+    indices = {parameter: i for i, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
+    rates = learning_rates(runner)
     return {
         parameter: -log_rates(
-            rates[:, optimizer.param_groups.index(groups[parameter])] * strength,
+            rates[indices[parameter]] * strength,
             0.0 if is_decoupled(optimizer) else groups[parameter].get("momentum", 0.0),
             groups[parameter].get("nesterov", False),
         )
@@ -150,30 +153,33 @@ def log_rates(pulls: Tensor, momentum: float, nesterov: bool) -> Tensor:
     return torch.where(discriminant >= 0, real, constant.clamp(min=0).sqrt()).clamp(min=1e-300).log()
 
 
-def learning_rates(runner: Runner) -> list[list[float]]:
-    """The learning rates of all parameter groups in each iteration to come, as the schedulers will set them."""
-    groups, rates = runner.optim_wrapper.param_groups, []
+def learning_rates(runner: Runner) -> list[Tensor]:
+    """The learning rates of each parameter group in all iterations to come, as the schedulers will set them.
+
+    Groups that begin alike share theirs.
+
+    Returns:
+        For each group, float64 of shape (iterations,).
+    """
+    settings = [
+        {name: value for name, value in g.items() if name != "params"} for g in runner.optim_wrapper.param_groups
+    ]
     schedulers = [s for s in runner.param_schedulers or [] if not getattr(s, "need_val_args", False)]
-    epoch = len(runner.train_dataloader)
-    with restored(schedulers, groups), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of steps of a scheduler before those of the optimizer
+    starts = [(g["lr"], g.get("initial_lr"), *(s.base_values[i] for s in schedulers)) for i, g in enumerate(settings)]
+    first = {start: starts.index(start) for start in starts}
+    stand_in = SimpleNamespace(param_groups=[settings[index] for index in first.values()], step=lambda: None)
+    copies = [copy.copy(scheduler) for scheduler in schedulers]
+    for scheduler in copies:
+        scheduler.optimizer = stand_in
+        scheduler.base_values = [scheduler.base_values[index] for index in first.values()]
+    rates, epoch = [array("d") for _ in first], len(runner.train_dataloader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps of a scheduler without those of an optimizer
         for iteration in range(runner.iter + 1, runner.max_iters + 1):
-            rates.append([group["lr"] for group in groups])
-            for scheduler in schedulers:
+            for series, group in zip(rates, stand_in.param_groups):
+                series.append(group["lr"])
+            for scheduler in copies:
                 if not scheduler.by_epoch or iteration % epoch == 0:
                     scheduler.step()
-    return rates
-
-
-@contextmanager
-def restored(schedulers: list, groups: list[dict]) -> Iterator[None]:
-    """Give schedulers and parameter groups what they had back at the end."""
-    states = [dict(scheduler.state_dict()) for scheduler in schedulers]
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    try:
-        yield
-    finally:
-        for scheduler, state in zip(schedulers, states):
-            scheduler.load_state_dict(state)
-        for group, values in zip(groups, settings):
-            group.update(values)
+    found = dict(zip(first, (torch.tensor(series, dtype=torch.float64) for series in rates)))
+    return [found[start] for start in starts]

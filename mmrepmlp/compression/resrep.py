@@ -119,7 +119,7 @@ class ResRepHook(GradientHook):
         """Decide when masks are updated: not once what is masked could no longer vanish."""
         group = runner.optim_wrapper.param_groups[0]
         initial = group.get("initial_lr", group["lr"])
-        rates = [self.lr * now[0] / initial for now in learning_rates(runner)]
+        rates = (learning_rates(runner)[0] * self.lr / initial).tolist()
         self.rate = lambda: self.lr * group["lr"] / initial
         swing = rates[-1] * self.lasso / (1 - self.momentum) / 4  # around zero
         if swing > VANISHED:

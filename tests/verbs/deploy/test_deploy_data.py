@@ -126,7 +126,7 @@ def test_images_are_fitted_to_the_size_of_the_graph(tmp_path):
             np.zeros((48, 64, 3), np.uint8)
         )
     ratio = {"test_dataloader.dataset.pipeline.1.keep_ratio": True}  # images of several sizes, which are padded
-    free = segmentor.deploy("free", ratio)
+    free = segmentor.deploy("free", ratio, logits=True)
     given = free.deployment.settings["input"]
     assert (given["height"], given["width"]) == (None, None) and "any size; with --size" in " ".join(free.remarks)
     expected = segmentor.evaluate(**ratio)

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+# AOFP: a search for filters that a trained ResNet-50 does not miss, with the settings of the authors' code. Train what
+# is left on afterwards. Not run here.
+_base_ = ["mmpretrain::resnet/resnet50_8xb32_in1k.py"]
+
+load_from = "https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth"
+custom_hooks = [dict(type="mmrepmlp.AOFPHook", target=0.5)]
+
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+param_scheduler = []
+train_cfg = dict(max_epochs=100)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of the compressing trainings: what they name is there, and their schedules are long enough."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, DefaultScope
+
+from mmrepmlp.compression.compactor import compactors_in
+from mmrepmlp.verbs.model import build_untrained
+
+pytestmark = pytest.mark.slow
+FILES = sorted((Path(__file__).parents[2] / "configs/compression").glob("*.py"))
+ITERATIONS = 5004  # of an epoch of ImageNet in batches of 256
+
+
+class Loop:
+    """The length of a training, without its data."""
+
+    def __init__(self, epochs: int) -> None:
+        self.iter, self.max_iters, self.train_dataloader = 0, epochs * ITERATIONS, range(ITERATIONS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_schedule_is_long_enough_for_its_method(file):
+    cfg = Config.fromfile(file)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_untrained(cfg)
+        run = Loop(cfg.train_cfg.max_epochs)
+        run.model, run.optim_wrapper = model, build_optim_wrapper(model, cfg.optim_wrapper)
+        schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+        run.param_schedulers = [
+            PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=run.optim_wrapper, epoch_length=ITERATIONS))
+            for scheduler in schedulers
+        ]
+        (hook,) = (HOOKS.build(hook) for hook in cfg.custom_hooks)
+    hook.before_train(run)
+    assert bool(compactors_in(model)) == ("resrep" in file.stem)
