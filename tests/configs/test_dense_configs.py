@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").glob("*/*.py")
-    if "_repmlpnet-" in path.stem and path.parent.name != "quantization" and "mini" not in path.stem
+    if "_repmlpnet-" in path.stem
+    and "mini" not in path.stem
+    and path.parent.name not in ("quantization", "compression")
 )
 # One for each network and way to test: others differ in their arch, their data, their sizes and their schedules.
 DISTINCT = list({(path.stem.split("_")[0], path.stem.endswith("-slide")): path for path in CONFIGS}.values())
