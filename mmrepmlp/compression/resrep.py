@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import bisect
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -13,11 +15,12 @@ from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, c
 from mmrepmlp.compression.gradient_hook import GradientHook, learning_rates
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
 from mmrepmlp.compression.macs import MacsOfWidths
+from mmrepmlp.compression.reduce import remaining_rows
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS, MODELS
 
 EPOCHS_BEFORE = 5  # the first masks, in both of the published trainings
-MARGIN = 1.5  # on the way that a row has to zero
+LARGEST = 1.5  # norm of a row that is masked; those that have hardly moved have 1
 
 
 def compacted_layer(group: ChannelGroup) -> str:
@@ -113,29 +116,24 @@ class ResRepHook(GradientHook):
             for name, buffer in self.buffers.items():
                 buffer.copy_(state["momentum_buffers"][name])
         start = EPOCHS_BEFORE * len(runner.train_dataloader) if self.start is None else self.start
-        self.plan(runner, start)
+        self.plan(runner, start, resumed=state is not None)
 
-    def plan(self, runner: Runner, start: int) -> None:
+    def plan(self, runner: Runner, start: int, resumed: bool) -> None:
         """Decide when masks are updated: not once what is masked could no longer vanish."""
         group = runner.optim_wrapper.param_groups[0]
         initial = group.get("initial_lr", group["lr"])
         rates = (learning_rates(runner)[0] * self.lr / initial).tolist()
         self.rate = lambda: self.lr * group["lr"] / initial
-        swing = rates[-1] * self.lasso / (1 - self.momentum) / 4  # around zero
-        if swing > VANISHED:
+        candidates = range(start, runner.max_iters, self.interval)
+        left = functools.partial(norm_at_end, rates, self.momentum, self.lasso)
+        late = bisect.bisect_left(candidates, True, key=lambda i: left(max(i - runner.iter, 0)) >= VANISHED)
+        self.updates = candidates[:late]
+        if not late and not resumed:
             raise CompressionError(
-                f"The learning rate ends too high: rows of compactors would keep swinging by {swing:.1e}, and vanish "
-                f"below {VANISHED:.0e}. Let the schedule end at zero, as CosineAnnealingLR with eta_min=0 does."
-            )
-        way = ways(rates, self.momentum, self.lasso)
-        in_time = int((way >= MARGIN).sum()) + runner.iter
-        self.updates = range(start, in_time, self.interval)
-        if not len(self.updates) and runner.iter <= start:
-            raise CompressionError(
-                f"From iteration {start} on, when masks begin, the penalty can move a row by "
-                f"{way[start - runner.iter] if start - runner.iter < len(way) else 0:.2g} until the end (about the sum "
-                "of lr * lasso / (1 - momentum)), and rows start at a norm of 1. Train longer, start earlier, or raise "
-                "lasso or lr."
+                f"A row that is masked in iteration {start}, when masks begin, would have a norm of {left(start):.1e} "
+                f"at the end of the training, and vanish below {VANISHED:.0e}. Let the learning rate end at zero, as "
+                "CosineAnnealingLR with eta_min=0 does; train longer, start earlier, raise lasso or lr, or lower "
+                "momentum, with which rows swing around zero for about 20 / (1 - momentum) iterations."
             )
         self.runner_iter = lambda: runner.iter
 
@@ -178,32 +176,32 @@ class ResRepHook(GradientHook):
 
     def after_train(self, runner: Runner) -> None:
         """Say what share of the multiply-adds is left, and of which rows mask and norm do not agree."""
-        vanished = {name: compactor.norms() < VANISHED for name, compactor in self.compactors.items()}
-        share = self.macs.share({name: max(1, int((~gone).sum())) for name, gone in vanished.items()})
+        stay = {name: remaining_rows(compactor) for name, compactor in self.compactors.items()}
+        share = self.macs.share({name: len(rows) for name, rows in stay.items()})
         print_log(f"ResRep leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current")
-        for name, gone in vanished.items():
-            masked = self.compactors[name].mask == 0
-            late, more = int((masked & ~gone).sum()), int((~masked & gone).sum())
+        for name, rows in stay.items():
+            masked = set((self.compactors[name].mask == 0).nonzero().flatten().tolist())
+            late, more = len(masked & set(rows)), len(self.compactors[name].mask) - len(masked | set(rows))
             if late:
                 print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", logging.WARNING)
             if more:
                 print_log(f"{more} filters of {name} have vanished without a mask and go.", "current", logging.WARNING)
 
 
-def ways(rates: Sequence[float], momentum: float, pull: float) -> Tensor:
-    """How far a constant pull moves a weight from each iteration on until the last, by SGD with momentum from rest.
+def norm_at_end(rates: Sequence[float], momentum: float, lasso: float, start: int) -> float:
+    """The norm that a row has after a training if the penalty alone moves it from some iteration on.
 
     Args:
         rates: Learning rate of each iteration.
         momentum: Momentum of SGD.
-        pull: The gradient.
+        lasso: Strength of the penalty.
+        start: The iteration.
     """
-    moved, total, found = 0.0, 0.0, []
-    for rate in reversed(rates):
-        moved = rate + momentum * moved  # by a pull of 1 in this iteration alone
-        total += moved
-        found.append(pull * total)
-    return torch.tensor(found[::-1], dtype=torch.float64)
+    position, velocity = LARGEST, 0.0
+    for rate in rates[start:]:
+        velocity = momentum * velocity + (lasso if position > 0 else -lasso)
+        position -= rate * velocity
+    return abs(position)
 
 
 def compactor_gradient(compactor: Compactor, gradient: Tensor, lasso: float) -> Tensor:

@@ -2,9 +2,11 @@
 """ResRep: compactors, their gradients and masks, and what is left of them."""
 
 import copy
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from mmrepmlp.compression import CompressionError, ResRep, ResRepHook, find_grou
 from mmrepmlp.compression.compactor import Compactor, add_compactor, compactors_in, remove_compactors
 from mmrepmlp.compression.compress import compress
 from mmrepmlp.compression.macs import MacsOfWidths
-from mmrepmlp.compression.resrep import compactor_gradient, ways
+from mmrepmlp.compression.resrep import compactor_gradient, norm_at_end
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.model import call_model, random_images
 from tests.compression.test_groups import MODELS_AND_LAYERS, build
@@ -88,14 +90,16 @@ def test_gradients_of_rows():
     assert compactor_gradient(compactor, gradient, 0.01)[4].eq(0).all()  # a row of zeros has no direction, and no nan
 
 
-def test_how_far_a_pull_moves_a_row():
-    rates, momentum, pull = [0.3, 0.2, 0.5, 0.1, 0.0], 0.9, 0.07
-    for start in range(len(rates)):
-        position = velocity = 0.0
-        for rate in rates[start:]:
-            velocity = momentum * velocity + pull
-            position += rate * velocity
-        assert ways(rates, momentum, pull)[start].item() == pytest.approx(position, rel=1e-12)
+@pytest.mark.parametrize("momentum, lasso, start", [(0.9, 0.02, 100), (0.99, 1e-3, 0), (0.8, 0.01, 550)])
+def test_the_norm_that_a_masked_row_ends_with(momentum, lasso, start):
+    rates = [0.05 * (1 + math.cos(math.pi * i / 600)) for i in range(600)]
+    weight = nn.Parameter(1.5 * F.normalize(torch.randn(5, dtype=torch.float64), dim=0))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=momentum)
+    for rate in rates[start:]:
+        optimizer.param_groups[0]["lr"] = rate
+        weight.grad = lasso * weight.detach() / weight.detach().norm()
+        optimizer.step()
+    assert norm_at_end(rates, momentum, lasso, start) == pytest.approx(weight.norm().item(), rel=1e-6, abs=1e-9)
 
 
 def masks_after(target: float, step: int, norms: dict[str, list[float]]) -> dict[str, list[int]]:
@@ -153,8 +157,8 @@ def test_compactors_move_by_an_sgd_of_their_own_beside_any_optimizer(tmp_path):
     [
         ({}, dict(type="ToyClassifier"), {}, "has no compactors: .*mmrepmlp.ResRep"),
         (dict(target=0.02), TOY, {}, r"target=0.02: with one filter left in each of the 2 layers, 0.0\d+ of"),
-        (dict(lasso=1e-4), TOY, {}, "From iteration 40 on, .* can move a row by 0.0"),
-        ({}, TOY, dict(param_scheduler=[]), "keep swinging by 2.5e-03"),
+        (dict(lasso=1e-4), TOY, {}, "masked in iteration 40, .* would have a norm of 1.5e"),
+        ({}, TOY, dict(param_scheduler=[]), "masked in iteration 40, .* end at zero"),
     ],
     ids=["no compactors", "unreachable", "no time", "constant lr"],
 )
