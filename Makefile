@@ -5,6 +5,7 @@
 # make demo-det   the same for detection
 # make demo-int8  int8 quantization on real images, with a table: accuracy, size, latency
 # make demo-convs a ResNet with plain and with re-parameterizable convolutions, with a table: accuracy, size, speed
+# make demo-prune two small networks, each pruned by all methods of compression, with a table: accuracy, size, speed
 # make test       the whole test suite, as many tests at a time as there are cores; the slowest are listed at the end
 # make test-fast  the same for what is not marked slow
 # make lint       format and lint checks

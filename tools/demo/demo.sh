@@ -9,6 +9,7 @@
 #   tools/demo/demo.sh int8     int8 against float32 and bfloat16: quantized after training, fine-tuned from the deployed
 #                               network with batch norms after fc3, and trained with fake quantization
 #   tools/demo/demo.sh convs    a slim ResNet-18 with plain convolutions and with diverse branch blocks, five seeds each
+#   tools/demo/demo.sh prune    two small networks, each compressed by all methods, three seeds, on all cores
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated"
@@ -81,7 +82,13 @@ demo_convs() {
     configs/dbb/resnet18-slim_dbb_1xb64_digits-64px.py --work-dir "$work"
 }
 
+demo_prune() {
+  write_digits --task sheets --out data/digits_sheets
+  run python -m dev.compare_compressions configs/compression/repmlpnet-mini_1xb32_digits-sheets-64px.py \
+    configs/compression/resnet18-slim_1xb32_digits-sheets-64px.py --work-dir "$work" --out "$work/compression.json"
+}
+
 case $task in
-  cls | seg | det | int8 | convs) rm -rf "$work"; "demo_$task" ;;
-  *) echo "error: unknown task '$task'; expected cls, seg, det, int8 or convs." >&2; exit 1 ;;
+  cls | seg | det | int8 | convs | prune) rm -rf "$work"; "demo_$task" ;;
+  *) echo "error: unknown task '$task'; expected cls, seg, det, int8, convs or prune." >&2; exit 1 ;;
 esac

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# Trains a trained network on: as it is, or when filters have been removed.
+_base_ = "resnet18-slim_1xb32_digits-sheets-64px.py"
+
+load_from = "work_dirs/resnet18-slim_1xb32_digits-sheets-64px/epoch_3.pth"
+epochs = 2
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = dict(
+    _delete_=True, type="CosineAnnealingLR", eta_min=0, by_epoch=True, end=epochs, convert_to_iter_based=True
+)
+train_cfg = dict(max_epochs=epochs, val_interval=epochs)
+default_hooks = dict(checkpoint=dict(interval=epochs))

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the configs of compression beside this one start from: a ResNet-18 of an eighth of the width, 3 epochs.
+_base_ = "repmlpnet-mini_1xb32_digits-sheets-64px.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="ResNet", depth=18, stem_channels=8, base_channels=8),
+    head=dict(in_channels=64),
+)

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare methods of compression by what is left of a trained network, with several seeds, on all cores."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from mmengine.config import Config
+from rich.progress import track
+from torch import nn
+
+from dev.repeated import mean_and_deviation, train_once
+from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, unwrap
+from mmrepmlp.compression import ChannelGroup, Compressed
+from mmrepmlp.compression.groups import internal_group, trace
+from mmrepmlp.compression.macs import MacsOfWidths
+from mmrepmlp.compression.reduce import keep_filters
+from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.reparam import convertible_modules
+from mmrepmlp.verbs.benchmark.hardware import CPU
+from mmrepmlp.verbs.benchmark.measure import interleave
+from mmrepmlp.verbs.benchmark.networks import OURS, build_whole
+from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES, Workload
+from mmrepmlp.verbs.config import load_config, read_config
+from mmrepmlp.verbs.model import build_model, count_macs
+from mmrepmlp.verbs.reparameterize.compressed import compressed_config
+from mmrepmlp.verbs.reparameterize.reparameterize import reparameterize_checkpoint
+from mmrepmlp.verbs.test.evaluate import evaluate_weights
+from mmrepmlp.verbs.train.resume import latest_checkpoint
+
+TRAINED_ON = "finetune"  # the network as it is, trained as long as the others
+MAGNITUDE = "magnitude"  # torch-pruning's choice of filters, trained as long as the others
+HEADER = """\
+| network | method | top-1, % | multiply-adds | weights not 0 | file, kB | compressed, kB | eager, ms | OpenVINO, ms |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+@dataclass
+class Result:
+    """What a method made of a network with one seed.
+
+    Attributes:
+        network: Name of the network's config.
+        method: Name of the method.
+        seed: Seed of both trainings.
+        config: Config of what is left.
+        top1: Accuracy in percent.
+        macs: Multiply-adds on one image.
+        nonzero: Number of weights that are not zero.
+        kilobytes: Size of the weights' file.
+        compressed_kilobytes: The same, compressed by zlib.
+    """
+
+    network: str
+    method: str
+    seed: int
+    config: str
+    top1: float
+    macs: int
+    nonzero: int
+    kilobytes: float
+    compressed_kilobytes: float
+
+
+@dataclass
+class Comparison:
+    """What the methods made of the networks, and what that takes: milliseconds by network, method and runtime."""
+
+    environment: dict[str, object]
+    results: list[Result]
+    milliseconds: dict[str, dict[str, dict[str, float]]]
+
+    def table(self) -> str:
+        """In Markdown: mean and standard deviation over the seeds, sizes and times of the first."""
+        lines = [HEADER]
+        for network, methods in self.milliseconds.items():
+            base = self.of(network, TRAINED_ON)[0]
+            for method, times in methods.items():
+                rows = self.of(network, method)
+                means = {
+                    name: statistics.fmean(getattr(row, name) for row in rows)
+                    for name in ("macs", "nonzero", "kilobytes", "compressed_kilobytes")
+                }
+                cells = (
+                    network.partition("_")[0],
+                    "none" if method == TRAINED_ON else method,
+                    mean_and_deviation([row.top1 for row in rows]),
+                    f"{means['macs'] / base.macs:.0%}",
+                    f"{means['nonzero']:,.0f}",
+                    f"{means['kilobytes']:,.0f}",
+                    f"{means['compressed_kilobytes']:,.0f}",
+                    *(f"{value:.2f}" for value in times.values()),
+                )
+                lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def of(self, network: str, method: str) -> list[Result]:
+        """The results of a method, in the order of the seeds."""
+        return [row for row in self.results if (row.network, row.method) == (network, method)]
+
+
+def compare_compressions(
+    configs: Sequence[str | Path],
+    seeds: Sequence[int] = (0, 1, 2),
+    work_dir: str | Path = "work_dirs",
+    share: float = 0.5,
+    repeats: int = 100,
+    out: str | Path | None = None,
+) -> Comparison:
+    """Train networks, compress each by all methods, and test and time what is left.
+
+    The methods of ``NETWORK.py`` are the configs ``METHOD_NETWORK.py`` beside it, which start from its weights;
+    ``finetune`` is the network trained on as it is, and another is added that prunes it by magnitude, by torch-pruning,
+    before the same training. What was trained before in the same folder is not trained again.
+
+    Args:
+        configs: Configs of the networks.
+        seeds: Seeds of all trainings. Default: 0, 1, 2.
+        work_dir: Folder for the runs, with their logs. Default: ``work_dirs``.
+        share: Share of the multiply-adds that pruning by magnitude leaves. Default: 0.5.
+        repeats: Timed calls of each network in each runtime. Default: 100.
+        out: JSON file for the results. Default: None.
+
+    Raises:
+        MMRepMLPError: There are no seeds, or no methods for a network.
+        FileNotFoundError: A config or a dataset does not exist.
+    """
+    networks = {Path(config): methods_of(Path(config)) for config in configs}
+    if not seeds or not all(TRAINED_ON in methods for methods in networks.values()):
+        raise MMRepMLPError(f"configs={list(map(str, configs))}: expected {TRAINED_ON}_NAME.py beside each, and seeds.")
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    log, results = Path(work_dir, "trainings.log"), []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context, work_quietly, (str(log.absolute()),)) as pool:
+        try:
+            jobs = [partial(train_base, config, work_dir, seed) for config in networks for seed in seeds]
+            wait_for([pool.submit(job) for job in jobs], f"networks, log in {log}")
+            jobs = [
+                partial(compress_one, config, method, file, work_dir, seed, share)
+                for config, methods in networks.items()
+                for method, file in methods.items()
+                for seed in seeds
+            ]
+            results = wait_for([pool.submit(job) for job in jobs], "compression")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    milliseconds = {config.stem: time_networks(results, config.stem, repeats) for config in networks}
+    comparison = Comparison({"repeats": repeats, **CPU.environment()}, results, milliseconds)
+    if out:
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(asdict(comparison), indent=1) + "\n")
+    return comparison
+
+
+def methods_of(config: Path) -> dict[str, Path]:
+    """The configs beside one that compress its network, by the names of the methods."""
+    found = {file.name.removesuffix(f"_{config.name}"): file for file in config.parent.glob(f"*_{config.name}")}
+    first = {TRAINED_ON: found.pop(TRAINED_ON, None)}
+    return {**first, MAGNITUDE: first[TRAINED_ON], **dict(sorted(found.items()))} if first[TRAINED_ON] else found
+
+
+def work_quietly(log: str) -> None:
+    """Let a process compute on one core, and write what it prints to a file."""
+    torch.set_num_threads(1)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+
+
+def wait_for(futures: list[Future], title: str) -> list:
+    """The results of jobs in their order; shows how many are done."""
+    for future in track(as_completed(futures), title, len(futures)):
+        future.result()
+    return [future.result() for future in futures]
+
+
+def base_folder(config: Path, work_dir: str | Path, seed: int) -> Path:
+    """Folder of the training of a network."""
+    return Path(work_dir, f"{config.stem}_seed{seed}")
+
+
+def train_base(config: Path, work_dir: str | Path, seed: int) -> None:
+    """Train a network."""
+    train_once(config, base_folder(config, work_dir, seed), seed)
+
+
+def compress_one(config: Path, method: str, file: Path, work_dir: str | Path, seed: int, share: float) -> Result:
+    """Compress a trained network, and test what is left."""
+    folder = Path(work_dir, f"{method}_{config.stem}_seed{seed}")
+    start = latest_checkpoint(base_folder(config, work_dir, seed))
+    if method == MAGNITUDE:
+        file, start = prune_by_magnitude(file, start, folder, share)
+    options = {"load_from": str(start)}
+    train_once(file, folder, seed, options)
+    # Not the checkpoint of the last epoch where the end of the training made another of it.
+    checkpoint = next(iter(folder.glob("sparse.pth")), latest_checkpoint(folder))
+    content = load_from_local(checkpoint)
+    model = build_model(read_config(file), unwrap(content))
+    deployed = all(getattr(module, "deploy", False) for module in convertible_modules(model).values())
+    if any(content.get("compression", {}).values()) or not deployed:
+        report = reparameterize_checkpoint(file, checkpoint, folder / "deploy.pth", overwrite=True)
+        file, content = report.config, load_from_local(report.checkpoint)
+        model = build_model(read_config(file), unwrap(content))
+    state = model.state_dict()
+    packed = b"".join(tensor.numpy().tobytes() for tensor in state.values())
+    return Result(
+        network=config.stem,
+        method=method,
+        seed=seed,
+        config=str(file),
+        top1=evaluate_weights(file, state, str(folder / "test"))["accuracy/top1"],
+        macs=count_macs(model),
+        nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+        kilobytes=len(packed) / 1e3,
+        compressed_kilobytes=len(zlib.compress(packed)) / 1e3,
+    )
+
+
+def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: float) -> tuple[Path, Path]:
+    """Keep as large a share of the filters of each layer as leaves some share of the multiply-adds, by the magnitude of
+    all weights of their channels; write config and weights of what is left."""
+    cfg = load_config(config)
+    model = build_model(cfg, unwrap(load_from_local(checkpoint)))
+    groups, scores = score_channels(model)
+    macs = MacsOfWidths(model, groups)
+    for percent in reversed(range(1, 100)):
+        widths = {name: max(1, round(percent / 100 * group.channels)) for name, group in groups.items()}
+        if macs.share(widths) <= share:
+            break
+    pruned = build_model(cfg, model.state_dict())
+    for name, group in groups.items():
+        keep_filters(pruned, group, sorted(scores[name].topk(widths[name]).indices.tolist()))
+    folder.mkdir(parents=True, exist_ok=True)
+    written, weights = folder / "pruned.py", folder / "pruned.pth"
+    Config(compressed_config(cfg, Compressed(model, pruned, groups)).to_dict()).dump(written)
+    save_checkpoint({"state_dict": pruned.state_dict()}, weights)
+    return written, weights
+
+
+def score_channels(model: nn.Module) -> tuple[dict[str, ChannelGroup], dict[str, torch.Tensor]]:
+    """What can be removed from a model, and how much torch-pruning makes of each of the channels."""
+    from torch_pruning.pruner.importance import GroupMagnitudeImportance
+
+    graph, names = trace(model)
+    groups, scores, importance = {}, {}, GroupMagnitudeImportance()
+    for module, name in names.items():
+        if module in graph.module2node and isinstance(module, (nn.Conv2d, nn.Linear)):
+            group = internal_group(graph, names, module)
+            if group is not None:
+                prune = graph.get_pruner_of_module(module).prune_out_channels
+                groups[name] = group
+                scores[name] = importance(graph.get_pruning_group(module, prune, list(range(group.channels))))
+    return groups, scores
+
+
+def time_networks(results: Sequence[Result], network: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds for one image of what the methods left of a network with the first seed, in interleaved calls."""
+    first = {row.method: row.config for row in reversed(results) if row.network == network}
+    first = {method: first[method] for method in dict.fromkeys(row.method for row in results) if method in first}
+    calls = {}
+    with TemporaryDirectory() as folder:
+        for method, config in first.items():
+            models, size = build_whole(config, None, None)
+            images = torch.randn(1, 3, *size)
+            path = Path(folder, method)
+            path.mkdir()
+            workload = Workload(models[OURS], models[OURS], images, path, CPU)
+            calls |= {(method, runtime): RUNTIMES[runtime](workload) for runtime in ("eager", "openvino")}
+        with torch.inference_mode():
+            seconds = interleave(calls, repeats, f"{network}, one image")
+    return {
+        method: {runtime: 1e3 * statistics.median(seconds[method, runtime]) for runtime in ("eager", "openvino")}
+        for method in first
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", nargs="+", help="configs of networks, with those of the methods beside them")
+    parser.add_argument("--work-dir", default="work_dirs", help="folder for the runs (default: work_dirs)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
+    parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
+    print(compare_compressions(**vars(parser.parse_args())).table())
+
+
+if __name__ == "__main__":
+    main()
