@@ -41,7 +41,7 @@ from mmrepmlp.verbs.train.resume import latest_checkpoint
 TRAINED_ON = "finetune"  # the network as it is, trained as long as the others
 MAGNITUDE = "magnitude"  # torch-pruning's choice of filters, trained as long as the others
 HEADER = """\
-| network | method | top-1, % | multiply-adds | weights not 0 | file, kB | compressed, kB | eager, ms | OpenVINO, ms |
+| network | method | top-1, % | MACs | weights not 0 | weights, kB | compressed, kB | eager, ms | OpenVINO, ms |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
@@ -53,18 +53,16 @@ class Result:
         network: Name of the network's config.
         method: Name of the method.
         seed: Seed of both trainings.
-        config: Config of what is left.
         top1: Accuracy in percent.
         macs: Multiply-adds on one image.
         nonzero: Number of weights that are not zero.
-        kilobytes: Size of the weights' file.
+        kilobytes: Size of all weights and statistics.
         compressed_kilobytes: The same, compressed by zlib.
     """
 
     network: str
     method: str
     seed: int
-    config: str
     top1: float
     macs: int
     nonzero: int
@@ -139,7 +137,7 @@ def compare_compressions(
     if not seeds or not all(TRAINED_ON in methods for methods in networks.values()):
         raise MMRepMLPError(f"configs={list(map(str, configs))}: expected {TRAINED_ON}_NAME.py beside each, and seeds.")
     Path(work_dir).mkdir(parents=True, exist_ok=True)
-    log, results = Path(work_dir, "trainings.log"), []
+    log = Path(work_dir, "trainings.log")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, work_quietly, (str(log.absolute()),)) as pool:
         try:
@@ -151,11 +149,15 @@ def compare_compressions(
                 for method, file in methods.items()
                 for seed in seeds
             ]
-            results = wait_for([pool.submit(job) for job in jobs], "compression")
+            compressed = wait_for([pool.submit(job) for job in jobs], "compression")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    milliseconds = {config.stem: time_networks(results, config.stem, repeats) for config in networks}
+    milliseconds = {}
+    for network in networks:
+        left = {result.method: file for result, file in reversed(compressed) if result.network == network.stem}
+        milliseconds[network.stem] = time_networks(dict(reversed(left.items())), repeats)
+    results = [result for result, _ in compressed]
     comparison = Comparison({"repeats": repeats, **CPU.environment()}, results, milliseconds)
     if out:
         with atomic_write(out) as temporary:
@@ -195,8 +197,10 @@ def train_base(config: Path, work_dir: str | Path, seed: int) -> None:
     train_once(config, base_folder(config, work_dir, seed), seed)
 
 
-def compress_one(config: Path, method: str, file: Path, work_dir: str | Path, seed: int, share: float) -> Result:
-    """Compress a trained network, and test what is left."""
+def compress_one(
+    config: Path, method: str, file: Path, work_dir: str | Path, seed: int, share: float
+) -> tuple[Result, Path]:
+    """Compress a trained network, and test what is left; also returns its config."""
     folder = Path(work_dir, f"{method}_{config.stem}_seed{seed}")
     start = latest_checkpoint(base_folder(config, work_dir, seed))
     if method == MAGNITUDE:
@@ -214,17 +218,17 @@ def compress_one(config: Path, method: str, file: Path, work_dir: str | Path, se
         model = build_model(read_config(file), unwrap(content))
     state = model.state_dict()
     packed = b"".join(tensor.numpy().tobytes() for tensor in state.values())
-    return Result(
+    result = Result(
         network=config.stem,
         method=method,
         seed=seed,
-        config=str(file),
         top1=evaluate_weights(file, state, str(folder / "test"))["accuracy/top1"],
         macs=count_macs(model),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         kilobytes=len(packed) / 1e3,
         compressed_kilobytes=len(zlib.compress(packed)) / 1e3,
     )
+    return result, file
 
 
 def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: float) -> tuple[Path, Path]:
@@ -264,13 +268,11 @@ def score_channels(model: nn.Module) -> tuple[dict[str, ChannelGroup], dict[str,
     return groups, scores
 
 
-def time_networks(results: Sequence[Result], network: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Milliseconds for one image of what the methods left of a network with the first seed, in interleaved calls."""
-    first = {row.method: row.config for row in reversed(results) if row.network == network}
-    first = {method: first[method] for method in dict.fromkeys(row.method for row in results) if method in first}
+def time_networks(configs: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds for one image of networks, by name and runtime, in interleaved calls."""
     calls = {}
     with TemporaryDirectory() as folder:
-        for method, config in first.items():
+        for method, config in configs.items():
             models, size = build_whole(config, None, None)
             images = torch.randn(1, 3, *size)
             path = Path(folder, method)
@@ -278,10 +280,10 @@ def time_networks(results: Sequence[Result], network: str, repeats: int) -> dict
             workload = Workload(models[OURS], models[OURS], images, path, CPU)
             calls |= {(method, runtime): RUNTIMES[runtime](workload) for runtime in ("eager", "openvino")}
         with torch.inference_mode():
-            seconds = interleave(calls, repeats, f"{network}, one image")
+            seconds = interleave(calls, repeats, "one image")
     return {
         method: {runtime: 1e3 * statistics.median(seconds[method, runtime]) for runtime in ("eager", "openvino")}
-        for method in first
+        for method in configs
     }
 
 
