@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 import torch
 from mmengine.config import Config
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from dev.repeated import mean_and_deviation, train_once
 from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, unwrap
-from mmrepmlp.compression import ChannelGroup, Compressed
-from mmrepmlp.compression.groups import internal_group, trace
+from mmrepmlp.compression import ChannelGroup, Compressed, find_groups
+from mmrepmlp.compression.groups import trace
 from mmrepmlp.compression.macs import MacsOfWidths
 from mmrepmlp.compression.reduce import keep_filters
 from mmrepmlp.errors import MMRepMLPError
@@ -155,8 +155,12 @@ def compare_compressions(
             raise
     milliseconds = {}
     for network in networks:
-        left = {result.method: file for result, file in reversed(compressed) if result.network == network.stem}
-        milliseconds[network.stem] = time_networks(dict(reversed(left.items())), repeats)
+        first = {
+            result.method: file
+            for result, file in compressed
+            if (result.network, result.seed) == (network.stem, seeds[0])
+        }
+        milliseconds[network.stem] = time_networks(first, repeats)
     results = [result for result, _ in compressed]
     comparison = Comparison({"repeats": repeats, **CPU.environment()}, results, milliseconds)
     if out:
@@ -236,8 +240,8 @@ def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: floa
     all weights of their channels; write config and weights of what is left."""
     cfg = load_config(config)
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
-    groups, scores = score_channels(model)
-    macs = MacsOfWidths(model, groups)
+    groups = find_groups(model)
+    scores, macs = score_channels(model, groups), MacsOfWidths(model, groups)
     for percent in reversed(range(1, 100)):
         widths = {name: max(1, round(percent / 100 * group.channels)) for name, group in groups.items()}
         if macs.share(widths) <= share:
@@ -252,20 +256,17 @@ def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: floa
     return written, weights
 
 
-def score_channels(model: nn.Module) -> tuple[dict[str, ChannelGroup], dict[str, torch.Tensor]]:
-    """What can be removed from a model, and how much torch-pruning makes of each of the channels."""
+def score_channels(model: nn.Module, groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
+    """How much torch-pruning makes of each channel of each group, shape (channels,)."""
     from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
     graph, names = trace(model)
-    groups, scores, importance = {}, {}, GroupMagnitudeImportance()
+    scores, importance = {}, GroupMagnitudeImportance()
     for module, name in names.items():
-        if module in graph.module2node and isinstance(module, (nn.Conv2d, nn.Linear)):
-            group = internal_group(graph, names, module)
-            if group is not None:
-                prune = graph.get_pruner_of_module(module).prune_out_channels
-                groups[name] = group
-                scores[name] = importance(graph.get_pruning_group(module, prune, list(range(group.channels))))
-    return groups, scores
+        if name in groups:
+            prune = graph.get_pruner_of_module(module).prune_out_channels
+            scores[name] = importance(graph.get_pruning_group(module, prune, list(range(groups[name].channels))))
+    return scores
 
 
 def time_networks(configs: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
