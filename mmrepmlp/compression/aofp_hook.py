@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -137,8 +138,9 @@ class AOFPHook(GradientHook):
                 return
             seen = torch.ones(self.groups[name].channels, device=output.device, dtype=inputs[0].dtype)
             seen[ablated] = 0
-            shape = (1, -1, 1, 1) if inputs[0].dim() == 4 else (-1,)
-            without = module.forward(inputs[0] * seen.view(shape))
+            shape = (-1,) if isinstance(module, nn.Linear) else (1, -1, 1, 1)
+            with statistics_kept(module):
+                without = module.forward(inputs[0] * seen.view(shape))
             base, other = (activation(normalize(norm, x)).double() for x in (output, without))
             self.changes[name] += torch.stack([(base - other).square().sum(), base.square().sum()]).cpu()
 
@@ -179,7 +181,7 @@ class AOFPHook(GradientHook):
         self.ablated = {name: self.draw(name) for name in self.groups}
 
     def drop(self) -> None:
-        """Read the filters that are gone with weights of zero."""
+        """Let the filters that are gone give zeros."""
         for name, group in self.groups.items():
             if not all(mask := self.searches[name].mask):
                 zero_filters(self.model, group, [i for i, present in enumerate(mask) if present])
@@ -197,6 +199,17 @@ class AOFPHook(GradientHook):
         share = self.macs.share(self.widths())
         level = logging.WARNING if share > self.target else logging.INFO
         print_log(f"AOFP leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current", level=level)
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let the batch norms of a module learn nothing from what it is called on."""
+    tracking = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = not norm.training
+    yield
+    for norm in tracking:
+        norm.track_running_stats = True
 
 
 def normalize(norm: _BatchNorm | None, x: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class Compactor(nn.Module):
         self.weight = nn.Parameter(torch.eye(channels)[..., None, None])
         self.register_buffer("mask", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, D, H, W) to the same shape; a matrix of D features to another."""
-        return F.conv2d(x, self.weight) if x.dim() == 4 else F.linear(x, self.weight.flatten(1))
+    def forward(self, x: Tensor, features_last: bool = False) -> Tensor:
+        """Map (N, D, H, W) to the same shape; (..., D) where features are last, as behind linear layers."""
+        return F.linear(x, self.weight.flatten(1)) if features_last else F.conv2d(x, self.weight)
 
     def norms(self) -> Tensor:
         """Euclidean norm of each row, shape (D,)."""
@@ -47,7 +47,7 @@ class Compacted:
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer gives, behind the compactor."""
-        return self.compactor(super().forward(x))
+        return self.compactor(super().forward(x), isinstance(self, nn.Linear) or x.dim() == 2)
 
     def to_affine(self) -> Affine:
         """Layer and compactor as one multiplication, of a norm by a matrix (D, D), and an addition."""

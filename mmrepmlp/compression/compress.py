@@ -58,7 +58,7 @@ def find_reductions(model: nn.Module, state: Mapping[str, dict]) -> list[Reducti
     masks = state.get("AOFPHook", {}).get("masks", {})
     if not (compactors or clusters or masks):
         return []
-    groups = find_groups(model)
+    groups = find_groups(model, streams=True)
     for name in [*clusters, *masks]:
         kept = clusters.get(name, masks.get(name))
         if name not in groups or groups[name].channels != len(kept):
@@ -66,7 +66,7 @@ def find_reductions(model: nn.Module, state: Mapping[str, dict]) -> list[Reducti
     reductions = [
         Reduction(group, partial(vanish, group=group), partial(fuse_compactor, group=group))
         for group in groups.values()
-        if (group.norm or group.writer) in compactors
+        if group.removable and group.last in compactors
     ]
     for name, numbers in clusters.items():
         settings = dict(group=groups[name], clusters=list(numbers))

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from mmengine.dist import broadcast_object_list
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, refuse_taken_apart, shrinkage
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
+from mmrepmlp.compression.reduce import layers_with_rows
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS
 
@@ -23,36 +26,43 @@ class CSGDHook(GradientHook):
     When the training begins, the filters of each layer are clustered by k-means. From then on the filters of a cluster
     share the mean of their gradients and are pulled towards each other, so that they end up equal, as do their norms'
     parameters. ``mmrepmlp reparameterize`` keeps one filter of each cluster and lets the next layers read the sum.
-    Start from a trained checkpoint (``load_from``). With AdamW, whose step forgets the size of a gradient, the pull is
-    beside the gradient, as its weight decay is.
+    Layers that write one residual stream share the clusters of the one that begins it, and the branches of a
+    re-parameterizable convolution those of its equivalent kernel. Start from a trained checkpoint (``load_from``). With
+    AdamW, whose step forgets the size of a gradient, the pull is beside the gradient, as its weight decay is.
 
     Args:
         keep: Share of the filters that remain in each layer. Default: 0.5.
         strength: Strength of the pull. Default: 0.05, as on ImageNet; 0.003 on CIFAR-10.
         layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
             that can be, see :func:`find_groups`.
+        streams: Whether to merge filters of layers that write the same channels as well: residual streams, the lateral
+            convolutions of an FPN. Default: False.
 
     Raises:
         CompressionError: Filters would not become equal over the schedule, filters of a layer cannot be removed, or the
             optimizer is neither SGD nor AdamW.
     """
 
-    def __init__(self, keep: float = 0.5, strength: float = 0.05, layers: list[str] | None = None) -> None:
+    def __init__(
+        self, keep: float = 0.5, strength: float = 0.05, layers: list[str] | None = None, streams: bool = False
+    ) -> None:
         super().__init__()
         if not 0 < keep < 1:
             raise ValueError(f"keep={keep}: expected a share above 0 and below 1.")
         if strength <= 0:
             raise ValueError(f"strength={strength}: expected a positive number.")
-        self.keep, self.strength, self.layers = keep, strength, layers
+        self.keep, self.strength, self.layers, self.streams = keep, strength, layers, streams
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
         """Cluster the filters, or take the clusters of the training that is resumed."""
         model = get_model(runner)
-        groups = find_groups(model, self.layers)
+        groups = find_groups(model, self.layers, self.streams)
+        refuse_frozen_norms(model, groups.values())
         if state is None:
-            clusters = [{name: cluster(model.get_submodule(name).weight, self.keep).tolist() for name in groups}]
+            clusters = [{name: cluster(filters(model, group), self.keep, group.sets) for name, group in groups.items()}]
             broadcast_object_list(clusters)
             self.clusters = clusters[0]
+            share_statistics(model, groups, self.clusters)
         else:
             self.clusters = state["clusters"]
         self.pulled = [
@@ -129,27 +139,67 @@ class PulledParameter:
 def pulled_parameters(
     model: nn.Module, group: ChannelGroup, clusters: Tensor, strength: float
 ) -> list[PulledParameter]:
-    """The parameters of a layer and of its norm that have a row for each channel."""
-    writer, norm = model.get_submodule(group.writer), group.norm and model.get_submodule(group.norm)
-    rest = [writer.bias, getattr(norm, "weight", None), getattr(norm, "bias", None)]
-    return [PulledParameter(writer.weight, clusters, strength, True)] + [
-        PulledParameter(parameter, clusters, OF_NORMS * strength, False) for parameter in rest if parameter is not None
-    ]
+    """The parameters of layers and norms that have a row for each channel."""
+    parameters = [p for layer in layers_with_rows(model, group) for p in layer.parameters(recurse=False)]
+    return [PulledParameter(p, clusters, strength * (1 if p.dim() > 1 else OF_NORMS), p.dim() > 1) for p in parameters]
 
 
-def cluster(weight: Tensor, keep: float) -> Tensor:
+def filters(model: nn.Module, group: ChannelGroup) -> Tensor:
+    """The filters that are clustered: of the layer that others follow; of branches the equivalent kernel's."""
+    layer = model.get_submodule(group.writer)
+    return layer.get_equivalent_kernel_bias().weight if hasattr(layer, "get_equivalent_kernel_bias") else layer.weight
+
+
+def refuse_frozen_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
+    """Refuse channels behind batch norms with parameters that are not trained, which never become equal."""
+    for group in groups:
+        for layer in layers_with_rows(model, group):
+            if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+                raise CompressionError(
+                    f"The filters of {group.writer} cannot become equal: parameters behind them are frozen (norm_cfg "
+                    "with requires_grad=False?). Train them, or leave the layer out (layers)."
+                )
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module, groups: Mapping[str, ChannelGroup], clusters: Mapping[str, list[int]]) -> None:
+    """Give the filters of a cluster the same running statistics in batch norms that stay in eval mode in training
+    (``norm_eval``), in place; scale and shift make up for it."""
+    training = model.training
+    model.train()
+    for name, group in groups.items():
+        for norm in layers_with_rows(model, group):
+            if isinstance(norm, _BatchNorm) and not norm.training and norm.affine:
+                pulled = PulledParameter(norm.weight, torch.tensor(clusters[name]), 0.0, False)
+                mean, variance = pulled.mean(norm.running_mean), pulled.mean(norm.running_var)
+                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                norm.bias += scale * (mean - norm.running_mean)
+                norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(variance)
+    model.train(training)
+
+
+def cluster(weight: Tensor, keep: float, sets: int = 1) -> list[int]:
     """Cluster filters by k-means.
 
     Args:
         weight: Shape (D, ...).
         keep: Share of D that the number of clusters is.
+        sets: Number S of sets; filter ``d`` belongs to set ``d % S``. Default: 1.
 
     Returns:
-        Number of the cluster of each filter, shape (D,), counted in the order in which they occur.
+        Number of the cluster of each filter. Each set has as many clusters, and cluster ``k`` is one of set ``k % S``;
+        those of a set are counted in the order in which they occur.
     """
     from sklearn.cluster import KMeans
 
     rows = weight.detach().flatten(1).double().cpu().numpy()
-    labels = KMeans(max(1, round(keep * len(rows))), n_init="auto", random_state=0).fit(rows).labels_
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.tolist()))}
-    return torch.tensor([numbers[label] for label in labels.tolist()])
+    number, clusters = max(1, round(keep * len(rows) / sets)), [0] * len(rows)
+    for index in range(sets):
+        labels = KMeans(number, n_init="auto", random_state=0).fit(rows[index::sets]).labels_.tolist()
+        for label in set(range(number)) - set(labels):  # where filters are equal already
+            labels[next(i for i, other in enumerate(labels) if labels.count(other) > 1)] = label
+        order = list(dict.fromkeys(labels))
+        clusters[index::sets] = [order.index(label) * sets + index for label in labels]
+    return clusters

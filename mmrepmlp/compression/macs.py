@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model costs at other widths."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrepmlp.compression.compactor import remove_compactors
-from mmrepmlp.compression.groups import ChannelGroup, call
+from mmrepmlp.compression.groups import ChannelGroup, call, plain_copy
 from mmrepmlp.models import image_channels, image_size
 
 
@@ -36,7 +34,7 @@ class MacsOfWidths:
         factors: dict[str, float] = {}
         for name, group in self.groups.items():
             factor = widths.get(name, group.channels) / group.channels
-            for layer in (group.writer, *group.readers):
+            for layer in (*group.writers, *group.readers):
                 factors[layer] = factors.get(layer, 1.0) * factor
         saved = sum(self.of_layers[layer] * (1 - factor) for layer, factor in factors.items())
         return 1 - saved / self.total
@@ -45,11 +43,8 @@ class MacsOfWidths:
 @torch.no_grad()
 def count(model: nn.Module) -> tuple[int, dict[str, int]]:
     """Multiply-adds of a model without compactors on one image, of the whole and of each module by name."""
-    like = next(model.parameters())
-    model = copy.deepcopy(model).float()
-    remove_compactors(model)
-    model.eval()
-    images = torch.randn(1, image_channels(model), *image_size(model), device=like.device)
+    model = plain_copy(model)
+    images = torch.randn(1, image_channels(model), *image_size(model), device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:
         call(model, images)
     root = type(model).__name__

@@ -10,9 +10,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrepmlp.compression.compactor import VANISHED, Compactor, remove_compactor
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError
+from mmrepmlp.models.convs import ReparameterizableConv2d
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import affine, fuse_after
 from mmrepmlp.reparam.fuse import to_float64
+
+
+def plain_layer(model: nn.Module, name: str) -> nn.Module:
+    """A layer of a model; a re-parameterizable convolution is fused, and what that leaves is the layer."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, ReparameterizableConv2d):
+        return layer
+    layer.switch_to_deploy()
+    return layer.reparam
+
+
+def layers_with_rows(model: nn.Module, group: ChannelGroup) -> list[nn.Module]:
+    """The layers with a row of parameters for each channel of a group; branches of convolutions one by one."""
+    layers = [model.get_submodule(name) for name in (*group.writers, *group.norms)]
+    return [
+        part
+        for layer in layers
+        for part in (layer.output_layers() if isinstance(layer, ReparameterizableConv2d) else [layer])
+    ]
 
 
 @torch.no_grad()
@@ -26,20 +46,21 @@ def keep_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> 
         group: The channels.
         kept: Indices of the filters to keep, in their order.
     """
-    index = torch.tensor(kept, device=model.get_submodule(group.writer).weight.device)
-    narrow(model.get_submodule(group.writer), outputs=index)
-    if group.norm:
-        narrow(model.get_submodule(group.norm), outputs=index)
-    for reader in group.readers:
-        narrow(model.get_submodule(reader), inputs=index)
+    index = torch.tensor(kept, device=next(model.parameters()).device)
+    for name in (*group.writers, *group.norms):
+        narrow(plain_layer(model, name), outputs=index)
+    for name in group.readers:
+        narrow(plain_layer(model, name), inputs=index)
 
 
 @torch.no_grad()
 def zero_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
-    """Let the layers that read a group of channels see zeros in all but some, in place."""
+    """Let all filters of a removable group give zeros but some, in place."""
     gone = sorted(set(range(group.channels)) - set(kept))
-    for reader in group.readers:
-        model.get_submodule(reader).weight[:, gone] = 0
+    last = model.get_submodule(group.last)
+    layers = last.output_layers() if isinstance(last, ReparameterizableConv2d) else [last]
+    for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
+        parameter[gone] = 0
 
 
 @torch.no_grad()
@@ -52,8 +73,8 @@ def equalize(model: nn.Module, group: ChannelGroup, clusters: Sequence[int]) -> 
         clusters: Number of the cluster of each filter.
     """
     first = [clusters.index(number) for number in clusters]
-    for layer in (group.writer, group.norm):
-        for tensor in model.get_submodule(layer).state_dict().values() if layer else ():
+    for layer in layers_with_rows(model, group):
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
             if tensor.dim():
                 tensor.copy_(tensor[first])
 
@@ -67,14 +88,14 @@ def merge_clusters(model: nn.Module, group: ChannelGroup, clusters: Sequence[int
     Args:
         model: The model that the group was found in.
         group: The channels.
-        clusters: Number of the cluster of each filter.
+        clusters: Number of the cluster of each filter. What is kept has the order of these numbers.
     """
     first = [clusters.index(number) for number in clusters]
-    for reader in map(model.get_submodule, group.readers):
+    for reader in [plain_layer(model, name) for name in group.readers]:
         weight = to_float64(reader.weight)
         index = torch.tensor(first, device=weight.device)
         reader.weight.copy_(torch.zeros_like(weight).index_add_(1, index, weight))
-    keep_filters(model, group, sorted(set(first)))
+    keep_filters(model, group, [clusters.index(number) for number in range(max(clusters) + 1)])
 
 
 def remaining_rows(compactor: Compactor) -> list[int]:
@@ -86,7 +107,7 @@ def remaining_rows(compactor: Compactor) -> list[int]:
 @torch.no_grad()
 def vanish(model: nn.Module, group: ChannelGroup) -> None:
     """Set the rows of a group's compactor that have all but vanished to zero, in place."""
-    compactor = model.get_submodule(group.norm or group.writer).compactor
+    compactor = model.get_submodule(group.last).compactor
     gone = sorted(set(range(group.channels)) - set(remaining_rows(compactor)))
     compactor.weight[gone] = 0
 
@@ -97,21 +118,18 @@ def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
 
     What is left of a norm is its shift alone.
     """
-    last = model.get_submodule(group.norm or group.writer)
-    kept = remaining_rows(last.compactor)
-    writer = model.get_submodule(group.writer)
-    if group.norm:
-        fused = fuse_after(affine(writer), affine(last))
-        remove_compactor(last)
+    writer, last = plain_layer(model, group.writer), model.get_submodule(group.last)
+    kept, fused = remaining_rows(last.compactor), affine(writer)
+    if group.norms:
+        fused = fuse_after(fused, affine(last))
         make_shift(last, fused.bias)
         if writer.bias is not None:
             writer.bias.zero_()
+    elif writer.bias is None:
+        raise CompressionError(f"{group.writer} has neither a norm nor a bias for the compactor behind it.")
     else:
-        fused = affine(writer)
-        remove_compactor(writer)
-        if writer.bias is None:
-            raise CompressionError(f"{group.writer} has neither a norm nor a bias for the compactor behind it.")
         writer.bias.copy_(fused.bias)
+    remove_compactor(last)
     writer.weight.copy_(fused.weight)
     keep_filters(model, group, kept)
 
@@ -157,8 +175,8 @@ def width_of(layer: nn.Module) -> list[int]:
 
 def changed_widths(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, list[int]]:
     """The widths of all layers that belong to groups, by name, as :func:`PrunedModel` takes them."""
-    names = {name for group in groups.values() for name in (group.writer, group.norm, *group.readers) if name}
-    return {name: width_of(model.get_submodule(name)) for name in sorted(names)}
+    names = {name for group in groups.values() for name in (*group.writers, *group.norms, *group.readers)}
+    return {name: width_of(plain_layer(model, name)) for name in sorted(names)}
 
 
 @MODELS.register_module()
@@ -168,7 +186,8 @@ def PrunedModel(model: dict, widths: dict[str, Sequence[int]], **settings: objec
     Args:
         model: Config of the model with its original widths, looked up in the current default scope.
         widths: For the name of each layer that is narrower the number of its outputs and of its inputs, for that of a
-            batch norm the number of its channels. A norm that is fused in the deploy form is passed over.
+            batch norm the number of its channels. A norm that is fused in the deploy form is passed over, and a
+            re-parameterizable convolution is built fused.
         **settings: Further arguments of the model, where its config does not set them.
 
     Raises:
@@ -177,10 +196,10 @@ def PrunedModel(model: dict, widths: dict[str, Sequence[int]], **settings: objec
     network = ROOT.build({**settings, **model})
     modules = dict(network.named_modules())
     for name, sizes in widths.items():
-        layer = modules.get(name)
-        if isinstance(layer, nn.Identity):
+        if isinstance(modules.get(name), nn.Identity):
             continue
-        if layer is None or not hasattr(layer, "weight"):
+        layer = plain_layer(network, name) if name in modules else None
+        if not hasattr(layer, "weight"):
             raise CompressionError(f"widths: the model has no layer {name!r}.")
         present = width_of(layer)
         if len(sizes) != len(present) or any(not 0 < size <= now for size, now in zip(sizes, present)):

@@ -13,19 +13,15 @@ from torch.optim import Optimizer
 
 from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, compactors_in, reattach_compactors
 from mmrepmlp.compression.gradient_hook import GradientHook, learning_rates
-from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
+from mmrepmlp.compression.groups import CompressionError, find_groups
 from mmrepmlp.compression.macs import MacsOfWidths
 from mmrepmlp.compression.reduce import remaining_rows
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
+from mmrepmlp.models.convs import ReparameterizableConv2d
 from mmrepmlp.registry import HOOKS, MODELS
 
 EPOCHS_BEFORE = 5  # the first masks, in both of the published trainings
 LARGEST = 1.5  # norm of a row that is masked; those that have hardly moved have 1
-
-
-def compacted_layer(group: ChannelGroup) -> str:
-    """Name of the layer that a group's compactor is behind: its norm, or else the layer that computes the channels."""
-    return group.norm or group.writer
 
 
 @MODELS.register_module()
@@ -46,7 +42,13 @@ def ResRep(model: dict, layers: list[str] | None = None, **settings: object) -> 
     """
     network = ROOT.build({**settings, **model})
     for group in find_groups(network, layers).values():
-        add_compactor(network.get_submodule(compacted_layer(group)), group.channels)
+        last = network.get_submodule(group.last)
+        if isinstance(last, ReparameterizableConv2d):
+            raise CompressionError(
+                f"{group.last} has branches and no batch norm behind it for a compactor. Leave it out (layers), or put "
+                "a batch norm behind it."
+            )
+        add_compactor(last, group.channels)
     return network
 
 
@@ -103,7 +105,7 @@ class ResRepHook(GradientHook):
                 f"{type(model).__name__} has no compactors: give the config model=dict(type='mmrepmlp.ResRep', "
                 "model=...) around its model."
             )
-        groups = {compacted_layer(group): group for group in find_groups(model).values()}
+        groups = {group.last: group for group in find_groups(model).values()}
         self.macs = MacsOfWidths(model, {name: groups[name] for name in self.compactors})
         smallest = self.macs.share(dict.fromkeys(self.compactors, 1))
         if smallest > self.target:

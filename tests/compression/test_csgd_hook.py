@@ -120,7 +120,16 @@ def test_filters_are_clustered_by_their_distance():
     centers = 10 * torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     members = torch.tensor([0, 1, 0, 2, 2, 1])
     noise = 0.01 * torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(cluster(centers[members] + noise, 0.5), members)
+    assert cluster(centers[members] + noise, 0.5) == members.tolist()
+
+
+@pytest.mark.parametrize("sets, equal", [(1, False), (4, False), (3, True)])
+def test_each_set_has_as_many_clusters_and_they_stay_in_their_set(sets, equal):
+    weight = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
+    weight = weight[:1].expand_as(weight) if equal else weight
+    clusters = cluster(weight, 0.5, sets)
+    assert all(number % sets == index % sets for index, number in enumerate(clusters))
+    assert set(clusters) == set(range(12))
 
 
 def test_a_training_ends_in_equal_filters_and_resumes_bit_for_bit(tmp_path):

@@ -70,6 +70,11 @@ class ChainBranch(nn.Module):
         """Run both."""
         return self.second(self.first(x))
 
+    def output_layers(self) -> list[nn.Module]:
+        """The layers with a row for each output channel: those behind, and an average lets the first one's through."""
+        own = [self.first.conv, self.first.bn.bn] if isinstance(self.second.conv, Average) else []
+        return [*own, self.second.conv, self.second.bn]
+
     def to_affine(self) -> Affine:
         """Kernel (O, I / groups, h, w) and bias (O,)."""
         first, second = fuse_after(affine(self.first.conv), affine(self.first.bn.bn)), affine(self.second)

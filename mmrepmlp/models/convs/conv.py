@@ -113,6 +113,13 @@ class ReparameterizableConv2d(Reparameterizable):
         inside = {name: "second.bn" if isinstance(branch, ChainBranch) else "bn" for name, branch in branches}
         return {f"branches.{name}.{path}": self.branches[name].get_submodule(path) for name, path in inside.items()}
 
+    def output_layers(self) -> list[nn.Module]:
+        """The layers with a row for each output channel, which make two channels equal if their rows are."""
+        if self.fused:
+            return [self.reparam]
+        branches = self.branches.values()
+        return [x for b in branches for x in (b.output_layers() if isinstance(b, ChainBranch) else b.children())]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) as the nn.Conv2d of the same arguments does."""
         if self.fused:

@@ -153,9 +153,12 @@ class RepMLPNet(StagedBackbone):
         return [(stage[0].repmlp_block.h, stage[0].repmlp_block.w) for stage in self.stages]
 
     @property
-    def unit_widths(self) -> dict[str, list[list[int]]]:
-        """``ffn_channels`` and ``gp_channels`` of the stages that are built, as they are."""
+    def widths(self) -> dict[str, object]:
+        """``arch``, ``ffn_channels`` and ``gp_channels`` of a network with layers as wide as this one's are."""
+        convs = [self.patch_embed.projection, *(layer.conv for layer in self.downsample_layers)]
+        channels = [conv.out_channels for conv in convs] + self.channels[self.num_built :]
         return dict(
+            arch={**self.arch_settings, "channels": channels},
             ffn_channels=[[unit.ffn_block.ffn_fc1.conv.out_channels for unit in stage] for stage in self.stages],
             gp_channels=[[unit.repmlp_block.gp.conv1.conv.out_channels for unit in stage] for stage in self.stages],
         )
@@ -199,7 +202,7 @@ class RepMLPNet(StagedBackbone):
 
     def deploy_layers(self) -> dict[str, nn.Module]:
         """``final_norm``, a scale and a shift."""
-        return {"final_norm": ScaleShift(self.channels[-1])}
+        return {"final_norm": ScaleShift(self.widths["arch"]["channels"][-1])}
 
     def locality_injection(self) -> None:
         """The authors' name for :meth:`switch_to_deploy`."""

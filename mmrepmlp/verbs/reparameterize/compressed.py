@@ -12,7 +12,7 @@ from torch import nn
 import mmrepmlp.compression as compression
 from mmrepmlp.compression.compactor import compactors_in
 from mmrepmlp.compression.compress import Compressed
-from mmrepmlp.compression.reduce import changed_widths
+from mmrepmlp.compression.reduce import changed_widths, plain_layer
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs
@@ -39,7 +39,7 @@ def compressed_config(cfg: Config, compressed: Compressed) -> Config:
             part = cfg
             for key in path.split("."):
                 part = part[key]
-            part.update(network.unit_widths)
+            part.update(network.widths)
             widths = {
                 layer: sizes for layer, sizes in widths.items() if not f"{layer}.".startswith(f"{name}.".lstrip("."))
             }
@@ -95,7 +95,7 @@ def compare_compressed(model: nn.Module, compressed: Compressed) -> list[Differe
 def compressed_channels(compressed: Compressed) -> dict[str, tuple[int, int]]:
     """How many channels each layer computed and computes, by name."""
     return {
-        name: (group.channels, len(compressed.model.get_submodule(name).weight))
+        name: (group.channels, len(plain_layer(compressed.model, name).weight))
         for name, group in compressed.groups.items()
     }
 

@@ -28,8 +28,8 @@ def clustered(trained, tmp_path_factory):
     source = load_from_local(trained.checkpoint)
     model = build_model(Config.fromfile(CONFIG), source["state_dict"])
     clusters = {}
-    for name, group in find_groups(model).items():
-        clusters[name] = cluster(model.get_submodule(name).weight, 0.5).tolist()
+    for name, group in find_groups(model, streams=True).items():
+        clusters[name] = cluster(model.get_submodule(name).weight, 0.5, group.sets)
         equalize(model, group, clusters[name])
     path = tmp_path_factory.mktemp("csgd") / "csgd.pth"
     save_checkpoint(
@@ -46,21 +46,26 @@ def small(clustered, trained, tmp_path_factory):
 
 
 def test_merged_filters_and_fused_branches_are_one_proved_conversion(small, trained):
-    assert all(after == before // 2 for before, after in small.channels.values()) and len(small.channels) == 10
+    streams = {"backbone.patch_embed.projection", *(f"backbone.downsample_layers.{i}.conv" for i in range(3))}
+    assert len(small.channels) == 14 and streams < set(small.channels)
+    assert all(after == before // 2 for name, (before, after) in small.channels.items() if name not in streams)
     removal, training = small.compression
     assert removal.relative < 1e-12 and training.relative < 1e-12
     assert small.same_predictions == 1.0 and len(set(small.metrics["accuracy/top1"])) == 1
     assert small.parameters[1] < 0.85 * small.parameters[0] and small.macs[1] < 0.75 * small.macs[0]
     table = render(small.table())
-    assert "channels of 10 layers" in table and "removal of channels" in table
+    assert "channels of 14 layers" in table and "removal of channels" in table
     assert json.loads(small.checkpoint.with_suffix(".json").read_text())["compression"][0]["dtype"] == "float64"
 
 
 def test_widths_of_a_repmlpnet_are_arguments_and_its_config_needs_no_tracing(small):
     cfg = Config.fromfile(small.config)
+    assert cfg.model.type == "mmrepmlp.PrunedModel" and cfg.model.widths == {"head.fc": [10, 128]}
+    cfg.model = cfg.model.model
+    assert cfg.model.backbone.arch.channels == [12, 24, 48, 128]  # as many in each set
     assert cfg.model.type == "ImageClassifier" and cfg.model.backbone.ffn_channels == [[48], [96], [192, 192], [384]]
     assert cfg.model.backbone.gp_channels == [[3], [6], [12, 12], [24]] and cfg.model.backbone.deploy
-    assert count_macs(build_untrained(cfg)) == small.macs[1]
+    assert count_macs(build_untrained(Config.fromfile(small.config))) == small.macs[1]
 
 
 def test_the_smaller_network_is_tested_and_deployed_as_any_other(small, trained, tmp_path):
@@ -126,5 +131,5 @@ def test_a_network_of_another_package_is_written_as_a_pruned_model(tmp_path):
 
 
 def test_a_smaller_checkpoint_with_the_original_config_names_what_does_not_fit(small):
-    with pytest.raises(ValueError, match=r"belongs to another RepMLPNet: bottlenecks \[3, 6, 12, 24\]"):
+    with pytest.raises(ValueError, match=r"belongs to another RepMLPNet: channels \[12, 24, 48, 128\]"):
         build_model(deploy_config(Config.fromfile(CONFIG)), load_from_local(small.checkpoint)["state_dict"])
