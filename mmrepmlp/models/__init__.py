@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .cifar_resnet import CIFARResNet
 from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
 from .deploy_form import DeployForm
 from .images import image_channels, image_size
@@ -8,6 +9,7 @@ from .repopt_vgg import RepOptVGG
 
 __all__ = [
     "ACBConv2d",
+    "CIFARResNet",
     "DBBConv2d",
     "DeployForm",
     "RepMLPBlock",

@@ -9,8 +9,10 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS, DefaultScope
 
+from mmrepmlp.compression import find_groups
 from mmrepmlp.compression.compactor import compactors_in
-from mmrepmlp.verbs.model import build_untrained
+from mmrepmlp.models import CIFARResNet
+from mmrepmlp.verbs.model import build_untrained, count_macs
 
 pytestmark = pytest.mark.slow
 FILES = [
@@ -18,7 +20,7 @@ FILES = [
     for file in sorted((Path(__file__).parents[2] / "configs/compression").glob("*.py"))
     if file.stem.startswith(("aofp", "csgd", "gsm", "resrep"))
 ]
-IMAGES = dict(in1k=1281167, sheets=10000)
+IMAGES = dict(in1k=1281167, sheets=10000, cifar10=50000)
 
 
 class Loop:
@@ -26,6 +28,16 @@ class Loop:
 
     def __init__(self, epochs: int, iterations: int) -> None:
         self.iter, self.max_iters, self.train_dataloader = 0, epochs * iterations, range(iterations)
+
+
+def test_resnet56_has_the_size_of_the_papers():
+    cfg = Config.fromfile(FILES[0].with_name("resnet56_1xb64_cifar10.py"))
+    model = build_untrained(cfg)
+    assert count_macs(model) == 125_747_840
+    assert len(find_groups(model)) == 27  # the first convolution of each block
+    assert {len(group.writers) for group in find_groups(model, streams=True).values()} == {1, 10}
+    with pytest.raises(ValueError, match=r"depth=55: expected 6 n \+ 2 layers"):
+        CIFARResNet(55)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -44,9 +44,12 @@ def test_modelindex_finds_no_fault_and_every_config_once(index):
     assert sorted(model.config for model in index.models) == CONFIGS
     collections = {"dbb": "DBB", "acb": "ACNet", "repopt_vgg": "RepOpt-VGG"}
     collections |= dict.fromkeys(("repmlp_resnet", "pspnet"), "RepMLP-ResNet")
+    collections |= {"aofp": "AOFP", "csgd": "C-SGD", "gsm": "GSM", "resrep": "ResRep"}
     for model in index.models:
         assert model.name == Path(model.config).stem
-        assert model.in_collection == collections.get(Path(model.config).parent.name, "RepMLPNet")
+        method = model.name.partition("_")[0].partition("-")[0]  # of compression
+        plain = "ResNet" if "resnet" in model.name else "RepMLPNet"
+        assert model.in_collection == collections.get(Path(model.config).parent.name, collections.get(method, plain))
 
 
 class WithoutValues(torch.nn.Module):

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+# AOFP: a search for filters that a trained ResNet-56 does not miss, with the settings of the authors' code. Train what
+# is left on afterwards. Not run here.
+_base_ = ["resnet56_1xb64_cifar10.py"]
+
+load_from = "work_dirs/resnet56_1xb64_cifar10/epoch_600.pth"
+custom_hooks = [dict(type="mmrepmlp.AOFPHook", target=0.5)]
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = []
