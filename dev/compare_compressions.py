@@ -8,9 +8,8 @@ import os
 import statistics
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -141,19 +140,20 @@ def compare_compressions(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, work_quietly, (str(log.absolute()),)) as pool:
         try:
-            jobs = [partial(train_base, config, work_dir, seed) for config in networks for seed in seeds]
-            wait_for([pool.submit(job) for job in jobs], f"networks, log in {log}")
-            jobs = [
-                partial(compress_one, config, method, file, work_dir, seed, share)
-                for config, methods in networks.items()
-                for method, file in methods.items()
-                for seed in seeds
-            ]
-            compressed = wait_for([pool.submit(job) for job in jobs], "compression")
+            bases = {
+                (config, seed): pool.submit(train_base, config, work_dir, seed) for config in networks for seed in seeds
+            }
+            jobs = []
+            for (config, seed), base in track(bases.items(), f"networks, log in {log}"):
+                base.result()
+                for method, file in networks[config].items():
+                    jobs.append(pool.submit(compress_one, config, method, file, work_dir, seed, share))
+            for job in track(as_completed(jobs), "compression", len(jobs)):
+                job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    milliseconds = {}
+    compressed, milliseconds = [job.result() for job in jobs], {}
     for network in networks:
         first = {
             result.method: file
@@ -184,13 +184,6 @@ def work_quietly(log: str) -> None:
     os.dup2(file, 2)
 
 
-def wait_for(futures: list[Future], title: str) -> list:
-    """The results of jobs in their order; shows how many are done."""
-    for future in track(as_completed(futures), title, len(futures)):
-        future.result()
-    return [future.result() for future in futures]
-
-
 def base_folder(config: Path, work_dir: str | Path, seed: int) -> Path:
     """Folder of the training of a network."""
     return Path(work_dir, f"{config.stem}_seed{seed}")
@@ -209,8 +202,7 @@ def compress_one(
     start = latest_checkpoint(base_folder(config, work_dir, seed))
     if method == MAGNITUDE:
         file, start = prune_by_magnitude(file, start, folder, share)
-    options = {"load_from": str(start)}
-    train_once(file, folder, seed, options)
+    train_once(file, folder, seed, {"load_from": str(start)})
     # Not the checkpoint of the last epoch where the end of the training made another of it.
     checkpoint = next(iter(folder.glob("sparse.pth")), latest_checkpoint(folder))
     content = load_from_local(checkpoint)
