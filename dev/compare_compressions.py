@@ -30,7 +30,7 @@ from mmrepmlp.verbs.benchmark.hardware import CPU
 from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.benchmark.networks import OURS, build_whole
 from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES, Workload
-from mmrepmlp.verbs.config import load_config, read_config
+from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model, count_macs
 from mmrepmlp.verbs.reparameterize.compressed import compressed_config
 from mmrepmlp.verbs.reparameterize.reparameterize import reparameterize_checkpoint
@@ -39,6 +39,10 @@ from mmrepmlp.verbs.train.resume import latest_checkpoint
 
 TRAINED_ON = "finetune"  # the network as it is, trained as long as the others
 MAGNITUDE = "magnitude"  # torch-pruning's choice of filters, trained as long as the others
+# Without processes that load images, which would compete for the cores with those of the pool, and without validation,
+# since what is left of a network is tested.
+OPTIONS = {f"{loader}_dataloader.num_workers": 0 for loader in ("train", "test")}
+OPTIONS |= {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
 HEADER = """\
 | network | method | top-1, % | MACs | weights not 0 | weights, kB | compressed, kB | eager, ms | OpenVINO, ms |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -191,7 +195,7 @@ def base_folder(config: Path, work_dir: str | Path, seed: int) -> Path:
 
 def train_base(config: Path, work_dir: str | Path, seed: int) -> None:
     """Train a network."""
-    train_once(config, base_folder(config, work_dir, seed), seed)
+    train_once(config, base_folder(config, work_dir, seed), seed, OPTIONS)
 
 
 def compress_one(
@@ -202,7 +206,7 @@ def compress_one(
     start = latest_checkpoint(base_folder(config, work_dir, seed))
     if method == MAGNITUDE:
         file, start = prune_by_magnitude(file, start, folder, share)
-    train_once(file, folder, seed, {"load_from": str(start)})
+    train_once(file, folder, seed, {**OPTIONS, "load_from": str(start)})
     # Not the checkpoint of the last epoch where the end of the training made another of it.
     checkpoint = next(iter(folder.glob("sparse.pth")), latest_checkpoint(folder))
     content = load_from_local(checkpoint)
@@ -218,7 +222,7 @@ def compress_one(
         network=config.stem,
         method=method,
         seed=seed,
-        top1=evaluate_weights(file, state, str(folder / "test"))["accuracy/top1"],
+        top1=evaluate_weights(file, state, str(folder / "test"), OPTIONS)["accuracy/top1"],
         macs=count_macs(model),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         kilobytes=len(packed) / 1e3,
@@ -230,7 +234,7 @@ def compress_one(
 def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: float) -> tuple[Path, Path]:
     """Keep as large a share of the filters of each layer as leaves some share of the multiply-adds, by the magnitude of
     all weights of their channels; write config and weights of what is left."""
-    cfg = load_config(config)
+    cfg = read_config(config)
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
     groups = find_groups(model)
     scores, macs = score_channels(model, groups), MacsOfWidths(model, groups)
