@@ -43,6 +43,8 @@ MAGNITUDE = "magnitude"  # torch-pruning's choice of filters, trained as long as
 # since what is left of a network is tested.
 OPTIONS = {f"{loader}_dataloader.num_workers": 0 for loader in ("train", "test")}
 OPTIONS |= {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
+# glibc keeps the memory of a tensor for the next one instead of giving it back to the system.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 HEADER = """\
 | network | method | top-1, % | MACs | weights not 0 | weights, kB | compressed, kB | eager, ms | OpenVINO, ms |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -141,6 +143,7 @@ def compare_compressions(
         raise MMRepMLPError(f"configs={list(map(str, configs))}: expected {TRAINED_ON}_NAME.py beside each, and seeds.")
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     log = Path(work_dir, "trainings.log")
+    os.environ |= KEEP_MEMORY  # of the processes that train; this one has read its environment
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, work_quietly, (str(log.absolute()),)) as pool:
         try:
