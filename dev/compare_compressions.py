@@ -8,9 +8,8 @@ import os
 import statistics
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +30,7 @@ from mmrepmlp.verbs.benchmark.hardware import CPU
 from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.benchmark.networks import OURS, build_whole
 from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES, Workload
-from mmrepmlp.verbs.config import load_config, read_config
+from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model, count_macs
 from mmrepmlp.verbs.reparameterize.compressed import compressed_config
 from mmrepmlp.verbs.reparameterize.reparameterize import reparameterize_checkpoint
@@ -40,6 +39,12 @@ from mmrepmlp.verbs.train.resume import latest_checkpoint
 
 TRAINED_ON = "finetune"  # the network as it is, trained as long as the others
 MAGNITUDE = "magnitude"  # torch-pruning's choice of filters, trained as long as the others
+# Without processes that load images, which would compete for the cores with those of the pool, and without validation,
+# since what is left of a network is tested.
+OPTIONS = {f"{loader}_dataloader.num_workers": 0 for loader in ("train", "test")}
+OPTIONS |= {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
+# glibc keeps the memory of a tensor for the next one instead of giving it back to the system.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 HEADER = """\
 | network | method | top-1, % | MACs | weights not 0 | weights, kB | compressed, kB | eager, ms | OpenVINO, ms |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -138,22 +143,24 @@ def compare_compressions(
         raise MMRepMLPError(f"configs={list(map(str, configs))}: expected {TRAINED_ON}_NAME.py beside each, and seeds.")
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     log = Path(work_dir, "trainings.log")
+    os.environ |= KEEP_MEMORY  # of the processes that train; this one has read its environment
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, work_quietly, (str(log.absolute()),)) as pool:
         try:
-            jobs = [partial(train_base, config, work_dir, seed) for config in networks for seed in seeds]
-            wait_for([pool.submit(job) for job in jobs], f"networks, log in {log}")
-            jobs = [
-                partial(compress_one, config, method, file, work_dir, seed, share)
-                for config, methods in networks.items()
-                for method, file in methods.items()
-                for seed in seeds
-            ]
-            compressed = wait_for([pool.submit(job) for job in jobs], "compression")
+            bases = {
+                (config, seed): pool.submit(train_base, config, work_dir, seed) for config in networks for seed in seeds
+            }
+            jobs = []
+            for (config, seed), base in track(bases.items(), f"networks, log in {log}"):
+                base.result()
+                for method, file in networks[config].items():
+                    jobs.append(pool.submit(compress_one, config, method, file, work_dir, seed, share))
+            for job in track(as_completed(jobs), "compression", len(jobs)):
+                job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    milliseconds = {}
+    compressed, milliseconds = [job.result() for job in jobs], {}
     for network in networks:
         first = {
             result.method: file
@@ -184,13 +191,6 @@ def work_quietly(log: str) -> None:
     os.dup2(file, 2)
 
 
-def wait_for(futures: list[Future], title: str) -> list:
-    """The results of jobs in their order; shows how many are done."""
-    for future in track(as_completed(futures), title, len(futures)):
-        future.result()
-    return [future.result() for future in futures]
-
-
 def base_folder(config: Path, work_dir: str | Path, seed: int) -> Path:
     """Folder of the training of a network."""
     return Path(work_dir, f"{config.stem}_seed{seed}")
@@ -198,7 +198,7 @@ def base_folder(config: Path, work_dir: str | Path, seed: int) -> Path:
 
 def train_base(config: Path, work_dir: str | Path, seed: int) -> None:
     """Train a network."""
-    train_once(config, base_folder(config, work_dir, seed), seed)
+    train_once(config, base_folder(config, work_dir, seed), seed, OPTIONS)
 
 
 def compress_one(
@@ -209,8 +209,7 @@ def compress_one(
     start = latest_checkpoint(base_folder(config, work_dir, seed))
     if method == MAGNITUDE:
         file, start = prune_by_magnitude(file, start, folder, share)
-    options = {"load_from": str(start)}
-    train_once(file, folder, seed, options)
+    train_once(file, folder, seed, {**OPTIONS, "load_from": str(start)})
     # Not the checkpoint of the last epoch where the end of the training made another of it.
     checkpoint = next(iter(folder.glob("sparse.pth")), latest_checkpoint(folder))
     content = load_from_local(checkpoint)
@@ -226,7 +225,7 @@ def compress_one(
         network=config.stem,
         method=method,
         seed=seed,
-        top1=evaluate_weights(file, state, str(folder / "test"))["accuracy/top1"],
+        top1=evaluate_weights(file, state, str(folder / "test"), OPTIONS)["accuracy/top1"],
         macs=count_macs(model),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         kilobytes=len(packed) / 1e3,
@@ -238,7 +237,7 @@ def compress_one(
 def prune_by_magnitude(config: Path, checkpoint: Path, folder: Path, share: float) -> tuple[Path, Path]:
     """Keep as large a share of the filters of each layer as leaves some share of the multiply-adds, by the magnitude of
     all weights of their channels; write config and weights of what is left."""
-    cfg = load_config(config)
+    cfg = read_config(config)
     model = build_model(cfg, unwrap(load_from_local(checkpoint)))
     groups = find_groups(model)
     scores, macs = score_channels(model, groups), MacsOfWidths(model, groups)
