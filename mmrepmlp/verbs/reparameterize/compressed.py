@@ -2,14 +2,17 @@
 """Checkpoints of compressing trainings: the narrower model, its config, and the proof that it is the same model."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 import mmrepmlp.compression as compression
+from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.compression.compactor import compactors_in
 from mmrepmlp.compression.compress import Compressed
 from mmrepmlp.compression.reduce import changed_widths
@@ -56,6 +59,37 @@ def without_compactors(settings: ConfigDict) -> ConfigDict:
             return without_compactors(ConfigDict({**rest, **settings["model"]}))
         return ConfigDict({key: without_compactors(value) for key, value in settings.items()})
     return [without_compactors(part) for part in settings] if isinstance(settings, list) else settings
+
+
+def kept_by_hooks(content: Mapping) -> Mapping[str, dict]:
+    """What the hooks of a compressing training kept in a checkpoint; empty where there were none."""
+    kept = content.get("compression")
+    return kept if isinstance(kept, Mapping) else {}
+
+
+def read_finished(
+    config: str | Path, checkpoint: str | Path, ema: bool = False, allow_unsafe: bool = False
+) -> tuple[dict, dict[str, Tensor]]:
+    """Read a checkpoint whose network is to be used as it is; returns its content and its state dict.
+
+    Raises:
+        MMRepMLPError: A training left filters in it that a conversion is to remove.
+    """
+    content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
+    state, kept = unwrap(content, ema), kept_by_hooks(content)
+    left = None
+    if any(name.endswith(".compactor.mask") for name in state):
+        left = "its compactors"
+    elif any(len(set(numbers)) < len(numbers) for numbers in kept.get("CSGDHook", {}).get("clusters", {}).values()):
+        left = "all filters of its clusters"
+    elif not all(map(all, kept.get("AOFPHook", {}).get("masks", {}).values())):
+        left = "the filters that are masked"
+    if left:
+        raise MMRepMLPError(
+            f"{checkpoint} was trained to become narrower and still has {left}: the network would be as large as "
+            f"before. Run mmrepmlp reparameterize {config} {checkpoint} small.pth, and take what that writes."
+        )
+    return content, state
 
 
 def compresses(kind: object) -> bool:

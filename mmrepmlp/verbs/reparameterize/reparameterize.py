@@ -22,6 +22,7 @@ from mmrepmlp.verbs.reparameterize.compressed import (
     compare_compressed,
     compressed_channels,
     compressed_config,
+    kept_by_hooks,
     original_model,
 )
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
@@ -114,7 +115,7 @@ def reparameterize_checkpoint(
     if fitting is not cfg:
         raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
     model, narrower = trained, cfg
-    compressed = compress(copy.deepcopy(trained).double(), source.get("compression", {}))
+    compressed = compress(copy.deepcopy(trained).double(), kept_by_hooks(source))
     if compressed is not None:
         model, narrower = copy.deepcopy(compressed.model).float(), compressed_config(cfg, compressed)
     converted, target = convert(config, model, narrower, compressed is not None)
