@@ -2,8 +2,10 @@
 """Checkpoints of compressing trainings: the narrower model, its config, and the proof that it is the same model."""
 
 import copy
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +21,11 @@ from mmrepmlp.compression.reduce import changed_widths
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs
+from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.config import as_list, resolve_type
 from mmrepmlp.verbs.model import call_model, config_path, random_images
 
+REPEATS = 15  # timed calls of each network
 UNFINISHED = 1e-3  # how far a model may be from its method's threshold, relative to an output's largest value
 
 
@@ -141,3 +145,11 @@ def original_model(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     compression.remove_compactors(plain)
     return plain
+
+
+@torch.no_grad()
+def time_calls(models: Sequence[nn.Module]) -> tuple[float, ...]:
+    """Median milliseconds of interleaved calls of some models on one image."""
+    images = random_images(models[0], 1).float()
+    calls = {str(i): partial(call_model, model, images) for i, model in enumerate(models)}
+    return tuple(1e3 * statistics.median(seconds) for seconds in interleave(calls, REPEATS, "one image").values())

@@ -51,7 +51,9 @@ def test_merged_filters_and_fused_branches_are_one_proved_conversion(small, trai
     assert removal.relative < 1e-12 and training.relative < 1e-12
     assert small.same_predictions == 1.0 and len(set(small.metrics["accuracy/top1"])) == 1
     assert small.parameters[1] < 0.85 * small.parameters[0] and small.macs[1] < 0.75 * small.macs[0]
+    assert small.megabytes[1] < 0.85 * small.megabytes[0] and all(0.1 < time < 1e3 for time in small.milliseconds)
     table = render(small.table())
+    assert "MB of weights" in table and "ms an image, eager" in table
     assert "channels of 10 layers" in table and "removal of channels" in table
     assert json.loads(small.checkpoint.with_suffix(".json").read_text())["compression"][0]["dtype"] == "float64"
 
@@ -116,7 +118,10 @@ def test_a_network_of_another_package_is_written_as_a_pruned_model(tmp_path):
         zero_filters(model, group, [i for i, kept in enumerate(masks[name]) if kept])
     content = {"meta": {}, "state_dict": model.state_dict(), "compression": {"AOFPHook": dict(masks=masks)}}
     save_checkpoint(content, tmp_path / "aofp.pth")
-    report = reparameterize_checkpoint(tmp_path / "resnet.py", tmp_path / "aofp.pth", tmp_path / "small.pth")
+    source, out = tmp_path / "aofp.pth", tmp_path / "small.pth"
+    report = reparameterize_checkpoint(tmp_path / "resnet.py", source, out, dtype="float16")
+    states = [load_from_local(path)["state_dict"] for path in (source, report.checkpoint)]
+    assert report.megabytes == tuple(sum(value.nbytes for value in state.values()) / 1e6 for state in states)
     assert list(report.channels) == list(masks) and report.compression[0].relative < 1e-12
     written = Config.fromfile(report.config)
     assert written.model.type == "mmrepmlp.PrunedModel"
