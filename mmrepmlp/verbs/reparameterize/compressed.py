@@ -51,7 +51,10 @@ def compressed_config(cfg: Config, compressed: Compressed) -> Config:
                 layer: sizes for layer, sizes in widths.items() if not f"{layer}.".startswith(f"{name}.".lstrip("."))
             }
     if widths:
-        cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=cfg.model, widths=widths)
+        # Frameworks look for the parts of a model, and users for its settings, where they are in any config.
+        inner = ConfigDict({key: cfg.model[key] for key in ("type", "model", "widths") if key in cfg.model})
+        rest = {key: value for key, value in cfg.model.items() if key not in inner}
+        cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=inner, widths=widths, **rest)
     return cfg
 
 
