@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, architecture_of, backbone_part, form_of, rename
+from mmrepmlp.checkpoint.names import FIRST_BLOCK, SYNONYMS, WIDTHS, architecture_of, backbone_part, form_of, rename
 from mmrepmlp.checkpoint.stem import STEM, adapt_stem
 from mmrepmlp.checkpoint.tiles import Tile, noted_tiles, resample_tiles
 from mmrepmlp.checkpoint.unwrap import abbreviate, unwrap
@@ -18,7 +18,7 @@ from mmrepmlp.checkpoint.validate import NOT_FINITE, check_state_dict, check_val
 from mmrepmlp.reparam import fuse_state_dict, refuse_wrapped, required_tensors
 
 State = Mapping[str, Tensor]
-PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", "bottlenecks"}
+PER_STAGE = {"channels", "depths", "sharesets_nums", "tile_pixels", *WIDTHS}
 GLOBAL_PERCEPTRON = ".fc1_fc2."
 BLOCKS = {"light": ".light_repmlp.", "bottleneck": ".btnk_repmlp."}
 
@@ -86,6 +86,7 @@ def adapt_state_dict(
         )
     refuse_wrapped(model, state)
     state, message = origin.resize(model, expected, state, noted_tiles(metadata, state_dict))
+    origin.compare(expected, state)
     form, wanted = form_of(state), form_of(expected)
     if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form
         if wanted != "deploy":
@@ -98,7 +99,6 @@ def adapt_state_dict(
         state = fuse(model, state, form)
     elif message:
         errors.append(f"{message} The model keeps its own.")
-    origin.compare(expected, state)
     bad = not_finite(expected, state)
     check_values(expected, {name: value for name, value in state.items() if name not in bad})
     unexpected.extend(f"{prefix}{name}: {NOT_FINITE}" for name in bad)
@@ -115,7 +115,6 @@ def fuse(model: nn.Module, state: State, form: str) -> dict[str, Tensor]:
             for block in [unit.repmlp_block for stage in source.stages for unit in stage]:
                 block.switch_to_deploy()
     required = required_tensors(source, state)
-    model.origin.compare(required, state)
     check_state_dict(required, state)
     return fuse_state_dict(source, state)
 
@@ -148,16 +147,18 @@ def log_once(message: str) -> None:
 def check_architecture(expected: State, state: State) -> None:
     """List in an error each difference in the architectures of two state dicts, in the stages that both have."""
     wanted, given = architecture_of(expected), architecture_of(state)
-    for key in given.keys() & PER_STAGE:
+    for key in given.keys() & wanted.keys() & PER_STAGE:
         given[key] = [have or want for have, want in zip_longest(given[key], wanted[key])]
-    differences = [
-        f"{key} {given[key]} (the model: {wanted[key]})" for key in wanted if key in given and given[key] != wanted[key]
-    ]
-    if differences:
-        raise ValueError(
-            f"The state dict belongs to another RepMLPNet: {'; '.join(differences)}. Build the model with the arch of "
-            "the checkpoint, or load another checkpoint."
-        )
+    others = [key for key in wanted if key in given and given[key] != wanted[key]]
+    others = [key for key in others if key not in WIDTHS] or others  # which follow from the arch
+    if others:
+        found = "; ".join(f"{key} {given[key]} (the model: {wanted[key]})" for key in others)
+        text = f"The state dict belongs to another RepMLPNet: {found}. Build the model with"
+        if others[0] in WIDTHS:
+            text += " these widths, or with the config that mmrepmlp reparameterize writes beside a compressed network."
+        else:
+            text += " the arch of the checkpoint, or load another checkpoint."
+        raise ValueError(text)
 
 
 def resize_repmlp_resnet(

@@ -19,6 +19,8 @@ SYNONYMS = {
     "gp.fc2": "gp.conv2.conv",
 }
 FIRST_BLOCK = "stages.0.0.repmlp_block."
+# Layers of a unit whose filters compression removes, by the arguments of RepMLPNet that say how many there are.
+WIDTHS = dict(ffn_channels="ffn_block.ffn_fc1.conv", gp_channels="repmlp_block.gp.conv1.conv")
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
 
@@ -71,9 +73,9 @@ def form_of(names: Iterable[str]) -> str:
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
     """Infer a network's architecture from the shapes of the tensors of a backbone with our names, in any form.
 
-    Returns what could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels`` and ``bottlenecks``,
-    one entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training form;
-    ``in_channels`` and ``patch_size``.
+    Returns what could be inferred: ``channels``, ``depths``, ``sharesets_nums``, ``tile_pixels``, ``ffn_channels`` and
+    ``gp_channels``, one entry for each stage up to the first that is missing; ``reparam_conv_kernels``, in training
+    form; ``in_channels`` and ``patch_size``.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items() if value.dim() > 1}
     units = [(int(stage), int(unit), rest) for stage, unit, rest in (m.groups() for m in map(UNIT.match, shapes) if m)]
@@ -89,7 +91,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, object]:
             found["tile_pixels"] = [pixels for _, pixels, *_ in fc3]
         if all(conv1):
             found["channels"] = [inputs for _, inputs, *_ in conv1]
-            found["bottlenecks"] = [outputs for outputs, *_ in conv1]
+        for argument, layer in WIDTHS.items():
+            names = [[f"stages.{i}.{j}.{layer}.weight" for j in range(found["depths"][i])] for i in stages]
+            if all(name in shapes for stage in names for name in stage):
+                found[argument] = [[shapes[name][0] for name in stage] for stage in names]
         if form_of(state) == "training":
             kernels = {re.search(r"\.repconv(\d+)\.", rest) for _, _, rest in units}
             found["reparam_conv_kernels"] = sorted({int(match[1]) for match in kernels if match})

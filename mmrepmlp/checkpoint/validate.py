@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the tensors of a state dict."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,17 @@ from .unwrap import abbreviate
 
 NOT_FINITE = "not finite (NaN or Inf)"
 AUXILIARY = "auxiliary_head."  # of heads that take part in training alone
+MISFIT = re.compile(r"size mismatch for (\S+): .* shape torch\.Size\((.*?)\) from .* model is torch\.Size\((.*)\)\.")
+
+
+class Misfit(str):
+    """The name of a tensor, its shape, and that of the model's."""
+
+    def __new__(cls, name: str, given: Iterable[int], wanted: Iterable[int]) -> "Misfit":
+        given, wanted = list(given), list(wanted)
+        self = super().__new__(cls, f"{name} {given} (the model: {wanted})")
+        self.sides = list(zip(given, wanted))
+        return self
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -37,10 +49,17 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, lis
         lines = str(error).splitlines()
         if not lines[0].startswith("Error(s) in loading state_dict"):
             raise
-        faults["of another shape"] = [line.strip().rstrip(".").removeprefix("size mismatch for ") for line in lines[1:]]
+        faults["of another shape"] = [read_misfit(line) for line in lines[1:]]
     finally:
         handle.remove()
     return faults
+
+
+def read_misfit(line: str) -> str:
+    """A line of torch's list of tensors that do not fit, shorter."""
+    if found := MISFIT.search(line):
+        return Misfit(found[1], *([int(side) for side in re.findall(r"\d+", shape)] for shape in found.groups()[1:]))
+    return line.strip().rstrip(".")
 
 
 def needed(faults: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -58,7 +77,7 @@ def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
             "missing": [name for name in expected if name not in state],
             "unexpected": [name for name in state if name not in expected],
             "of another shape": [
-                f"{name} {tuple(state[name].shape)} (the model: {tuple(expected[name].shape)})"
+                Misfit(name, state[name].shape, expected[name].shape)
                 for name in shared
                 if state[name].shape != expected[name].shape
             ],
@@ -105,4 +124,15 @@ def raise_faults(faults: Mapping[str, list[str]]) -> None:
     """Raise a ValueError that lists faults by kind, if there are any."""
     found = [f"{kind}: {abbreviate(names)}" for kind, names in faults.items() if names]
     if found:
-        raise ValueError(f"The checkpoint does not fit the model. Tensors {'; '.join(found)}.")
+        text = f"The checkpoint does not fit the model. Tensors {'; '.join(found)}."
+        if is_narrower(faults.get("of another shape", ())):
+            text += " A compressed network needs the config that mmrepmlp reparameterize writes beside it."
+        raise ValueError(text)
+
+
+def is_narrower(misfits: Iterable[str]) -> bool:
+    """Whether layers have fewer outputs and fewer inputs than the model's, and none has more."""
+    sides = [misfit.sides for misfit in misfits if isinstance(misfit, Misfit)]
+    fewer = [[given < wanted for given, wanted in pairs] for pairs in sides]
+    more = any(given > wanted for pairs in sides for given, wanted in pairs)
+    return not more and any(any(axis[:1]) for axis in fewer) and any(any(axis[1:2]) for axis in fewer)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.gradient_hook import GradientHook
+from mmrepmlp.compression.gradient_hook import GradientHook, iterations_per_step
 from mmrepmlp.compression.groups import CompressionError, find_groups
 from mmrepmlp.compression.macs import MacsOfWidths
 from mmrepmlp.compression.reduce import zero_filters
@@ -30,7 +30,7 @@ class Search:
         space: Filters among which is searched.
         damage: Sum of the damages done without each filter, shape (D,), float64.
         trials: How often the damage without each filter was measured, shape (D,).
-        steps: Iterations since the space is this one; negative before the search begins.
+        steps: Steps of the optimizer since the space is this one; negative before the search begins.
     """
 
     mask: list[int]
@@ -70,8 +70,8 @@ class AOFPHook(GradientHook):
     Args:
         target: Share of the model's multiply-adds at which the search ends. Default: 0.5.
         threshold: Damage below which a filter can be spared. Default: 0.01.
-        per_half: Iterations for each half. Default: 1000.
-        start: Iterations before the search begins. Default: 500.
+        per_half: Steps of the optimizer for each half. Default: 1000.
+        start: Steps before the search begins. Default: 500.
         layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
             that can be, see :func:`find_groups`.
         seed: Seed of the random halves. Default: 0.
@@ -98,10 +98,11 @@ class AOFPHook(GradientHook):
     def prepare(self, runner: Runner, state: dict | None) -> None:
         """Begin to search, or go on where the training that is resumed was, and listen to the layers."""
         self.model, self.step = get_model(runner), 0
-        if state is None and runner.max_iters - runner.iter <= self.start + self.per_half:
+        steps = (runner.max_iters - runner.iter) // iterations_per_step(runner)
+        if state is None and steps <= self.start + self.per_half:
             raise CompressionError(
-                f"The training has {runner.max_iters - runner.iter} iterations, and the first filters are judged after "
-                f"start + per_half = {self.start + self.per_half}. Train longer, or set these lower."
+                f"The training has {steps} steps, and the first filters are judged after start + per_half = "
+                f"{self.start + self.per_half}. Train longer, or set these lower."
             )
         self.groups = find_groups(self.model, self.layers)
         self.macs = MacsOfWidths(self.model, self.groups)

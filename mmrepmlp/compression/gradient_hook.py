@@ -153,13 +153,18 @@ def log_rates(pulls: Tensor, momentum: float, nesterov: bool) -> Tensor:
     return torch.where(discriminant >= 0, real, constant.clamp(min=0).sqrt()).clamp(min=1e-300).log()
 
 
+def iterations_per_step(runner: Runner) -> int:
+    """Over how many iterations gradients are added up for a step of the optimizer."""
+    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)  # which has no public name
+
+
 def learning_rates(runner: Runner) -> list[Tensor]:
-    """The learning rates of each parameter group in all iterations to come, as the schedulers will set them.
+    """The learning rates of each parameter group in all steps to come, as the schedulers will set them.
 
     Groups that begin alike share theirs.
 
     Returns:
-        For each group, float64 of shape (iterations,).
+        For each group, float64 of shape (steps,).
     """
     settings = [
         {name: value for name, value in g.items() if name != "params"} for g in runner.optim_wrapper.param_groups
@@ -172,12 +177,13 @@ def learning_rates(runner: Runner) -> list[Tensor]:
     for scheduler in copies:
         scheduler.optimizer = stand_in
         scheduler.base_values = [scheduler.base_values[index] for index in first.values()]
-    rates, epoch = [array("d") for _ in first], len(runner.train_dataloader)
+    rates, epoch, accumulated = [array("d") for _ in first], len(runner.train_dataloader), iterations_per_step(runner)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of steps of a scheduler without those of an optimizer
         for iteration in range(runner.iter + 1, runner.max_iters + 1):
-            for series, group in zip(rates, stand_in.param_groups):
-                series.append(group["lr"])
+            if iteration % accumulated == 0 or iteration == runner.max_iters:
+                for series, group in zip(rates, stand_in.param_groups):
+                    series.append(group["lr"])
             for scheduler in copies:
                 if not scheduler.by_epoch or iteration % epoch == 0:
                     scheduler.step()

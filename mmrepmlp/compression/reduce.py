@@ -184,7 +184,8 @@ def PrunedModel(model: dict, widths: dict[str, Sequence[int]], **settings: objec
     """Build a model with narrower layers, as compression leaves it.
 
     Args:
-        model: Config of the model with its original widths, looked up in the current default scope.
+        model: Config of the model with its original widths, looked up in the current default scope; its parts may stand
+            beside it, where frameworks look for them.
         widths: For the name of each layer that is narrower the number of its outputs and of its inputs, for that of a
             batch norm the number of its channels. A norm that is fused in the deploy form is passed over, and a
             re-parameterizable convolution is built fused.

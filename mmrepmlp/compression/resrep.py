@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import bisect
-import functools
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmrepmlp.compression.compactor import VANISHED, Compactor, add_compactor, compactors_in, reattach_compactors
-from mmrepmlp.compression.gradient_hook import GradientHook, learning_rates
+from mmrepmlp.compression.gradient_hook import GradientHook, iterations_per_step, learning_rates
 from mmrepmlp.compression.groups import CompressionError, find_groups
 from mmrepmlp.compression.macs import MacsOfWidths
 from mmrepmlp.compression.reduce import remaining_rows
@@ -127,8 +126,13 @@ class ResRepHook(GradientHook):
         rates = (learning_rates(runner)[0] * self.lr / initial).tolist()
         self.rate = lambda: self.lr * group["lr"] / initial
         candidates = range(start, runner.max_iters, self.interval)
-        left = functools.partial(norm_at_end, rates, self.momentum, self.lasso)
-        late = bisect.bisect_left(candidates, True, key=lambda i: left(max(i - runner.iter, 0)) >= VANISHED)
+        self.accumulated = iterations_per_step(runner)
+
+        def left(iteration: int) -> float:
+            steps = max(iteration - runner.iter, 0) // self.accumulated
+            return norm_at_end(rates, self.momentum, self.lasso, steps)
+
+        late = bisect.bisect_left(candidates, True, key=lambda i: left(i) >= VANISHED)
         self.updates = candidates[:late]
         if not late and not resumed:
             raise CompressionError(
@@ -141,7 +145,8 @@ class ResRepHook(GradientHook):
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Update masks when it is time to, then the compactors, which the optimizer passes over."""
-        if self.runner_iter() in self.updates:
+        now = self.runner_iter()
+        if any(iteration in self.updates for iteration in range(now - self.accumulated + 1, now + 1)):
             self.update_masks()
         for name, compactor in self.compactors.items():
             weight = compactor.weight
@@ -191,13 +196,13 @@ class ResRepHook(GradientHook):
 
 
 def norm_at_end(rates: Sequence[float], momentum: float, lasso: float, start: int) -> float:
-    """The norm that a row has after a training if the penalty alone moves it from some iteration on.
+    """The norm that a row has after a training if the penalty alone moves it from some step on.
 
     Args:
-        rates: Learning rate of each iteration.
+        rates: Learning rate of each step.
         momentum: Momentum of SGD.
         lasso: Strength of the penalty.
-        start: The iteration.
+        start: The step.
     """
     position, velocity = LARGEST, 0.0
     for rate in rates[start:]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.checkpoint import abbreviate, load_weights, needed, raise_faults
+from mmrepmlp.compression import PrunedModel
 from mmrepmlp.models import image_channels, image_size
 from mmrepmlp.reparam import convertible_modules
 from mmrepmlp.verbs.config import add_import, as_list, resolve_type
@@ -33,7 +34,7 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     mode."""
     model = build_untrained(cfg)
     faults = load_weights(model, state)
-    own = [name for name in faults["unexpected"] if name.startswith("backbone.")]
+    own = [name for name in faults["unexpected"] if name.startswith("backbone.") or ".compactor." in name]
     raise_faults({**needed(faults), "unexpected": own})
     if left := list(chain(*faults.values())):  # of heads that only train, which MMEngine ignores as well
         print_log(f"Ignored, of parts that only train: {abbreviate(left)}.", "current")
@@ -95,9 +96,10 @@ def deploy_config(cfg: Config, model: nn.Module | None = None) -> Config:
             kind = resolve_type(part, MODELS)
             if hasattr(kind, "switch_to_deploy"):
                 part.update({name: True for name in deploy_arguments(kind)})
+        pruned = resolve_type(cfg.model, MODELS) is PrunedModel  # whose widths are those of the training form
     wrapped = ConfigDict(model=cfg.model)
     without_argument = [name for name, part in convertible_modules(model).items() if not deploy_arguments(type(part))]
-    for path in {config_path(wrapped, f"model.{name}") for name in without_argument}:
+    for path in {"model" if pruned else config_path(wrapped, f"model.{name}") for name in without_argument}:
         owner, _, name = path.rpartition(".")
         owner = reduce(getitem, owner.split("."), wrapped) if owner else wrapped
         owner[name] = ConfigDict(type="mmrepmlp.DeployForm", module=owner[name])

@@ -12,6 +12,6 @@ def test_forms_and_architecture_are_read_from_names_and_shapes(tiny_state):
     architecture = architecture_of(state)
     assert {key: architecture[key] for key in TINY} == TINY
     assert architecture["tile_pixels"] == [256, 64, 16, 4]
-    assert architecture["bottlenecks"] == [2, 4, 8, 16]
+    assert architecture["gp_channels"] == [[2], [4], [8, 8], [16]]
     assert architecture["in_channels"] == 3 and architecture["patch_size"] == [4, 4]
     assert architecture.get("reparam_conv_kernels") == ([1, 3] if training else None)

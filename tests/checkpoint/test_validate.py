@@ -84,7 +84,7 @@ def test_names_and_shapes(model, state):
     with pytest.raises(ValueError) as error:
         check_state_dict(model.state_dict(), state)
     assert "missing: patch_embed.projection.weight; unexpected: stray; of another shape" in str(error.value)
-    assert f"{FC3} (2, 3) (the model: (64, 16, 1, 1))" in str(error.value)
+    assert f"{FC3} [2, 3] (the model: [64, 16, 1, 1])" in str(error.value)
 
 
 def test_ten_names_and_the_count_of_the_rest(model, state):

@@ -16,7 +16,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmrepmlp.checkpoint import atomic_folder, check_overwrite, load_from_local, meta_of, unwrap
+from mmrepmlp.checkpoint import atomic_folder, check_overwrite, meta_of
 from mmrepmlp.export import OnnxReport, export_onnx
 from mmrepmlp.export.graph import DYNAMIC_AXES, OPSET, check_axes, prove_equal
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
@@ -26,6 +26,7 @@ from mmrepmlp.quantization.aware import is_quantized
 from mmrepmlp.reparam import switch_to_deploy
 from mmrepmlp.verbs.config import class_metainfo, load_config, read_config
 from mmrepmlp.verbs.model import build_model
+from mmrepmlp.verbs.reparameterize.compressed import read_finished
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.test.evaluate_deployment import GraphEvaluator
 from mmrepmlp.verbs.test.metrics import check_scored, main_metric, numbers, scale_of
@@ -145,6 +146,7 @@ def deploy_checkpoint(
         FileNotFoundError: The config, the checkpoint, or a dataset that is needed does not exist.
         ValueError: An argument is out of its range or has no effect, or the checkpoint does not fit the config.
         ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
+        MMRepMLPError: Filters that training left are still to be removed.
         ImportError: The runtime is not installed.
     """
     given = dict(locals())
@@ -158,7 +160,7 @@ def deploy_checkpoint(
     out_dir = Path(out_dir)
     check_overwrite(out_dir, overwrite=overwrite)
     if raw:
-        state = unwrap(load_from_local(checkpoint, allow_unsafe=allow_unsafe), ema)
+        _, state = read_finished(config, checkpoint, ema, allow_unsafe)
         model = build_model(read_config(config, cfg_options), state)
         axes, opset = ("batch",) if dynamic is None else dynamic, OPSET if opset is None else opset
         return export_onnx(model, out_dir, size or image_size(model), batch, axes, opset, part, overwrite=overwrite)
@@ -166,11 +168,11 @@ def deploy_checkpoint(
     if verify_on not in (None, "test"):
         raise ValueError(f"verify_on={verify_on!r}: expected None or 'test'.")
     cfg = load_config(config, cfg_options, work_dir)
-    content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
+    content, state = read_finished(config, checkpoint, ema, allow_unsafe)
     asked = verify_on is not None or max_drop is not None
     if asked:
         check_scored(cfg)
-    state, classes = unwrap(content, ema), class_metainfo(cfg, meta_of(content))
+    classes = class_metainfo(cfg, meta_of(content))
     model = build_model(cfg, state)
     if is_quantized(model) and precision != "int8":
         raise DeploymentError(

@@ -2,23 +2,30 @@
 """Checkpoints of compressing trainings: the narrower model, its config, and the proof that it is the same model."""
 
 import copy
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 import mmrepmlp.compression as compression
+from mmrepmlp.checkpoint import load_from_local, unwrap
 from mmrepmlp.compression.compactor import compactors_in
 from mmrepmlp.compression.compress import Compressed
 from mmrepmlp.compression.reduce import changed_widths, plain_layer
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.reparam import TOLERANCE, Difference, compare_outputs
+from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.config import as_list, resolve_type
 from mmrepmlp.verbs.model import call_model, config_path, random_images
 
+REPEATS = 15  # timed calls of each network
 UNFINISHED = 1e-3  # how far a model may be from its method's threshold, relative to an output's largest value
 
 
@@ -44,7 +51,10 @@ def compressed_config(cfg: Config, compressed: Compressed) -> Config:
                 layer: sizes for layer, sizes in widths.items() if not f"{layer}.".startswith(f"{name}.".lstrip("."))
             }
     if widths:
-        cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=cfg.model, widths=widths)
+        # Frameworks look for the parts of a model, and users for its settings, where they are in any config.
+        inner = ConfigDict({key: cfg.model[key] for key in ("type", "model", "widths") if key in cfg.model})
+        rest = {key: value for key, value in cfg.model.items() if key not in inner}
+        cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=inner, widths=widths, **rest)
     return cfg
 
 
@@ -56,6 +66,37 @@ def without_compactors(settings: ConfigDict) -> ConfigDict:
             return without_compactors(ConfigDict({**rest, **settings["model"]}))
         return ConfigDict({key: without_compactors(value) for key, value in settings.items()})
     return [without_compactors(part) for part in settings] if isinstance(settings, list) else settings
+
+
+def kept_by_hooks(content: Mapping) -> Mapping[str, dict]:
+    """What the hooks of a compressing training kept in a checkpoint; empty where there were none."""
+    kept = content.get("compression")
+    return kept if isinstance(kept, Mapping) else {}
+
+
+def read_finished(
+    config: str | Path, checkpoint: str | Path, ema: bool = False, allow_unsafe: bool = False
+) -> tuple[dict, dict[str, Tensor]]:
+    """Read a checkpoint whose network is to be used as it is; returns its content and its state dict.
+
+    Raises:
+        MMRepMLPError: A training left filters in it that a conversion is to remove.
+    """
+    content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
+    state, kept = unwrap(content, ema), kept_by_hooks(content)
+    left = None
+    if any(name.endswith(".compactor.mask") for name in state):
+        left = "its compactors"
+    elif any(len(set(numbers)) < len(numbers) for numbers in kept.get("CSGDHook", {}).get("clusters", {}).values()):
+        left = "all filters of its clusters"
+    elif not all(map(all, kept.get("AOFPHook", {}).get("masks", {}).values())):
+        left = "the filters that are masked"
+    if left:
+        raise MMRepMLPError(
+            f"{checkpoint} was trained to become narrower and still has {left}: the network would be as large as "
+            f"before. Run mmrepmlp reparameterize {config} {checkpoint} small.pth, and take what that writes."
+        )
+    return content, state
 
 
 def compresses(kind: object) -> bool:
@@ -107,3 +148,11 @@ def original_model(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     compression.remove_compactors(plain)
     return plain
+
+
+@torch.no_grad()
+def time_calls(models: Sequence[nn.Module]) -> tuple[float, ...]:
+    """Median milliseconds of interleaved calls of some models on one image."""
+    images = random_images(models[0], 1).float()
+    calls = {str(i): partial(call_model, model, images) for i, model in enumerate(models)}
+    return tuple(1e3 * statistics.median(seconds) for seconds in interleave(calls, REPEATS, "one image").values())

@@ -49,7 +49,7 @@ def official_state(model: nn.Module) -> dict[str, Tensor]:
             "network needs. Take the checkpoint in training form; the authors' code converts it to theirs."
         )
     state = model.state_dict()
-    others = [name for name in state if not name.startswith(("backbone.", HEAD))]
+    others = [name for name in state if not name.startswith(("backbone.", HEAD)) or ".compactor." in name]
     if others or f"{HEAD}weight" not in state:
         raise MMRepMLPError(
             "--names official: the authors' networks are classifiers of a backbone and one linear layer, head.fc; the "

@@ -22,7 +22,9 @@ from mmrepmlp.verbs.reparameterize.compressed import (
     compare_compressed,
     compressed_channels,
     compressed_config,
+    kept_by_hooks,
     original_model,
+    time_calls,
 )
 from mmrepmlp.verbs.reparameterize.official import OfficialReport, official_state
 from mmrepmlp.verbs.reparameterize.report import ConversionReport, name_of
@@ -114,21 +116,24 @@ def reparameterize_checkpoint(
     if fitting is not cfg:
         raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
     model, narrower = trained, cfg
-    compressed = compress(copy.deepcopy(trained).double(), source.get("compression", {}))
+    compressed = compress(copy.deepcopy(trained).double(), kept_by_hooks(source))
     if compressed is not None:
         model, narrower = copy.deepcopy(compressed.model).float(), compressed_config(cfg, compressed)
     converted, target = convert(config, model, narrower, compressed is not None)
     allowed = FILE_TOLERANCE[precision] if tolerance is None else tolerance
+    forms = (original_model(trained), converted)
     report = ConversionReport(
         source=Path(checkpoint),
-        parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (original_model(trained), converted)),
-        macs=(count_macs(original_model(trained)), count_macs(converted)),
+        parameters=tuple(sum(p.numel() for p in form.parameters()) for form in forms),
+        macs=tuple(map(count_macs, forms)),
+        megabytes=tuple(map(megabytes, forms, (written_precision(state), precision))),
         converted=list(convertible_modules(model)),
     )
     if compressed is not None:
         report.channels = compressed_channels(compressed)
         report.compression = compare_compressed(trained, compressed)
         raise_failures(report, {})
+        report.milliseconds = time_calls(forms)
 
     def verify(file: Path) -> None:
         written = build_deploy_form(config, target, file)
@@ -238,6 +243,11 @@ def written_precision(state: dict[str, Tensor]) -> torch.dtype:
     """The precision of a half-precision checkpoint, float32 for any other."""
     precisions = {value.dtype for value in state.values() if value.is_floating_point()}
     return precisions.pop() if len(precisions) == 1 and precisions < set(HALF) else torch.float32
+
+
+def megabytes(model: nn.Module, dtype: torch.dtype) -> float:
+    """The size of a model's weights in a precision."""
+    return sum(value.nbytes for value in cast(model.state_dict(), dtype).values()) / 1e6
 
 
 def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -39,6 +39,9 @@ class ConversionReport:
             asked.
         channels: How many channels a layer computed, and computes where the training compressed it, by name.
         compression: How far outputs moved when those were removed, and what training had left to do.
+        megabytes: Sizes of the weights.
+        milliseconds: Medians of interleaved calls on one image, in eager mode on the CPU; None where the training
+            compressed nothing.
     """
 
     source: Path
@@ -54,6 +57,8 @@ class ConversionReport:
     config: Path | None = None
     channels: dict[str, tuple[int, int]] = field(default_factory=dict)
     compression: list[Difference] = field(default_factory=list)
+    megabytes: tuple[float, float] = (0.0, 0.0)
+    milliseconds: tuple[float, float] | None = None
 
     @property
     def exact(self) -> bool:
@@ -82,7 +87,10 @@ class ConversionReport:
         for column in ("", "training form", "deploy form"):
             forms.add_column(column, justify="right" if column else "left")
         forms.add_row("parameters", *(f"{count:,}" for count in self.parameters))
+        forms.add_row("MB of weights", *(f"{size:.3f}" for size in self.megabytes))
         forms.add_row("GMACs", *(f"{count / 1e9:.3f}" for count in self.macs))
+        if self.milliseconds:
+            forms.add_row("ms an image, eager", *(f"{time:.2f}" for time in self.milliseconds))
         if self.channels:
             sums = (f"{sum(widths):,}" for widths in zip(*self.channels.values()))
             forms.add_row(f"channels of {len(self.channels)} layers", *sums)

@@ -78,7 +78,7 @@ def test_a_training_names_what_keeps_its_initial_values():
 
 def test_a_training_resumes_with_the_model_it_was_begun_with():
     for other, message in (
-        (classifier(classes=5), r"another shape: head.fc.weight \(5, 1\) \(the model: \(3, 1\)\).*load_from"),
+        (classifier(classes=5), r"another shape: head.fc.weight \[5, 1\] \(the model: \[3, 1\]\).*load_from"),
         (classifier(classes=3, backbone="stem"), r"missing: backbone.conv.weight"),
     ):
         with pytest.raises(ValueError, match=message):

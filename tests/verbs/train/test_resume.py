@@ -171,7 +171,7 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model.head.num_classes": 7}, r"another shape: head.fc.weight \(10, \d+\) \(the model: \(7, \d+\)\)"),
+        ({"model.head.num_classes": 7}, r"another shape: head.fc.weight \[10, \d+\] \(the model: \[7, \d+\]\)"),
         ({"model.backbone.img_size": 96}, r"of another shape: .*fc3.weight.*load_from"),
         ({"optim_wrapper.paramwise_cfg": None}, r"ValueError: .*epoch_2.pth does not fit .*load_from"),
         ({"optim_wrapper.optimizer": dict(_delete_=True, type="SGD", lr=0.1, weight_decay=0)}, "2.pth does not fit"),
