@@ -9,6 +9,7 @@
 # make test       the whole test suite, as many tests at a time as there are cores; the slowest are listed at the end
 # make test-fast  the same for what is not marked slow
 # make lint       format and lint checks
+# make docs       the site, in docs/_build/html; warnings are errors
 # Overrides: PYTHON=python3 TORCH=x.y.z VENV=.venv
 # STACK=onedl takes the packages that OneDL maintains instead of OpenMMLab's; its environment is .venv-onedl
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system: a twentieth of the time.
 TEST := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: env demo test test-fast lint clean
+.PHONY: env demo test test-fast lint docs clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirements/*.txt)
@@ -47,5 +48,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+
 clean:
-	rm -rf .venv .venv-onedl $(VENV) work_dirs data build *.egg-info
+	rm -rf docs/_build .venv .venv-onedl $(VENV) work_dirs data build *.egg-info

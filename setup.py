@@ -27,6 +27,13 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23"],
     "openvino": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.23", "openvino>=2026.4", "nncf>=3.4"],
     "prune": ["torch-pruning>=1.6", "scikit-learn>=1.3"],
+    "docs": [
+        "sphinx>=8.1",
+        "myst-parser>=4",
+        "furo>=2024.8.6",
+        "sphinx-argparse-cli>=1.19",
+        "sphinx-copybutton>=0.5.2",
+    ],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",

@@ -11,7 +11,9 @@ from mmrepmlp.cli import VERBS, make_parser
 from tests.end_to_end.test_tools import parser_of
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/[!_]*/**/*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/*.md")]
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.M)
 TOOL = re.compile(r"(?<![\w/.])(?:tools|dev)/[\w/]+\.(?:py|sh)")
 COMMAND = re.compile(rf"(?<![\w/.:<-])(?:mmrepmlp (?:{'|'.join(VERBS)})\b|tools/[\w/]+\.(?:py|sh))")
@@ -54,12 +56,12 @@ def test_every_tool_that_is_named_exists(page):
 
 
 def test_the_readme_stays_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 170
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
 def test_the_index_lists_every_page():
-    index = (ROOT / "docs/README.md").read_text()
-    assert all(f"({page.name})" in index for page in ROOT.glob("docs/*.md") if page.name != "README.md")
+    index = (ROOT / "docs/index.md").read_text()
+    assert all(f"({page.name})" in index for page in ROOT.glob("docs/*.md") if page.name != "index.md")
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
@@ -87,7 +89,7 @@ def test_every_option_in_a_command_is_one_of_it(page):
 
 
 def test_every_verb_and_option_is_in_a_page():
-    text = "\n".join(page.read_text() for page in ROOT.glob("docs/*.md"))
+    text = "\n".join(page.read_text() for page in ROOT.glob("docs/**/*.md"))
     shown = {name for page in PAGES for name, _ in commands(page)}
     assert set(VERBS) <= shown
     for name, parser in make_parser()._subparsers._group_actions[0].choices.items():

@@ -94,7 +94,7 @@ install_packages() {
   local pins=(-r requirements/reference.txt -r "requirements/$STACK.txt") extras=cls,seg,det
   [ -n "$VENV" ] || pins=("$MMCV")
   [ "$STACK" = openmmlab ] || extras=$STACK-cls,$STACK-seg,$STACK-det
-  pip_install "${pins[@]}" -r requirements/build.txt "torch==$(installed_torch)" -e ".[$extras,export,openvino,prune,dev]"
+  pip_install "${pins[@]}" -r requirements/build.txt "torch==$(installed_torch)" -e ".[$extras,export,openvino,prune,docs,dev]"
 }
 
 check_install() {

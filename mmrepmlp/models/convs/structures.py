@@ -82,7 +82,7 @@ class DBBConv2d(ReparameterizableConv2d):
     Args:
         inner_channels: Number of channels behind the pointwise convolution that another follows. Default: None, as many
             as the input's, twice as many in a depthwise convolution.
-        *arguments, **settings: Those of :class:`ReparameterizableConv2d`.
+        **settings: Further arguments, those of :class:`ReparameterizableConv2d`.
     """
 
     @property
