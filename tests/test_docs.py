@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links, paths and commands in the documentation."""
 
+import copy
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmrepmlp.cli import VERBS, make_parser
 from tests.end_to_end.test_tools import parser_of
+from tests.helpers import randomize
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -96,3 +99,20 @@ def test_every_verb_and_option_is_in_a_page():
         options = {option for option in parser._option_string_actions if option.startswith("--")}
         missing = {option for option in options if f"{option}" not in text}
         assert missing <= {"--help", "--local-rank", "--local_rank"}, (name, missing)
+
+
+def test_a_block_of_ones_own_is_converted_exactly_and_loads_both_forms():
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/own_block.md").read_text(), re.M | re.S)[1]
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("from", "import"))]) <= 25
+    names = {}
+    exec(code, names)
+    torch.manual_seed(0)
+    block = randomize(names["SideBySide"](6), torch.Generator().manual_seed(0)).double().eval()
+    images, state = torch.randn(2, 6, 9, 7, dtype=torch.float64), copy.deepcopy(block.state_dict())
+    expected = block(images)
+    deployed = names["SideBySide"](6, deploy=True).double().eval()
+    deployed.load_state_dict(state)
+    block.switch_to_deploy()
+    assert [name for name, _ in block.named_parameters()] == ["conv.weight", "conv.bias"]
+    for form in (block, deployed):
+        torch.testing.assert_close(form(images), expected, rtol=1e-12, atol=1e-12)
