@@ -72,7 +72,7 @@ class BuildWithConfigs(build_py):
 
 
 setup(
-    package_data={"mmrepmlp.verbs.deploy": ["standalone/*.py"]},
+    package_data={"mmrepmlp": ["py.typed"], "mmrepmlp.verbs.deploy": ["standalone/*.py"]},
     cmdclass=dict(build_py=BuildWithConfigs),
     name="mmrepmlp",
     version=VERSION,
@@ -80,6 +80,7 @@ setup(
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords=["RepMLPNet", "structural re-parameterization", "OpenMMLab", "pruning", "quantization"],
     packages=find_packages(include=["mmrepmlp", "mmrepmlp.*"]),
     python_requires=">=3.10",
     install_requires=["torch>=2.4", "safetensors>=0.4", "rich>=13"],
@@ -87,7 +88,13 @@ setup(
     entry_points={"console_scripts": ["mmrepmlp = mmrepmlp.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -65,6 +65,7 @@ def test_it_carries_configs_tools_and_index(wheel):
     for path in [ROOT / "model-index.yml", *(p for top in ("configs", "tools") for p in (ROOT / top).rglob("*"))]:
         if path.is_file() and "__pycache__" not in path.parts:
             assert f"mmrepmlp/.mim/{path.relative_to(ROOT)}" in names
+    assert "mmrepmlp/py.typed" in names
     assert not [name for name in names if name.startswith("tests") or name.endswith(".pyc")]
 
 
