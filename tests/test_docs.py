@@ -101,8 +101,18 @@ def test_every_verb_and_option_is_in_a_page():
         assert missing <= {"--help", "--local-rank", "--local_rank"}, (name, missing)
 
 
+def python_in(page: str) -> str:
+    """The first block of Python in a page."""
+    return re.search(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)[1]
+
+
+@pytest.mark.slow
+def test_other_networks_convert_as_their_page_shows():
+    exec(python_in("docs/other_networks.md"), {})
+
+
 def test_a_block_of_ones_own_is_converted_exactly_and_loads_both_forms():
-    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/own_block.md").read_text(), re.M | re.S)[1]
+    code = python_in("docs/own_block.md")
     assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("from", "import"))]) <= 25
     names = {}
     exec(code, names)
