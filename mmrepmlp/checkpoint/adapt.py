@@ -153,12 +153,10 @@ def check_architecture(expected: State, state: State) -> None:
     others = [key for key in others if key not in WIDTHS] or others  # which follow from the arch
     if others:
         found = "; ".join(f"{key} {given[key]} (the model: {wanted[key]})" for key in others)
-        text = f"The state dict belongs to another RepMLPNet: {found}. Build the model with"
-        if others[0] in WIDTHS:
-            text += " these widths, or with the config that mmrepmlp reparameterize writes beside a compressed network."
-        else:
-            text += " the arch of the checkpoint, or load another checkpoint."
-        raise ValueError(text)
+        raise ValueError(
+            f"The state dict belongs to another RepMLPNet: {found}. Build the model with the arch of the checkpoint, "
+            "or load another one. A compressed network needs the config that mmrepmlp reparameterize writes beside it."
+        )
 
 
 def resize_repmlp_resnet(
