@@ -184,7 +184,12 @@ def trace(model: nn.Module) -> tuple[object, dict[nn.Module, str]]:
         elif hasattr(module, "inplace"):  # whose inputs autograd would lose
             module.inplace = False
     images = torch.randn(1, image_channels(model), *image_size(model), device=next(model.parameters()).device)
-    graph = DependencyGraph().build_dependency(model, images, forward_fn=call, verbose=False)
+    try:
+        graph = DependencyGraph().build_dependency(model, images, forward_fn=call_all, verbose=False)
+    except Exception as error:  # of whatever torch-pruning does not know
+        raise CompressionError(
+            f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {error}"
+        ) from error
     names = {module: name for name, module in model.named_modules()}
     for name, module in model.named_modules():
         if isinstance(module, ReparameterizableConv2d):
@@ -220,7 +225,33 @@ def call(model: nn.Module, images: Tensor) -> list[Tensor]:
         outputs = model.extract_feat(images) if outputs is None else outputs
     else:
         outputs = model(images)
-    return [MARK(output) for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
+    return [MARK(output) for output in differentiable(outputs)]
+
+
+def differentiable(outputs: object) -> list[Tensor]:
+    """The tensors among outputs that depend on weights."""
+    return [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
+
+
+def call_all(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What :func:`call` gives, and what else is computed of images: feature maps that no head reads, and what heads
+    that only train read of them."""
+    called: dict[nn.Module, object] = {}
+    for module in model.modules():
+        module.register_forward_hook(lambda module, _, output: called.update({module: output}))
+    outputs = call(model, images)
+    maps = [called[part] for part in (getattr(model, name, None) for name in ("backbone", "neck")) if part in called]
+    children = [part for child in model.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
+    for head in children if maps else ():
+        layers = [layer for layer in head.modules() if isinstance(layer, LAYERS)]
+        if layers and called.keys().isdisjoint(layers):
+            for layer in layers:  # whose own channels stay
+                layer.register_forward_hook(lambda _, inputs, output: MARK(output))
+            try:
+                outputs += differentiable(head(maps[-1]))
+            except Exception:  # of whatever it needs besides feature maps, all of which stay
+                outputs += [MARK(feature) for feature in differentiable(maps[-1])]
+    return outputs + differentiable(maps)
 
 
 def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> ChannelGroup | None:
