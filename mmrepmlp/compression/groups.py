@@ -188,7 +188,7 @@ def trace(model: nn.Module) -> tuple[object, dict[nn.Module, str]]:
         graph = DependencyGraph().build_dependency(model, images, forward_fn=call_all, verbose=False)
     except Exception as error:  # of whatever torch-pruning does not know
         raise CompressionError(
-            f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {error}"
+            f"{type(model).__name__} cannot be traced on random images: {type(error).__name__}: {error}"
         ) from error
     names = {module: name for name, module in model.named_modules()}
     for name, module in model.named_modules():
@@ -234,12 +234,15 @@ def differentiable(outputs: object) -> list[Tensor]:
 
 
 def call_all(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What :func:`call` gives, and what else is computed of images: feature maps that no head reads, and what heads
-    that only train read of them."""
+    """What :func:`call` gives, and what else is computed of images: by layers that nothing reads, feature maps that no
+    head reads, and by heads that only train."""
     called: dict[nn.Module, object] = {}
     for module in model.modules():
         module.register_forward_hook(lambda module, _, output: called.update({module: output}))
+    if hasattr(model, "backbone"):  # what was before is of a call that failed
+        model.backbone.register_forward_pre_hook(lambda *_: called.clear())
     outputs = call(model, images)
+    outputs += differentiable([output for module, output in called.items() if isinstance(module, LAYERS)])
     maps = [called[part] for part in (getattr(model, name, None) for name in ("backbone", "neck")) if part in called]
     children = [part for child in model.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
     for head in children if maps else ():
@@ -267,7 +270,7 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
         if target.type == OPTYPE.ELEMENTWISE:
             operation = target.grad_fn.name()
             removable &= operation.startswith(KEEP_ZEROS)
-            if not operation.startswith(PER_CHANNEL):
+            if not is_per_channel(target.grad_fn, len(every)):
                 return None
         elif target.type == OPTYPE.RESHAPE:
             continue  # what it does to channels shows in the indices of those that read them
@@ -289,6 +292,20 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
     order = {name: index for index, name in enumerate(names.values())}
     writers, norms = (tuple(sorted(layers, key=order.get)) for layers in (writers, norms))
     return ChannelGroup(writers, norms, tuple(behind), len(every), behind, removable)
+
+
+def is_per_channel(operation: torch.autograd.graph.Node, channels: int) -> bool:
+    """Whether an operation computes each of some channels from that channel alone, of what layers compute."""
+    name = operation.name()
+    if name.startswith("Mean"):  # of anything but the channels
+        sizes = operation._saved_self_sym_sizes
+        means = [dim % 2**64 for dim in getattr(operation, "_saved_dim", range(len(sizes)))]  # as torch counts from -1
+        return any(size == channels and not {i, i - len(sizes) + 2**64} & {*means} for i, size in enumerate(sizes))
+    constant = any(function is None for function, _ in operation.next_functions)  # as wide as it is
+    scales = name.startswith("Mul") and all(
+        factor is None or not factor.dim() for factor in (operation._saved_self, operation._saved_other)
+    )
+    return name.startswith(PER_CHANNEL) and (not constant or scales)
 
 
 def what_follows(graph: object, names: dict[nn.Module, str], layer: nn.Module) -> Behind:

@@ -2,9 +2,12 @@
 """Feature maps that heads read in training alone, or none: whoever reads or adds to them follows."""
 
 import copy
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmrepmlp.compression import CompressionError, find_groups
@@ -104,6 +107,52 @@ def test_maps_that_no_head_reads_stay_whole():
             assert relative_error(actual, expected) < 1e-12
 
 
+def test_layers_that_compute_for_nothing_read_fewer_channels_too():
+    backbone = dict(type="mmpretrain.MobileNetV2", widen_factor=0.25, out_indices=(6,))  # and its last convolution
+    cfg = classifier(backbone)
+    cfg["head"] = dict(cfg["head"], in_channels=80)
+    model, images = build(cfg, "mmpretrain"), torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    for streams in (False, True):
+        finished, narrower, groups = merge(model, streams)
+        (last,) = (group for name, group in groups.items() if name.startswith("backbone.layer7"))
+        assert set(last.readers) == {"head.fc", "backbone.conv2.conv"}
+        with torch.no_grad():
+            for actual, expected in zip(outputs(narrower, images), outputs(finished, images), strict=True):
+                assert relative_error(actual, expected) < 1e-12
+
+
+class Gated(nn.Module):
+    """Gates channels by something, and reads the result."""
+
+    img_size = 8
+
+    def __init__(self, gate: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.write, self.read, self.gate = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 1, 1), gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.write(x))
+        return self.read(x * self.gate(x))
+
+
+@pytest.mark.parametrize(
+    "gate, found",
+    [
+        (lambda x: x.mean((2, 3), keepdim=True).sigmoid(), True),
+        (lambda x: x.mean((-2, -1), keepdim=True).sigmoid(), True),
+        (lambda x: 0.5, True),
+        (lambda x: x.mean(1, keepdim=True).sigmoid(), False),
+        (lambda x: x.mean(-3, keepdim=True).sigmoid(), False),
+        (lambda x: x.mean().sigmoid(), False),
+        (lambda x: torch.ones(6, 1, 1), False),
+        (lambda x: x + torch.ones(6, 1, 1), False),
+    ],
+)
+def test_means_over_channels_and_constants_of_each_channel_keep_them(gate, found):
+    with nullcontext() if found else pytest.raises(CompressionError, match="Gated has no layer"):
+        assert find_groups(Gated(gate), streams=True).keys() == {"write"}
+
+
 class Untraceable(ToyClassifier):
     """A network that fails on random images."""
 
@@ -114,5 +163,5 @@ class Untraceable(ToyClassifier):
 
 
 def test_what_cannot_be_traced_is_one_sentence():
-    with pytest.raises(CompressionError, match="cannot trace Untraceable: TypeError: no such channels"):
+    with pytest.raises(CompressionError, match="Untraceable cannot be traced on .*: TypeError: no such channels"):
         find_groups(Untraceable())
