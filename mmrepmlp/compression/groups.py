@@ -301,11 +301,10 @@ def is_per_channel(operation: torch.autograd.graph.Node, channels: int) -> bool:
         sizes = operation._saved_self_sym_sizes
         means = [dim % 2**64 for dim in getattr(operation, "_saved_dim", range(len(sizes)))]  # as torch counts from -1
         return any(size == channels and not {i, i - len(sizes) + 2**64} & {*means} for i, size in enumerate(sizes))
-    constant = any(function is None for function, _ in operation.next_functions)  # as wide as it is
-    scales = name.startswith("Mul") and all(
-        factor is None or not factor.dim() for factor in (operation._saved_self, operation._saved_other)
-    )
-    return name.startswith(PER_CHANNEL) and (not constant or scales)
+    if name.startswith("Mul") and any(function is None for function, _ in operation.next_functions):
+        factors = (operation._saved_self, operation._saved_other)  # a constant, which stays as wide as it is
+        return all(factor is None or not factor.dim() for factor in factors)
+    return name.startswith(PER_CHANNEL)
 
 
 def what_follows(graph: object, names: dict[nn.Module, str], layer: nn.Module) -> Behind:

@@ -145,12 +145,16 @@ class Gated(nn.Module):
         (lambda x: x.mean(-3, keepdim=True).sigmoid(), False),
         (lambda x: x.mean().sigmoid(), False),
         (lambda x: torch.ones(6, 1, 1), False),
-        (lambda x: x + torch.ones(6, 1, 1), False),
     ],
 )
-def test_means_over_channels_and_constants_of_each_channel_keep_them(gate, found):
+def test_means_over_channels_and_factors_of_each_channel_keep_them(gate, found):
     with nullcontext() if found else pytest.raises(CompressionError, match="Gated has no layer"):
         assert find_groups(Gated(gate), streams=True).keys() == {"write"}
+
+
+def test_sums_that_begin_at_zero_are_streams():
+    model = build(classifier(dict(type="mmpretrain.RepVGG", arch="A0")), "mmpretrain")
+    assert any(len(group.writers) > 1 for group in find_groups(model.backbone, streams=True).values())
 
 
 class Untraceable(ToyClassifier):
