@@ -184,7 +184,12 @@ def trace(model: nn.Module) -> tuple[object, dict[nn.Module, str]]:
         elif hasattr(module, "inplace"):  # whose inputs autograd would lose
             module.inplace = False
     images = torch.randn(1, image_channels(model), *image_size(model), device=next(model.parameters()).device)
-    graph = DependencyGraph().build_dependency(model, images, forward_fn=call, verbose=False)
+    try:
+        graph = DependencyGraph().build_dependency(model, images, forward_fn=call_all, verbose=False)
+    except Exception as error:  # of whatever torch-pruning does not know
+        raise CompressionError(
+            f"{type(model).__name__} cannot be traced on random images: {type(error).__name__}: {error}"
+        ) from error
     names = {module: name for name, module in model.named_modules()}
     for name, module in model.named_modules():
         if isinstance(module, ReparameterizableConv2d):
@@ -220,7 +225,36 @@ def call(model: nn.Module, images: Tensor) -> list[Tensor]:
         outputs = model.extract_feat(images) if outputs is None else outputs
     else:
         outputs = model(images)
-    return [MARK(output) for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
+    return [MARK(output) for output in differentiable(outputs)]
+
+
+def differentiable(outputs: object) -> list[Tensor]:
+    """The tensors among outputs that depend on weights."""
+    return [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
+
+
+def call_all(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What :func:`call` gives, and what else is computed of images: by layers that nothing reads, feature maps that no
+    head reads, and by heads that only train."""
+    called: dict[nn.Module, object] = {}
+    for module in model.modules():
+        module.register_forward_hook(lambda module, _, output: called.update({module: output}))
+    if hasattr(model, "backbone"):  # what was before is of a call that failed
+        model.backbone.register_forward_pre_hook(lambda *_: called.clear())
+    outputs = call(model, images)
+    outputs += differentiable([output for module, output in called.items() if isinstance(module, LAYERS)])
+    maps = [called[part] for part in (getattr(model, name, None) for name in ("backbone", "neck")) if part in called]
+    children = [part for child in model.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
+    for head in children if maps else ():
+        layers = [layer for layer in head.modules() if isinstance(layer, LAYERS)]
+        if layers and called.keys().isdisjoint(layers):
+            for layer in layers:  # whose own channels stay
+                layer.register_forward_hook(lambda _, inputs, output: MARK(output))
+            try:
+                outputs += differentiable(head(maps[-1]))
+            except Exception:  # of whatever it needs besides feature maps, all of which stay
+                outputs += [MARK(feature) for feature in differentiable(maps[-1])]
+    return outputs + differentiable(maps)
 
 
 def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> ChannelGroup | None:
@@ -236,7 +270,7 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
         if target.type == OPTYPE.ELEMENTWISE:
             operation = target.grad_fn.name()
             removable &= operation.startswith(KEEP_ZEROS)
-            if not operation.startswith(PER_CHANNEL):
+            if not is_per_channel(target.grad_fn, len(every)):
                 return None
         elif target.type == OPTYPE.RESHAPE:
             continue  # what it does to channels shows in the indices of those that read them
@@ -258,6 +292,19 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
     order = {name: index for index, name in enumerate(names.values())}
     writers, norms = (tuple(sorted(layers, key=order.get)) for layers in (writers, norms))
     return ChannelGroup(writers, norms, tuple(behind), len(every), behind, removable)
+
+
+def is_per_channel(operation: torch.autograd.graph.Node, channels: int) -> bool:
+    """Whether an operation computes each of some channels from that channel alone, of what layers compute."""
+    name = operation.name()
+    if name.startswith("Mean"):  # of anything but the channels
+        sizes = operation._saved_self_sym_sizes
+        means = [dim % 2**64 for dim in getattr(operation, "_saved_dim", range(len(sizes)))]  # as torch counts from -1
+        return any(size == channels and not {i, i - len(sizes) + 2**64} & {*means} for i, size in enumerate(sizes))
+    if name.startswith("Mul") and any(function is None for function, _ in operation.next_functions):
+        factors = (operation._saved_self, operation._saved_other)  # a constant, which stays as wide as it is
+        return all(factor is None or not factor.dim() for factor in factors)
+    return name.startswith(PER_CHANNEL)
 
 
 def what_follows(graph: object, names: dict[nn.Module, str], layer: nn.Module) -> Behind:

@@ -36,7 +36,7 @@ class MacsOfWidths:
             factor = widths.get(name, group.channels) / group.channels
             for layer in (*group.writers, *group.readers):
                 factors[layer] = factors.get(layer, 1.0) * factor
-        saved = sum(self.of_layers[layer] * (1 - factor) for layer, factor in factors.items())
+        saved = sum(self.of_layers.get(layer, 0) * (1 - factor) for layer, factor in factors.items())
         return 1 - saved / self.total
 
 
