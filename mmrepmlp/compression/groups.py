@@ -4,6 +4,7 @@
 import copy
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -122,12 +123,15 @@ def find_groups(
 
 
 def is_trained(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether all filters of a group are trained, each by itself: none that a branch copies from its input."""
-    writers = [model.get_submodule(name) for name in group.writers]
-    return all(
-        all(parameter.requires_grad for parameter in writer.parameters())
-        and not any(isinstance(branch, IdentityBranch) for branch in writer.modules())
-        for writer in writers
+    """Whether all filters of a group are trained, each by itself: none that a branch copies from its input, and no
+    weights that other layers share."""
+    owners = Counter(parameter for module in model.modules() for parameter in module.parameters(recurse=False))
+    layers = [model.get_submodule(name) for name in (*group.writers, *group.norms, *group.readers)]
+    writers = layers[: len(group.writers)]
+    return (
+        all(parameter.requires_grad for writer in writers for parameter in writer.parameters())
+        and all(owners[parameter] == 1 for layer in layers for parameter in layer.parameters())
+        and not any(isinstance(branch, IdentityBranch) for writer in writers for branch in writer.modules())
     )
 
 

@@ -125,6 +125,14 @@ def pull_together(model: nn.Module, name: str, steps: int) -> list[int]:
     return clusters
 
 
+def test_weights_that_layers_share_stay():
+    model = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Conv2d(4, 4, 1), nn.ReLU())], nn.Conv2d(4, 2, 1))
+    model.insert(0, nn.Conv2d(3, 4, 1))
+    assert find_groups(model).keys() == {"0", "1", "3", "5"}
+    model[3].weight = model[1].weight
+    assert find_groups(model).keys() == {"5"}
+
+
 @pytest.mark.parametrize("conv", CONVS)
 def test_branches_become_equal_together(conv):
     torch.manual_seed(0)
