@@ -293,6 +293,7 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
         return None
     behind = {name: what_follows(graph, names, module) for name, module in sorted(readers.items())}
     removable &= len(writers) == 1 and [*norms] in ([], [what_follows(graph, names, writer).norm])
+    removable &= all(norm.affine for norm in norms.values())  # others make no zeros
     order = {name: index for index, name in enumerate(names.values())}
     writers, norms = (tuple(sorted(layers, key=order.get)) for layers in (writers, norms))
     return ChannelGroup(writers, norms, tuple(behind), len(every), behind, removable)

@@ -27,12 +27,12 @@ def plain_layer(model: nn.Module, name: str) -> nn.Module:
 
 def layers_with_rows(model: nn.Module, group: ChannelGroup) -> list[nn.Module]:
     """The layers with a row of parameters for each channel of a group; branches of convolutions one by one."""
-    layers = [model.get_submodule(name) for name in (*group.writers, *group.norms)]
-    return [
-        part
-        for layer in layers
-        for part in (layer.output_layers() if isinstance(layer, ReparameterizableConv2d) else [layer])
-    ]
+    return [part for name in (*group.writers, *group.norms) for part in branches_of(model.get_submodule(name))]
+
+
+def branches_of(layer: nn.Module) -> list[nn.Module]:
+    """The layers of a re-parameterizable convolution that have a row for each channel; any other layer by itself."""
+    return layer.output_layers() if isinstance(layer, ReparameterizableConv2d) else [layer]
 
 
 @torch.no_grad()
@@ -57,10 +57,9 @@ def keep_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> 
 def zero_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
     """Let all filters of a removable group give zeros but some, in place."""
     gone = sorted(set(range(group.channels)) - set(kept))
-    last = model.get_submodule(group.last)
-    layers = last.output_layers() if isinstance(last, ReparameterizableConv2d) else [last]
-    for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
-        parameter[gone] = 0
+    for layer in branches_of(model.get_submodule(group.last)):
+        for parameter in layer.parameters(recurse=False):
+            parameter[gone] = 0
 
 
 @torch.no_grad()
@@ -136,10 +135,6 @@ def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
 
 def make_shift(norm: _BatchNorm, shift: Tensor) -> None:
     """Let a norm add a shift and nothing else in eval mode; it can be trained as before."""
-    if not norm.affine:
-        raise CompressionError(
-            f"{norm} has no weight and bias (affine=False): what a compactor does to it cannot be written."
-        )
     norm.running_mean.zero_()
     norm.running_var.fill_(1)
     norm.weight.fill_((1 + norm.eps) ** 0.5)

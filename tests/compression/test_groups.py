@@ -172,3 +172,10 @@ def test_what_can_only_be_removed_with_a_trace_stays():
 def test_wrong_widths_are_one_sentence(widths, message):
     with pytest.raises(CompressionError, match=message):
         PrunedModel(dict(type="ToyClassifier"), widths)
+
+
+def test_norms_without_a_scale_make_no_zeros():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with pytest.raises(CompressionError, match="no layer whose filters can be removed"):
+        find_groups(model)
+    assert find_groups(model, streams=True).keys() == {"0"}  # equal ones merge
