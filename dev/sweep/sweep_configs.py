@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,16 +33,25 @@ VERSIONED = ("mmrepmlp", "torch", *OPENMMLAB, *ONEDL)
 HEADING = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 # Compatibility
 
-One config of each family of the installed frameworks, written by `python -m dev.sweep.sweep_configs`.
+The backbone in one config of each family of the installed frameworks: `python -m dev.sweep.sweep_configs`. A small
+RepMLPNet takes the place of the config's backbone, and the channels of neck and heads are set as the explained errors
+advise. [{csv}]({csv}) lists each family: its config, what passed, the error, and the reason of a failure.
 
 - **Control**: with its own backbone the config builds, predicts and gives a loss on random images. Of up to three
-  configs of a family, the first that does counts. Then a small RepMLPNet takes its place, and the channels of neck and
-  heads are set as the explained errors advise.
+  configs of a family, the first that does counts. Where none does, most need a package, weights or a GPU.
 - **Train**: a loss, and gradients in the backbone.
-- **Convert**: the conversion proves exact, and what is built from the written files predicts the same.
-- **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's maps.
-- **Error**: largest relative difference of the maps in the written file.
+- **Convert**: the outputs stay the same, and what is built from the written files predicts the same.
+- **Export**: the ONNX graph computes the same: of the whole model, or of the backbone's feature maps.
 
+{versions}.
+
+"""
+FAILED = """
+Families that work with their own backbone and not with this one; most expect more than four feature maps, the tokens of
+a transformer, or several branches:
+
+| config | first step that fails |
+| --- | --- |
 """
 # What every trial imports, once for all.
 PRELOADED = ["dev.sweep.trial", "mmpretrain.models", "mmseg.models", "mmdet.models", "onnxruntime"]
@@ -89,18 +98,14 @@ class Sweep:
         writer.writerows(asdict(trial) for trial in self.trials)
         return file.getvalue()
 
-    def to_markdown(self) -> str:
-        """Versions, numbers and all rows, as a page."""
+    def to_markdown(self, table: str) -> str:
+        """A page: versions, numbers, what failed, and where the whole table is."""
         lines = ["| package | families | " + " | ".join(STEPS) + " |", "| --- |" + " ---: |" * (1 + len(STEPS))]
         for package, number in Counter(t.package for t in self.trials).items():
             lines.append(f"| {package} | {number} | " + " | ".join(map(str, self.count_passed(package))) + " |")
-        columns = ("config", *STEPS, "error", "reason")
-        lines += ["", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
-        for trial in self.trials:
-            shown = replace(trial, config=trial.config or f"{trial.package}::{trial.family}")
-            cells = (str(getattr(shown, column)).replace("|", "\\|") for column in columns)
-            lines.append("| " + " | ".join(cells) + " |")
-        return HEADING + f"{', '.join(versions())}.\n\n" + "\n".join(lines) + "\n"
+        page = HEADING.format(csv=table, versions=", ".join(versions())) + "\n".join(lines) + "\n"
+        rows = (f"| {trial.config} | " + trial.reason.replace("|", "\\|") + " |" for trial in self.failures())
+        return page + FAILED + "\n".join(rows) + "\n" if self.failures() else page
 
 
 def sweep_configs(
@@ -152,7 +157,7 @@ def sweep_configs(
             trial = future.result()
             known[trial.package, trial.family] = trial
             sweep = Sweep([known[key] for key in sorted(known)])
-            for path, text in ((out, sweep.to_csv()), (out.with_suffix(".md"), sweep.to_markdown())):
+            for path, text in ((out, sweep.to_csv()), (out.with_suffix(".md"), sweep.to_markdown(out.name))):
                 with atomic_write(path) as file:
                     file.write_text(text)
     return Sweep([known[k] for k in sorted(known)])

@@ -45,7 +45,7 @@ def test_a_sweep_goes_on_where_it_was(monkeypatch, tmp_path):
     assert rows.keys() == {"lenet", "resnet"} and rows["resnet"]["reason"] == "as before"
     assert rows["lenet"]["config"].startswith("mmpretrain::lenet/") and rows["lenet"]["control"] != "-"
     page = out.with_suffix(".md").read_text()
-    assert "| mmpretrain | 2 |" in page and "torch " in page and "| a config | fail |" in page
+    assert "| mmpretrain | 2 |" in page and "torch " in page and "(table.csv)" in page
     assert len(sweep.trials) == 2 and (tmp_path / "table.log").exists()
     again = sweep_configs(out, packages=["mmpretrain"], families=["lenet", "resnet"])
     assert again.to_csv() == sweep.to_csv()
@@ -68,12 +68,15 @@ def test_stages_are_chosen_by_strides_and_numbers():
 def test_failures_are_those_of_the_swapped_backbone():
     rows = [
         Trial("mmdet", "a", control="fail", reason="no CUDA"),
-        Trial("mmdet", "b", control="pass", train="fail"),
+        Trial("mmdet", "b", "mmdet::b/b.py", control="pass", train="fail", reason="train: 4 | 5 maps"),
         Trial("mmdet", "c", control="pass", train="pass", convert="pass", export="maps"),
     ]
     sweep = Sweep(rows)
     assert [trial.family for trial in sweep.failures()] == ["b"]
     assert sweep.count_passed("mmdet") == [2, 1, 1, 1]
+    page = sweep.to_markdown("table.csv")
+    assert "| mmdet | 3 | 2 | 1 | 1 | 1 |" in page and page.endswith("| mmdet::b/b.py | train: 4 \\| 5 maps |\n")
+    assert "config | first step" not in Sweep(rows[2:]).to_markdown("table.csv")
 
 
 def test_names_that_do_not_exist(tmp_path):
