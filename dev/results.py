@@ -125,10 +125,9 @@ TABLES = {
     ),
     "precisions": Table(
         ("precisions",),
-        {"network": "network", "training": "trained", "precision": "precision", "metric": "metric"}
+        {"model": "network", "task": "graph", "metric": "metric"}
         | {"before": "PyTorch", "after": "deployed", "drop": "drop", "megabytes": "MB"},
     ),
-    "training_costs_t224": Table(("training_costs_t224",), {}),
 }
 # How figures of other names than those of the benchmark are printed.
 FORMATS = {"weights not 0": "{:,.0f}", "weights, kB": "{:,.0f}", "compressed, kB": "{:,.0f}", "MACs, %": "{:.0f}"}
@@ -216,7 +215,8 @@ def caption(table: Table, reports: Sequence[BenchmarkReport]) -> str:
     parts = [form.format(text(environments[0][name])) for name, form in PHRASES.items() if name in environments[0]]
     repeats = sorted({report.environment["repeats"] for report in reports if "repeats" in report.environment})
     calls = f"; medians of {' or '.join(map(str, repeats))} interleaved calls" if repeats else ""
-    return textwrap.fill(f"{', '.join(parts).replace(', with', ' with')}{calls}.", 120)
+    line = f"{', '.join(parts)}{calls}.".replace(", with", " with").replace("1 threads", "1 thread")
+    return textwrap.fill(line, 120)
 
 
 def text(value: object) -> str:
