@@ -50,9 +50,9 @@ def warnings_of(caplog) -> list[str]:
 @pytest.mark.parametrize(
     "values, message",
     [
-        (np.zeros((8, 8, 3), np.uint8) + 230, r"1\.png has 3 channels; a mask has one"),
-        (np.zeros((8, 8, 4), np.uint8), r"1\.png has 4 channels; a mask has one"),
-        (np.zeros((8, 8, 2), np.uint8), r"1\.png has 2 channels; a mask has one"),  # grey and alpha
+        (np.zeros((8, 8, 3), np.uint8) + 230, r"1\.png has 3 channels; a mask needs one"),
+        (np.zeros((8, 8, 4), np.uint8), r"1\.png has 4 channels; a mask needs one"),
+        (np.zeros((8, 8, 2), np.uint8), r"1\.png has 2 channels; a mask needs one"),  # grey and alpha
         (np.uint16([[0, 1], [256, 1]]).repeat(4, 0).repeat(4, 1), r"1\.png has labels up to 256, .* 8 bits"),
         (np.uint16([[0, 1], [255, 1]]).repeat(4, 0).repeat(4, 1), None),
         (np.uint8([[0, 1], [255, 1]]).repeat(4, 0).repeat(4, 1), None),

@@ -18,7 +18,9 @@ def begin_training(backbone: nn.Module, **settings) -> None:
 def test_an_epoch_that_never_comes_is_refused():
     network = QuantizedRepMLPNet(arch=TINY, img_size=64)
     begin_training(network, begin=1)
-    with pytest.raises(ValueError, match="begin=2, but training is over after 2 epochs"):
+    with pytest.raises(
+        ValueError, match="with begin=2, fake quantization would never start, since training has 2 epochs"
+    ):
         begin_training(network, begin=2)
 
 
