@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a convolution, each a pair of height and width in pixels."""
+    """Kernel size, stride, padding and dilation of a convolution, pairs of height and width in pixels."""
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
@@ -15,7 +15,7 @@ class Geometry:
     dilation: tuple[int, int]
 
     def middle(self, *kernel_size: int) -> "Geometry":
-        """Return the sizes for a smaller kernel in the middle of this one, with as many outputs."""
+        """Return the geometry of a smaller kernel in the middle of this one, with the same number of outputs."""
         margins = [(whole - part) // 2 for whole, part in zip(self.kernel_size, kernel_size)]
         padding = tuple(p - d * m for p, d, m in zip(self.padding, self.dilation, margins))
         return replace(self, kernel_size=kernel_size, padding=padding)

@@ -18,9 +18,9 @@ from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, rec
 class RepMLPv1Block(Reparameterizable, BaseModule):
     """The first RepMLP block (arXiv 2105.01883, section 3), a layer in place of a convolution of any network.
 
-    A feature map is cut into partitions of h by w pixels. The global perceptron maps the averages of all partitions by
-    two fully connected layers, and adds the result to the partitions. Then the partition perceptron, fully connected
-    over pixels and channels of a group, and the local perceptron, convolutions with the same groups, map each
+    A feature map is cut into partitions of h by w pixels. The global perceptron passes the averages of all partitions
+    through two fully connected layers, and adds the result to the partitions. Then the partition perceptron, fully
+    connected over pixels and channels of a group, and the local perceptron, convolutions with the same groups, map each
     partition, and their results are added up.
 
     Unlike :class:`RepMLPBlock`, it mixes channels and may change their number. It takes feature maps of one size only,

@@ -140,7 +140,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         Args:
             x: Shape (N, C, H, W), with any H and W.
             gate_input: Input of the global perceptron, of the same shape, where the norm before the block is fused into
-                it. Default: None, ``x``.
+                it. Default: None, the same as ``x``.
             shortcut: Tensor to add to the result, of the same shape. Default: None.
             drop_path: Stochastic depth of the path beside the shortcut. It is applied to the gate (N, C, 1, 1), which
                 drops the path. Default: None.
@@ -201,7 +201,8 @@ class RepMLPBlock(Reparameterizable, BaseModule):
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
         """Insert a batch norm after the fully connected layer of the deploy form, in place.
 
-        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` fuses it.
+        It is the identity in eval mode, with a mean of 0 and a variance of 1;
+        :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy` fuses it.
 
         Args:
             norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
@@ -212,7 +213,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
             self.fc3_bn, self.fused = norm.train(self.training), False
 
     def local_inject(self) -> None:
-        """Call :meth:`switch_to_deploy`, by the authors' name."""
+        """Call :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy`, by the authors' name."""
         self.switch_to_deploy()
 
 

@@ -28,8 +28,8 @@ class RepMLPNet(StagedBackbone):
     """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
 
     It takes images of any size: ``img_size`` only sets the size of the tiles that the fully connected layers see,
-    ``img_size / stride`` in each stage. State dicts with mmpretrain's names or the authors' load. The deploy form also
-    loads state dicts in training form, and fuses them. Fully connected layers from another ``img_size`` are resampled.
+    ``img_size / stride`` in each stage. It loads state dicts with mmpretrain's names or the authors'. The deploy form
+    also loads those in training form, and fuses them. Fully connected layers from another ``img_size`` are resampled.
 
     Args:
         arch: A letter (T, B, D, L), a long name (tiny, base, deep, large), both in any case, or a dict with the lists
@@ -208,7 +208,7 @@ class RepMLPNet(StagedBackbone):
         return {"final_norm": ScaleShift(self.widths["arch"]["channels"][-1])}
 
     def locality_injection(self) -> None:
-        """Call :meth:`switch_to_deploy`, by the authors' name."""
+        """Call :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy`, by the authors' name."""
         self.switch_to_deploy()
 
     def layers(self) -> list[list[nn.Module]]:

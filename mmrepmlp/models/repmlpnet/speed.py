@@ -2,8 +2,8 @@
 """Faster ways to compute the same numbers in eager mode.
 
 The layers implement the plain formula. Compilers, exporters and tracers see that formula, and so do hooks: whole
-feature maps, each module called once. Only where none of them is active, the functions here choose an equivalent
-computation that suits the cache and the libraries of the machine.
+feature maps, each module called once. Where none of them is active, the functions here choose an equivalent computation
+that suits the cache and the libraries of the machine.
 """
 
 from collections.abc import Callable, Iterator

@@ -26,7 +26,7 @@ def test_an_epoch_that_never_comes_is_refused():
 
 def test_a_plain_network_is_refused():
     for backbone, advice in (
-        (RepMLPNet(TINY, 64), "Write type='mmrepmlp.QuantizedRepMLPNet'"),
+        (RepMLPNet(TINY, 64), "Use type='mmrepmlp.QuantizedRepMLPNet'"),
         (nn.Conv2d(3, 8, 3), r"Only RepMLPNet trains for int8\. .* --precision int8"),
     ):
         with pytest.raises(ValueError, match=f"the model has no QuantizedRepMLPNet. {advice}"):
