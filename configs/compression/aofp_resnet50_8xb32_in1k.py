@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# AOFP: a search for filters that a trained ResNet-50 does not miss, with the settings of the authors' code. Train what
-# is left on afterwards. Not run here.
+# AOFP: search for unimportant filters of a trained ResNet-50, with the settings of the authors' code. Continue training
+# with the smaller model. Not run here.
 _base_ = ["mmpretrain::resnet/resnet50_8xb32_in1k.py"]
 
 load_from = "https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# AOFP: a search for filters that a trained ResNet-56 does not miss, with the settings of the authors' code. Train what
-# is left on afterwards. Not run here.
+# AOFP: search for unimportant filters of a trained ResNet-56, with the settings of the authors' code. Continue training
+# with the smaller model. Not run here.
 _base_ = ["resnet56_1xb64_cifar10.py"]
 
 load_from = "work_dirs/resnet56_1xb64_cifar10/epoch_600.pth"

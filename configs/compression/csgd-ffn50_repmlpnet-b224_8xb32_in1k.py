@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# C-SGD: half of the hidden layers of a trained RepMLPNet-B's feed-forward networks. Not run here.
+# C-SGD: keep half of the hidden channels of a trained RepMLPNet-B's feed-forward networks. Not run here.
 _base_ = ["../repmlpnet/repmlpnet-b224_8xb32_in1k.py"]
 
 load_from = "RepMLPNet-B224_train.pth"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# C-SGD: five eighths of the filters of all layers of a trained ResNet-56, residual streams included, with the schedule
-# of the authors' code. Not run here.
+# C-SGD: keep five eighths of the filters of all layers of a trained ResNet-56, residual streams included, with the
+# schedule of the authors' code. Not run here.
 _base_ = ["resnet56_1xb64_cifar10.py"]
 
 load_from = "work_dirs/resnet56_1xb64_cifar10/epoch_600.pth"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# C-SGD: 70 % of the internal filters of a trained ResNet-50, with the schedule of the authors' code. Not run here.
+# C-SGD: keep 70 % of the internal filters of a trained ResNet-50, with the schedule of the authors' code. Not run here.
 _base_ = ["mmpretrain::resnet/resnet50_8xb32_in1k.py"]
 
 load_from = "https://download.openmmlab.com/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Trains a trained network on: as it is, or when filters have been removed.
+# Fine-tunes a trained network, as it is or after filters have been removed.
 _base_ = "repmlpnet-mini_1xb32_digits-sheets-64px.py"
 
 load_from = "work_dirs/repmlpnet-mini_1xb32_digits-sheets-64px/epoch_3.pth"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# GSM: a tenth of the weights of a RepMLPNet-B's fully connected layers, trained in the structure of the deploy form, in
-# which zeros stay zero. Not run here.
+# GSM: keep a tenth of the weights of a RepMLPNet-B's fully connected layers, trained in the structure of the deploy
+# form, in which zeros stay zero. Not run here.
 _base_ = ["../repmlpnet/repmlpnet-b224_8xb32_in1k.py"]
 
 model = dict(backbone=dict(gradient_reparam=True))

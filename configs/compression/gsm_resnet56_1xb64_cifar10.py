@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# GSM: a tenth of the weights of a trained ResNet-56, with the schedule of the authors' code. Not run here.
+# GSM: keep a tenth of the weights of a trained ResNet-56, with the schedule of the authors' code. Not run here.
 _base_ = ["resnet56_1xb64_cifar10.py"]
 
 load_from = "work_dirs/resnet56_1xb64_cifar10/epoch_600.pth"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the configs of compression beside this one start from; 3 epochs.
+# The RepMLPNet-mini from which the compression configs here start; 3 epochs.
 _base_ = "../repmlpnet/repmlpnet-mini_1xb64_digits-sheets-64px.py"
 
 epochs = 3

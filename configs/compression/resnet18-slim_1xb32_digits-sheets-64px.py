@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the configs of compression beside this one start from: a ResNet-18 of an eighth of the width, 3 epochs.
+# A ResNet-18 of an eighth of the width, from which the compression configs here start; 3 epochs.
 _base_ = "repmlpnet-mini_1xb32_digits-sheets-64px.py"
 
 model = dict(

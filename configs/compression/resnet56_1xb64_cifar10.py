@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the configs of ResNet-56 beside this one start from. Not run here.
+# The ResNet-56 from which the compression configs here start. Not run here.
 _base_ = ["mmpretrain::resnet/resnet18_8xb16_cifar10.py"]
 
 model = dict(

@@ -4,5 +4,5 @@ _base_ = "../repmlpnet/repmlpnet-mini_1xb64_digits-64px.py"
 model = dict(backbone=dict(gradient_reparam=True))
 optim_wrapper = dict(
     constructor="mmrepmlp.RepOptimizerConstructor",
-    clip_grad=None,  # the gradients of the branches, whose norm it means, are not there
+    clip_grad=None,  # needs the norm of the branches' gradients, which do not exist
 )

@@ -12,5 +12,5 @@ model = dict(
 )
 optim_wrapper = dict(
     constructor="mmrepmlp.RepOptimizerConstructor",
-    clip_grad=None,  # the gradients of the branches, whose norm it means, are not there
+    clip_grad=None,  # needs the norm of the branches' gradients, which do not exist
 )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The paper's recipe: 200 epochs of 2975 images in batches of 16. c4 keeps its size without dilated convolutions, c5
-# with those of PSPNet. The maps of c3 and c4 are 81 partitions: the global perceptrons, of other sizes than those
-# pre-trained at 320 pixels, start anew, and every image has the size of the crop.
+# with those of PSPNet. The feature maps of c3 and c4 have 81 partitions: the global perceptrons have other sizes than
+# those pre-trained at 320 pixels and start from random weights, and every image has the size of the crop.
 _base_ = "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py"
 
 custom_imports = dict(imports=["mmrepmlp"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The class is the digit at the top left of a sheet: it depends on the place, which fully connected layers know and
+# The class is the digit at the top left of a sheet: it depends on the position, which fully connected layers know and
 # convolutions do not. Written by tools/dataset_converters/digits.py --task sheets.
 _base_ = "repmlpnet-mini_1xb64_digits-64px.py"
 

@@ -3,5 +3,5 @@
 _base_ = "repmlpnet-mini_1xb64_digits-64px.py"
 
 model = dict(backbone=dict(fc3_norm_init=1.0))
-# The batch norm behind fc3 undoes any scale, so that decay shrinks nothing: it makes fc3 forget its random start.
+# The batch norm after fc3 undoes any scale, so weight decay shrinks nothing: it makes fc3 forget its random start.
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"fc3.weight": dict(decay_mult=300.0)}))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The authors' recipe: 120 epochs, 5 of warm-up, cosine from 0.1, RandAugment. The scales are what
-# repopt-vgg-b1_hyper-search_8xb16_cifar100.py leaves, or the authors' file of them.
+# The authors' recipe: 120 epochs, 5 of warm-up, cosine from 0.1, RandAugment. The scales are those of
+# repopt-vgg-b1_hyper-search_8xb16_cifar100.py, or the authors' file of them.
 _base_ = [
     "mmpretrain::_base_/models/resnet50.py",
     "../_base_/datasets/imagenet_bs32_repmlpnet_224.py",

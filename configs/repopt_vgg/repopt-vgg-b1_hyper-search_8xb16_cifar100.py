@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The authors' search for the scales: 240 epochs on CIFAR-100, of which the scales are kept.
+# The authors' search for the scales: 240 epochs on CIFAR-100; only the scales are used.
 _base_ = [
     "mmpretrain::_base_/models/resnet50.py",
     "mmpretrain::_base_/datasets/cifar100_bs16.py",

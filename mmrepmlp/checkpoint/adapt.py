@@ -25,23 +25,23 @@ BLOCKS = {"light": ".light_repmlp.", "bottleneck": ".btnk_repmlp."}
 
 @dataclass(frozen=True)
 class Origin:
-    """What the adapter has to know about the state dicts of a network."""
+    """Facts about the state dicts of a network that the adapter needs."""
 
     network: str
-    expected: str  # which names, for a message
-    landmark: str  # beginning of names that every whole state dict of it has
-    known: tuple[str, ...]  # parts of names by which a state dict of it, or a part of one, is known
-    synonyms: Mapping[str, str] = field(default_factory=dict)  # the authors' names of modules, and ours
-    heads: tuple[str, ...] = ("head.", "linear.")  # beginnings of names of a classifier's: the authors', mmpretrain's
+    expected: str  # description of the names, for messages
+    landmark: str  # prefix of names that every complete state dict has
+    known: tuple[str, ...]  # parts of names that identify a state dict, or a part of one
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # from the authors' names of modules to ours
+    heads: tuple[str, ...] = ("head.", "linear.")  # prefixes of the names of a classifier's head
     # Fits a state dict with its noted tiles to the sizes of a model and its state; also returns what cannot be fitted.
     resize: Callable[[nn.Module, State, State, list[Tile]], tuple[State, str | None]] = lambda *args: (args[2], None)
     # Raises a ValueError if two state dicts, the model's first, belong to different architectures.
     compare: Callable[[State, State], None] = lambda expected, state: None
-    # Arguments of the constructor that a state dict in training form asks for.
+    # Arguments of the constructor that a state dict in training form requires.
     training_form: Callable[[State], dict[str, object]] = lambda state: {}
 
     def knows(self, names: Iterable[str]) -> bool:
-        """Whether tensors of these names may be the network's."""
+        """Whether tensors of these names may belong to the network."""
         return any(part in f".{name}" for name in names for part in self.known)
 
 
@@ -56,17 +56,22 @@ def adapt_state_dict(
 ) -> None:
     """Adapt the part of a state dict that belongs to a backbone to the model.
 
-    Tensors are renamed, and fitted to the model's sizes as far as its network allows, which is logged; what the model
-    does not build is left out; a training form is fused if the model is in deploy form.
+    Tensors are renamed, and fitted to the sizes of the model if its network supports that, which is logged. Tensors of
+    parts that are not built are left out. A training form is fused if the model is in deploy form.
 
     Args:
         model: The backbone that is about to load.
         state_dict: A state dict or, with an empty ``prefix``, a checkpoint that holds one. Changed in place.
         prefix: Prefix of the model's names in the state dict, e.g. ``"backbone."``.
-        metadata: What the state dict notes about the backbone.
-        unexpected: Gets the names of tensors that are not finite, which torch refuses unless ``strict`` is False.
-        errors: Gets a message about what cannot be loaded where the rest can.
-        expected: The part of the model's state dict to adapt to. Default: all of it.
+        metadata: Metadata of the state dict about the backbone.
+        unexpected: List that gets the names of tensors that are not finite; torch rejects them unless ``strict`` is
+            False.
+        errors: List that gets a message about tensors that cannot be loaded, if the rest can.
+        expected: The part of the model's state dict to adapt to. Default: None, all of it.
+
+    Raises:
+        ValueError: The state dict belongs to another network or architecture, or cannot be converted to the form of the
+            model.
     """
     origin: Origin = model.origin
     inside = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
@@ -81,14 +86,14 @@ def adapt_state_dict(
     expected = model.state_dict() if expected is None else expected
     if not origin.knows(state) and not state.keys() <= expected.keys():
         raise ValueError(
-            f"The state dict holds no {origin.network}: its names are {abbreviate(inside)}. Expected "
+            f"The state dict does not hold a {origin.network}: its names are {abbreviate(inside)}. Expected "
             f"{origin.expected}, with or without 'backbone.'."
         )
     refuse_wrapped(model, state)
     state, message = origin.resize(model, expected, state, noted_tiles(metadata, state_dict))
     origin.compare(expected, state)
     form, wanted = form_of(state), form_of(expected)
-    if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own has no form
+    if form != wanted and not state.keys() <= expected.keys():  # a part of the model's own state dict has no form
         if wanted != "deploy":
             raise ValueError(
                 f"The state dict is in {form} form, the model in {wanted} form, and a conversion cannot be reversed. "
@@ -108,7 +113,7 @@ def adapt_state_dict(
 
 
 def fuse(model: nn.Module, state: State, form: str) -> dict[str, Tensor]:
-    """Convert a state dict in a model's training form or injected form to its deploy form, at least in float32."""
+    """Convert a state dict in training form or injected form to deploy form, in float32 or higher precision."""
     with torch.device("meta"):
         source = model.build_training_form(**model.origin.training_form(state))
         if form == "injected":
@@ -123,7 +128,7 @@ def resize_repmlpnet(model: nn.Module, expected: State, state: State, noted: lis
     """Resample ``fc3`` to other tile sizes, and adapt the stem to other image channels or patches."""
     state, tiles = resample_tiles(state, model.tiles, noted)
     if tiles and not noted:
-        log_once(f"The state dict does not say its tile sizes, taken as {describe(old for old, _ in tiles.values())}.")
+        log_once(f"The state dict does not note tile sizes, taken as {describe(old for old, _ in tiles.values())}.")
     changes = [f"stage {i} {describe([old])} -> {describe([new])}" for i, (old, new) in tiles.items() if old != new]
     if changes:
         print_log(f"fc3 is resampled to the tile sizes of img_size={model.img_size}: {', '.join(changes)}.", "current")
@@ -134,25 +139,25 @@ def resize_repmlpnet(model: nn.Module, expected: State, state: State, noted: lis
 
 
 def describe(tiles: Iterable[tuple[int, int]]) -> str:
-    """Heights and widths, to read."""
+    """Format heights and widths."""
     return ", ".join(f"{h}x{w}" for h, w in tiles)
 
 
 @functools.cache
 def log_once(message: str) -> None:
-    """Log what each copy of a network would say again."""
+    """Log a message once, not for each copy of a network."""
     print_log(message, "current")
 
 
 def check_architecture(expected: State, state: State) -> None:
-    """List in an error each difference in the architectures of two state dicts, in the stages that both have."""
-    wanted, given = architecture_of(expected), architecture_of(state)
-    for key in given.keys() & wanted.keys() & PER_STAGE:
-        given[key] = [have or want for have, want in zip_longest(given[key], wanted[key])]
-    others = [key for key in wanted if key in given and given[key] != wanted[key]]
-    others = [key for key in others if key not in WIDTHS] or others  # which follow from the arch
+    """Raise an error that lists each difference in the architectures of two state dicts, in the stages of both."""
+    wanted, loaded = architecture_of(expected), architecture_of(state)
+    for key in loaded.keys() & wanted.keys() & PER_STAGE:
+        loaded[key] = [have or want for have, want in zip_longest(loaded[key], wanted[key])]
+    others = [key for key in wanted if key in loaded and loaded[key] != wanted[key]]
+    others = [key for key in others if key not in WIDTHS] or others  # widths follow from the arch
     if others:
-        found = "; ".join(f"{key} {given[key]} (the model: {wanted[key]})" for key in others)
+        found = "; ".join(f"{key} {loaded[key]} (the model: {wanted[key]})" for key in others)
         raise ValueError(
             f"The state dict belongs to another RepMLPNet: {found}. Build the model with the arch of the checkpoint, "
             "or load another one. A compressed network needs the config that mmrepmlp reparameterize writes beside it."
@@ -166,24 +171,24 @@ def resize_repmlp_resnet(
     the paper does (section 4.4)."""
     for name, value in expected.items():
         if name.endswith(f"{GLOBAL_PERCEPTRON}fc1.weight") and name in state and state[name].shape != value.shape:
-            given, wanted = (" to ".join(map(str, reversed(weight.shape))) for weight in (state[name], value))
+            loaded, wanted = (" to ".join(map(str, reversed(weight.shape))) for weight in (state[name], value))
             kept = {name: value for name, value in expected.items() if GLOBAL_PERCEPTRON in name and name in state}
             return {**state, **kept}, (
                 f"The global perceptrons of the state dict belong to another image size or reduction than the model's "
-                f"with img_size={model.img_size}: {name} maps {given} features (the model: {wanted})."
+                f"with img_size={model.img_size}: {name} maps {loaded} features (the model: {wanted})."
             )
     return state, None
 
 
 def check_blocks(expected: State, state: State) -> None:
     """Raise an error if two state dicts of RepMLP-ResNets have different kinds of RepMLP blocks."""
-    wanted, given = (
+    wanted, loaded = (
         next((block for block, part in BLOCKS.items() if any(part in name for name in names)), None)
         for names in (expected, state)
     )
-    if given and wanted and given != wanted:
+    if loaded and wanted and loaded != wanted:
         raise ValueError(
-            f"The state dict belongs to a RepMLP-ResNet with block={given!r}, the model has block={wanted!r}: build "
+            f"The state dict belongs to a RepMLP-ResNet with block={loaded!r}, the model has block={wanted!r}: build "
             "the model with the block of the checkpoint, or load another checkpoint."
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a state dict tells about its network: tensor names, form, architecture."""
+"""Infer the names, the form and the architecture of a network from its state dict."""
 
 import itertools
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-# The authors' names of modules and ours, which are mmpretrain's.
+# From the authors' names of modules to ours, which are mmpretrain's.
 SYNONYMS = {
     "conv_embedding.conv": "patch_embed.projection",
     "conv_embedding.bn": "patch_embed.norm",
@@ -19,7 +19,7 @@ SYNONYMS = {
     "gp.fc2": "gp.conv2.conv",
 }
 FIRST_BLOCK = "stages.0.0.repmlp_block."
-# Layers of a unit whose filters compression removes, by the arguments of RepMLPNet that say how many there are.
+# Layers of a unit whose filters compression removes, by the arguments of RepMLPNet that set the number of filters.
 WIDTHS = dict(ffn_channels="ffn_block.ffn_fc1.conv", gp_channels="repmlp_block.gp.conv1.conv")
 UNIT = re.compile(r"^stages\.(\d+)\.(\d+)\.(.+)$")
 
@@ -43,8 +43,11 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str,
 def backbone_part(
     state: Mapping[str, Tensor], network: str, landmark: str, heads: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Select the tensors of a network, whose name, landmark and heads are those of its ``Origin``, from a whole model's
-    state dict, under its own names; of several networks, the model or its ``backbone``."""
+    """Select the tensors of a network from the state dict of a whole model, without prefix and head.
+
+    If there are several networks, it is the model itself or its ``backbone``. Name, landmark and heads of the network
+    are those of its ``Origin``.
+    """
     pattern = re.compile(rf"^((?:.+\.)?){re.escape(landmark)}")
     prefixes = sorted({match[1] for match in map(pattern.match, state) if match})
     if not prefixes and any(name.startswith("backbone.") for name in state):
@@ -55,8 +58,8 @@ def backbone_part(
             f"The state dict holds several {network}s, under {', '.join(map(repr, prefixes))}. Name the one to load: "
             f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix='{prefix}')."
         )
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {name: value for name, value in own.items() if not name.startswith(heads)}
+    inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {name: value for name, value in inside.items() if not name.startswith(heads)}
 
 
 def form_of(names: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpickle what checkpoints hold beside tensors: numbers, text, dates, paths, containers and numpy arrays of these.
+"""Unpickle data besides tensors in checkpoints: numbers, text, dates, paths, containers and numpy arrays of these.
 
-torch's safe unpickler creates, fills and calls what is on a list, with whatever arguments a file gives. Numpy and
-MMEngine trust theirs: crafted ones make them take bytes for pointers, or replace methods. The stand-ins here accept
-what such objects really write, and nothing else; :func:`to_plain` replaces them by the real ones.
+torch's safe unpickler creates, fills and calls anything on its list, with the arguments in the file. Numpy and MMEngine
+trust their arguments: crafted ones make them take bytes for pointers, or replace methods. The stand-ins here accept
+what such objects really write, and nothing else; :func:`to_plain` replaces them by the real objects.
 """
 
 import argparse
@@ -31,11 +31,11 @@ def refusal(what: str) -> pickle.UnpicklingError:
 
 
 class PlainType:
-    """Stand-in of numpy's data type, which is built anew from its name: numpy would trust the flags in its pickle."""
+    """Stand-in for numpy's data type, rebuilt from its name: numpy would trust the flags in its pickle."""
 
     def __init__(self, name: str, *_: bool) -> None:
         self.dtype = np.dtype(str(name))
-        if self.dtype.kind in "VmM":  # their pickle has more to trust: offsets of fields, units of time
+        if self.dtype.kind in "VmM":  # numpy would trust more in their pickles: offsets of fields, units of time
             raise refusal(f"numpy's data type {name}")
 
     def __setstate__(self, state: tuple) -> None:
@@ -44,7 +44,7 @@ class PlainType:
 
 
 class PlainArray:
-    """Stand-in of a numpy array."""
+    """Stand-in for a numpy array."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, plain, is_fortran, content = state
@@ -55,14 +55,14 @@ class PlainArray:
 
 
 def plain_scalar(plain: PlainType, content: bytes) -> np.generic:
-    """Stand-in of numpy's function that creates a scalar from bytes."""
+    """Create a scalar from bytes, in place of numpy's function."""
     if plain.dtype.hasobject:
         raise refusal("numpy's scalar of a Python object")
     return SCALAR(plain.dtype, content)
 
 
 class PlainHistory(HistoryBuffer):
-    """Stand-in of MMEngine's HistoryBuffer: its numbers, without the methods that its pickle names."""
+    """Stand-in for MMEngine's HistoryBuffer: its numbers, without the methods that its pickle names."""
 
     def __init__(self) -> None:
         pass
@@ -72,7 +72,7 @@ class PlainHistory(HistoryBuffer):
 
 
 class PlainOneCycle:
-    """Stand-in of MMEngine's class whose functions its schedulers store; it makes no objects."""
+    """Stand-in for MMEngine's class whose functions its schedulers store; it cannot be instantiated."""
 
     def __new__(cls, *_: object) -> None:
         raise refusal("an object of OneCycleParamScheduler")
@@ -85,7 +85,7 @@ FUNCTIONS = (
 
 
 def plain_function(owner: object, name: str) -> object:
-    """Stand-in of ``getattr``, by which functions inside of classes are stored; gives out those of MMEngine alone."""
+    """Return a function inside of a class, in place of ``getattr``, by which they are stored; MMEngine's only."""
     for stand_in, kind, names in FUNCTIONS:
         if owner is stand_in and name in names:
             return getattr(kind, name)
@@ -102,12 +102,12 @@ PLAIN = {
     **{f"datetime.{kind}": getattr(datetime, kind) for kind in ("datetime", "date", "time", "timedelta", "timezone")},
     # Python 3.13 moved them.
     **{f"{module}.{name}": kind for name, kind in PATHS.items() for module in ("pathlib", "pathlib._local")},
-    # What defaultdicts make, for example.
+    # The factories of defaultdicts, for example.
     **{f"builtins.{kind.__name__}": kind for kind in (list, dict, tuple, set, frozenset, str, int, float, bool)},
-    "builtins.bytes": lambda: b"",  # others are encoded text; of a number it would fill the memory
+    "builtins.bytes": lambda: b"",  # others are encoded text; bytes(number) would fill the memory
     "builtins.getattr": plain_function,
     "_codecs.encode": codecs.encode,
-    # torch fills in ordinary dicts and lists only.
+    # torch only fills ordinary dicts and lists.
     "collections.defaultdict": lambda *factory: {},
     "collections.deque": lambda items=(), length=None: list(items),
     "argparse.Namespace": argparse.Namespace,
@@ -123,12 +123,12 @@ PLAIN = {
 
 
 def name_of(target: object) -> str:
-    """The name under which torch's safe unpickler finds an entry of its list."""
+    """Return the name under which torch's safe unpickler finds an entry of its list."""
     return target[1] if isinstance(target, tuple) else f"{target.__module__}.{target.__qualname__}"
 
 
 def listed(name: str, target: Callable) -> Callable:
-    """An entry for torch's list that is found under a name; torch < 2.6 takes only what has that name itself."""
+    """Make an entry of torch's list that is found under a name; torch < 2.6 only takes objects with that name."""
     if name_of(target) == name:
         return target
     entry = target if target.__module__ == __name__ else lambda *arguments: target(*arguments)
@@ -155,7 +155,7 @@ def trust_plain_data() -> Iterator[None]:
 
 
 def to_plain(value: object, seen: dict[int, tuple[object, object]] | None = None) -> object:
-    """Replace each stand-in in nested data by what it stands for, in place where that is possible; refuse attributes by
+    """Replace each stand-in in nested data by the real object, in place where that is possible; reject attributes by
     which numpy would take numbers for addresses."""
     seen = {} if seen is None else seen
     if isinstance(value, (Tensor, str, bytes, int, float, type(None))):

@@ -34,15 +34,15 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
         filename: Path of a file written by ``torch.save``, or of a ``.safetensors`` file.
         map_location: Device of the tensors, or what else ``torch.load`` takes. Default: ``"cpu"``; None keeps the
             devices in the file where there is a GPU.
-        allow_unsafe: Whether to execute code in the file, with all permissions of the user; of whole modules in it the
-            state dicts are taken. Default: False.
+        allow_unsafe: Whether to execute code in the file, with all permissions of the user; whole modules in it are
+            replaced by their state dicts. Default: False.
 
     Returns:
         The content of the file; for safetensors, the tensors under ``state_dict`` and the metadata under ``meta``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is empty, damaged, not a checkpoint, or contains code; or there is no such device.
+        CheckpointError: The file is empty, damaged, not a checkpoint, or contains code; or the device does not exist.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
@@ -66,7 +66,7 @@ def load_from_local(filename: str | os.PathLike, map_location: Any = "cpu", allo
                 content = to_plain(torch.load(path, map_location=map_location, weights_only=True))
     except (PermissionError, CheckpointError):
         raise
-    except Exception as error:  # of whatever the bytes made the readers do
+    except Exception as error:  # the readers raise any on damaged files
         if allow_unsafe and isinstance(error, (ModuleNotFoundError, AttributeError)):
             raise CheckpointError(f"{path} holds objects of a package that is not installed: {error}.") from error
         raise CheckpointError(explain_failure(path, error)) from error
@@ -85,7 +85,7 @@ def weights_of(content: object) -> object:
 
 
 def check_device(path: Path, map_location: Any) -> Any:
-    """Check that the device to load a file to is there; None becomes the CPU where there is no GPU."""
+    """Check that the device to load a file to exists; None becomes the CPU if there is no GPU."""
     if map_location is None and not torch.cuda.is_available():
         return "cpu"
     if isinstance(map_location, (str, torch.device)):
@@ -101,7 +101,7 @@ def check_device(path: Path, map_location: Any) -> Any:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell by the name, or by the content: the length of a JSON header, and the header."""
+    """Whether a file is in safetensors format, by its name or its content: the length of a JSON header, the header."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or (
@@ -118,7 +118,7 @@ def read_safetensors(path: Path, map_location: Any) -> dict:
         meta = (file.metadata() or {}).get("meta", "{}")
     try:
         return {"meta": mmengine.load(io.StringIO(meta), file_format="json"), "state_dict": state}
-    except ValueError:  # text of somebody else
+    except ValueError:  # metadata of another program
         return {"meta": {}, "state_dict": state}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MMEngine calls to load a checkpoint, by the scheme of its name: :data:`LOADERS`.
+"""Functions that MMEngine calls to load a checkpoint, by the scheme of its name: :data:`LOADERS`.
 
 MMEngine resolves the names, by its tables and storage backends; the files are read as :mod:`reading` does, without
 executing code that they may contain.
@@ -24,14 +24,14 @@ from .unwrap import find_state_dict, tensors_of
 
 
 def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> dict:
-    """Read a checkpoint as :func:`load_from_local` does, and give its weights the name under which MMEngine looks."""
+    """Read a checkpoint as :func:`load_from_local` does, and put its weights where MMEngine looks for them."""
     content = load_from_local(filename, map_location)
     try:
         state = find_state_dict(content)
-    except ValueError as error:  # perhaps its reader knows what it is
+    except ValueError as error:  # the caller may know what it is
         print_log(f"{filename}: {error}", "current", logging.WARNING)
         if not isinstance(content.get("state_dict", {}), Mapping):
-            del content["state_dict"]  # MMEngine would take it for one
+            del content["state_dict"]  # MMEngine would take it for a state dict
         return content
     # In place, since it may have attributes. Prefixes stay: MMEngine may have been asked for one.
     state.update(tensors_of(state))
@@ -43,7 +43,7 @@ def load_from_disk(filename: str | os.PathLike, map_location: Any = "cpu") -> di
 
 
 def load_from_url(filename: str, map_location: Any = "cpu") -> dict:
-    """Download a checkpoint into torch's folder, unless it is there, and read it without executing code."""
+    """Download a checkpoint to torch's cache folder, unless it is there, and read it without executing code."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(filename).path).name)
     another_process_downloads = is_distributed() and int(os.environ.get("LOCAL_RANK", 0)) > 0
     if not path.exists() and not another_process_downloads:
@@ -95,12 +95,12 @@ def load_from_storage(filename: str, map_location: Any = "cpu") -> dict:
     with backend.get_local_path(filename) as path:
         try:
             return load_from_disk(path, map_location)
-        except CheckpointError as error:  # which names a temporary copy
+        except CheckpointError as error:  # it names a temporary copy
             raise CheckpointError(str(error).replace(str(path), filename)) from error
 
 
 def find(filename: str, table: Mapping[str, str]) -> str:
-    """Look the name behind a scheme up in one of MMEngine's tables."""
+    """Look up the name after a scheme in one of MMEngine's tables."""
     scheme, _, name = filename.partition("://")
     if name not in table:
         similar = [f"{scheme}://{known}" for known in difflib.get_close_matches(name, table)]
@@ -109,7 +109,7 @@ def find(filename: str, table: Mapping[str, str]) -> str:
     return table[name]
 
 
-# By MMEngine's patterns of names. Its log prints the names of the functions from the eleventh letter on.
+# By MMEngine's patterns of names. MMEngine logs the names of the functions from the eleventh letter on.
 LOADERS: dict[str, Callable[[str, Any], dict]] = {
     "": load_from_disk,
     "http://": load_from_url,

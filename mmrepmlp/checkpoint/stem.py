@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapt the stem of a state dict to other numbers of image channels and other patches."""
+"""Adapt the stem of a state dict to another number of image channels and another patch size."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ STEM = "patch_embed.projection.weight"
 
 
 def adapt_stem(state: dict[str, Tensor], expected: torch.Size) -> tuple[dict[str, Tensor], list[str]]:
-    """Adapt the stem's convolution in a backbone's state dict to the image channels and patch size of the model's, by
-    its shape (O, I, height, width); also returns a description of each change."""
+    """Adapt the stem's convolution in a backbone's state dict to the number of image channels and the patch size of the
+    model's, given its shape (O, I, height, width); also returns a description of each change."""
     weight, changes = state.get(STEM), []
     if weight is None or weight.dim() != 4 or weight.size(0) != expected[0]:
         return state, changes
@@ -31,14 +31,13 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt a convolution (O, I, height, width) to another number of input channels; the response to equal channels
     stays the same.
 
-    More channels repeat the given ones, each divided by how often it occurs; fewer are the sums of those that a
-    repetition would put there. A single one is the sum of all. For 3 channels and multiples of 3 that is what timm
-    does.
+    More channels repeat the present ones, each divided by the number of its repetitions; fewer are sums of the present
+    ones, dealt out in turn. A single one is the sum of all. For 3 channels and multiples of 3, timm does the same.
     """
-    given, precise = weight.size(1), to_float64(weight)
-    place = torch.arange(max(given, channels), device=precise.device)
-    matrix = precise.new_zeros(channels, given)
-    matrix[place % channels, place % given] = 1
+    present, precise = weight.size(1), to_float64(weight)
+    index = torch.arange(max(present, channels), device=precise.device)
+    matrix = precise.new_zeros(channels, present)
+    matrix[index % channels, index % present] = 1
     matrix /= matrix.sum(0, keepdim=True)
     return torch.einsum("oihw,ji->ojhw", precise, matrix).to(weight)
 

@@ -25,8 +25,8 @@ def resample_tiles(
 
     Args:
         state: A backbone's state dict with our names, in any form.
-        tiles: The model's tile (h, w) in pixels, one for each stage.
-        noted: Those of the state dict, as its metadata says. Default: they are inferred.
+        tiles: The model's tile size (h, w) in pixels for each stage.
+        noted: Those of the state dict, from its metadata. Default: none, they are inferred.
 
     Returns:
         The state dict, and the tile size of the state dict and the model for each stage with such a layer.
@@ -46,8 +46,8 @@ def resample_tiles(
 
 
 def infer_tile(name: str, pixels: int, like: Tile, noted: Tile | None = None) -> Tile:
-    """Infer height and width of a tile from its pixels: as noted, as the model's, of the same aspect ratio, or
-    square."""
+    """Infer height and width of a tile from its number of pixels: as noted, as the model's, of the same aspect ratio,
+    or square."""
     h, w = like
     scale = math.sqrt(pixels / (h * w))
     for tile in (noted or like, like, (round(h * scale), round(w * scale)), (math.isqrt(pixels),) * 2):
@@ -60,14 +60,14 @@ def infer_tile(name: str, pixels: int, like: Tile, noted: Tile | None = None) ->
 
 
 def note_tiles(state: Mapping[str, Tensor], prefix: str, tiles: list[Tile]) -> None:
-    """Write tile sizes into the metadata of a state dict: of 8x16 and of 16x8 pixels a weight has the same shape."""
+    """Write tile sizes into the metadata of a state dict: weights for 8x16 and for 16x8 pixels have the same shape."""
     if hasattr(state, "_metadata"):
         state._metadata[prefix[:-1]]["tiles"] = [list(tile) for tile in tiles]
 
 
 def noted_tiles(metadata: Mapping, state: Mapping[str, Tensor] = MappingProxyType({})) -> list[Tile]:
-    """The tile sizes that :func:`note_tiles` wrote, in the metadata of the module that loads, or in the only notes of a
-    whole model's state dict; none where there is anything else."""
+    """Return the tile sizes that :func:`note_tiles` wrote into the metadata of the module that loads, or into the only
+    notes of a whole model's state dict; none if there is anything else."""
     found = [notes["tiles"] for notes in getattr(state, "_metadata", {}).values() if "tiles" in notes]
     tiles = metadata.get("tiles", found[0] if len(found) == 1 else ())
     pairs = [tuple(tile) for tile in tiles if isinstance(tile, (list, tuple))] if isinstance(tiles, list) else []
@@ -75,7 +75,7 @@ def noted_tiles(metadata: Mapping, state: Mapping[str, Tensor] = MappingProxyTyp
 
 
 def resample_noted(state: dict[str, Tensor], prefix: str, noted: list[Tile], tile: Tile) -> None:
-    """Resample one layer of a state dict, in place, where its metadata says that it is for another tile."""
+    """Resample one layer of a state dict, in place, if its metadata notes another tile size."""
     weight = state.get(f"{prefix}weight")
     if noted and noted != [tile] and weight is not None and weight.shape[1:] == (math.prod(noted[0]), 1, 1):
         for name, resample in (("weight", resample_weight), ("bias", resample_bias)):
@@ -103,13 +103,14 @@ def resample_bias(bias: Tensor, old: Tile, new: Tile) -> Tensor:
 
 
 def resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """The matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows sum to 1."""
+    """Return the matrix (h' * w', h * w), float64, that resizes an image of h by w pixels; its rows sum to 1."""
     rows, columns = (resize_matrix_1d(*sides) for sides in zip(source, target))
     return torch.einsum("ai,bj->abij", rows, columns).reshape(target[0] * target[1], -1)
 
 
 def resize_matrix_1d(source: int, target: int) -> Tensor:
-    """The matrix (target, source), float64, that resizes a row of pixels, up by interpolation, down by the inverse."""
+    """Return the matrix (target, source), float64, that resizes a row of pixels: up by interpolation, down by the
+    inverse."""
     if source > target:
         return torch.linalg.pinv(resize_matrix_1d(target, source))
     line = torch.eye(source, dtype=torch.float64)[None]  # each pixel alone, as a channel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the state dict inside the content of a checkpoint file, whoever wrote it."""
+"""Find the state dict inside the content of a checkpoint file of any origin."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,16 @@ MODEL = ("backbone.", "patch_embed.", "conv_embedding.", "stages.0.0.repmlp_bloc
 def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
     """Find the state dict inside a checkpoint, its arrays as tensors; the names are those in the file.
 
-    Searched under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
+    It is looked for under ``state_dict``, ``model`` and other usual names, then under any other entry, averaged weights
     included, if it is the only one that holds parameters by name, or those of a backbone; otherwise the checkpoint
     itself is the state dict.
 
     Args:
         checkpoint: Content of a file.
-        ema: Whether to return the weights averaged over the training. Default: False.
+        ema: Whether to return the weights averaged over training. Default: False.
+
+    Returns:
+        The state dict.
 
     Raises:
         ValueError: There is no state dict, or several and no usual name; or ``ema`` is set and there are no averaged
@@ -33,7 +36,7 @@ def unwrap(checkpoint: object, ema: bool = False) -> dict[str, Tensor]:
 
 
 def find_state_dict(checkpoint: object, ema: bool = False) -> Mapping:
-    """Find the state dict inside a checkpoint as :func:`unwrap` does, as it is."""
+    """Find the state dict inside a checkpoint as :func:`unwrap` does, and leave it as it is."""
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"The checkpoint is a {type(checkpoint).__name__}: expected a dict of tensors by name.")
     if ema and "ema_state_dict" in checkpoint:
@@ -53,7 +56,7 @@ def find_state_dict(checkpoint: object, ema: bool = False) -> Mapping:
     if len(found) > 1:
         raise ValueError(
             f"The checkpoint holds weights under {abbreviate(found)}, and these names do not tell which to load. Save "
-            "those to load in a file of their own."
+            "the wanted ones to a separate file."
         )
     if found:
         return find_state_dict(*found.values())
@@ -68,7 +71,7 @@ def is_array(value: object) -> bool:
 
 
 def tensors_of(state: Mapping) -> dict[str, object]:
-    """The entries of a state dict with their names, arrays and sparse ones as dense tensors, and torch's metadata."""
+    """Return the named entries of a state dict, arrays and sparse tensors as dense ones, with torch's metadata."""
 
     def to_tensor(value: object) -> object:
         if isinstance(value, np.ndarray) and is_array(value):
@@ -81,7 +84,7 @@ def tensors_of(state: Mapping) -> dict[str, object]:
 
 
 def holds_state(key: object, value: object) -> bool:
-    """Whether an entry of a checkpoint has parameters by name, at any depth; what optimizers keep of them is none."""
+    """Whether an entry of a checkpoint has parameters by name, at any depth; states of optimizers do not count."""
     if not isinstance(value, Mapping) or str(key).startswith("optim") or str(key).endswith("_extra_state"):
         return False
     return any(
@@ -106,13 +109,13 @@ def abbreviate(names: Iterable, limit: int = 10) -> str:
 
 
 def meta_of(checkpoint: Mapping) -> dict:
-    """The ``meta`` of a checkpoint of MMEngine; empty where there is none, or something else of this name."""
+    """Return the ``meta`` of an MMEngine checkpoint; empty if there is none, or something else of this name."""
     meta = checkpoint.get("meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
 
 
 def trained_metainfo(meta: Mapping) -> dict:
-    """The classes and the palette of the dataset that a checkpoint was trained on, as far as its ``meta`` tells."""
-    given = meta.get("dataset_meta") or meta
-    found = {name: given.get(name) or given.get(name.upper()) for name in ("classes", "palette")}
+    """Return classes and palette of the dataset that a checkpoint was trained on, if its ``meta`` has them."""
+    metainfo = meta.get("dataset_meta") or meta
+    found = {name: metainfo.get(name) or metainfo.get(name.upper()) for name in ("classes", "palette")}
     return {name: value for name, value in found.items() if isinstance(value, (list, tuple))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the tensors of a state dict."""
+"""Check the tensors of a state dict."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,26 +12,33 @@ from .classifier import fit_names
 from .unwrap import abbreviate
 
 NOT_FINITE = "not finite (NaN or Inf)"
-AUXILIARY = "auxiliary_head."  # of heads that take part in training alone
+AUXILIARY = "auxiliary_head."  # prefix of heads for training only
 MISFIT = re.compile(r"size mismatch for (\S+): .* shape torch\.Size\((.*?)\) from .* model is torch\.Size\((.*)\)\.")
 
 
 class Misfit(str):
-    """The name of a tensor, its shape, and that of the model's."""
+    """The name of a tensor, its shape, and the shape of the model's tensor."""
 
-    def __new__(cls, name: str, given: Iterable[int], wanted: Iterable[int]) -> "Misfit":
-        given, wanted = list(given), list(wanted)
-        self = super().__new__(cls, f"{name} {given} (the model: {wanted})")
-        self.sides = list(zip(given, wanted))
+    def __new__(cls, name: str, shape: Iterable[int], wanted: Iterable[int]) -> "Misfit":
+        shape, wanted = list(shape), list(wanted)
+        self = super().__new__(cls, f"{name} {shape} (the model: {wanted})")
+        self.sides = list(zip(shape, wanted))
         return self
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Load all that fits of a state dict, whatever is in front of its names.
+    """Load all tensors of a state dict that fit, whatever the prefix of their names.
 
-    Returns the names of tensors that were not loaded: those that are ``missing``, ``of another shape`` or
-    ``unexpected``. An error are several such models, another architecture of a network that knows its own, and values
-    that no network has.
+    Args:
+        model: The model.
+        state: The state dict.
+
+    Returns:
+        The names of tensors that were not loaded: those that are ``missing``, ``of another shape`` or ``unexpected``.
+
+    Raises:
+        ValueError: The state dict holds several such models, has another architecture, of networks that compare it, or
+            has values that no network has.
     """
     expected = model.state_dict()
     state = fit_names(state, expected)
@@ -42,7 +49,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, lis
         faults["missing"] = [name for name in keys.missing_keys if not name.endswith("num_batches_tracked")]
         faults["unexpected"] = list(keys.unexpected_keys)
 
-    handle = model.register_load_state_dict_post_hook(note)  # which torch calls before it raises an error of shapes
+    handle = model.register_load_state_dict_post_hook(note)  # torch calls it before it raises an error about shapes
     try:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # torch's list of them, one per line
@@ -56,21 +63,25 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, lis
 
 
 def read_misfit(line: str) -> str:
-    """A line of torch's list of tensors that do not fit, shorter."""
+    """Shorten a line of torch's list of tensors that do not fit."""
     if found := MISFIT.search(line):
         return Misfit(found[1], *([int(side) for side in re.findall(r"\d+", shape)] for shape in found.groups()[1:]))
     return line.strip().rstrip(".")
 
 
 def needed(faults: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """The faults of :func:`load_weights` that change what a model predicts: not those of auxiliary heads, and tensors
-    that it has not."""
+    """Return the faults of :func:`load_weights` that change the predictions of a model: neither those of auxiliary
+    heads nor unexpected tensors."""
     kinds = ("missing", "of another shape")
     return {kind: [name for name in faults[kind] if not name.startswith(AUXILIARY)] for kind in kinds}
 
 
 def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check the names, shapes and values of a state dict against those of the model that is to load it."""
+    """Check the names, shapes and values of a state dict against those of the model that is to load it.
+
+    Raises:
+        ValueError: They do not fit.
+    """
     shared = [name for name in expected if name in state]
     raise_faults(
         {
@@ -105,8 +116,8 @@ def check_values(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 
 def not_finite(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The tensors of a state dict with NaN, or with Inf where the model's own have none, as masks and the empty ranges
-    of torch's observers do."""
+    """Return the tensors of a state dict with NaN, or with Inf if the model's own tensor has none; masks and the empty
+    ranges of torch's observers have some."""
 
     def holds(test: Callable[[Tensor], Tensor], value: Tensor) -> bool:
         return not value.is_meta and bool(test(value.half() if value.itemsize == 1 else value).any())  # float8
@@ -131,8 +142,8 @@ def raise_faults(faults: Mapping[str, list[str]]) -> None:
 
 
 def is_narrower(misfits: Iterable[str]) -> bool:
-    """Whether layers have fewer outputs and fewer inputs than the model's, and none has more."""
+    """Whether some layers have fewer outputs and some fewer inputs than the model's, and none has more."""
     sides = [misfit.sides for misfit in misfits if isinstance(misfit, Misfit)]
-    fewer = [[given < wanted for given, wanted in pairs] for pairs in sides]
-    more = any(given > wanted for pairs in sides for given, wanted in pairs)
+    fewer = [[side < wanted for side, wanted in pairs] for pairs in sides]
+    more = any(side > wanted for pairs in sides for side, wanted in pairs)
     return not more and any(any(axis[:1]) for axis in fewer) and any(any(axis[1:2]) for axis in fewer)

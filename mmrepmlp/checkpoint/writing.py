@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writing of files."""
+"""Write files atomically."""
 
 import errno
 import glob
@@ -30,8 +30,8 @@ def atomic_write(path: str | os.PathLike, named_after: str | os.PathLike | None 
 
     Yields the path of a temporary file in the same folder. On success the file is flushed to disk and renamed to
     ``path``; on an exception ``path`` stays unchanged and the temporary file is removed. Temporary files left by
-    killed processes are removed as well: they are ``named_after`` another path, one that the next process knows, where
-    ``path`` depends on what is written, e.g. ends in a hash.
+    killed processes are removed as well. If ``path`` depends on the content, e.g. ends in a hash, temporary files are
+    ``named_after`` another path, which the next process knows.
     """
     with temporary_path(Path(named_after or path)) as temporary:
         yield temporary
@@ -63,7 +63,7 @@ def atomic_folder(path: str | os.PathLike, durable: bool = True) -> Iterator[Pat
 
 
 def restore(path: Path, replaced: Path) -> None:
-    """End the replacement of a folder: remove the old one if there is a new one, else put it back."""
+    """Finish the replacement of a folder: remove the old one if there is a new one, else put it back."""
     if path.exists():
         remove(replaced)
     elif replaced.exists():
@@ -72,8 +72,8 @@ def restore(path: Path, replaced: Path) -> None:
 
 @contextmanager
 def temporary_path(path: Path, is_folder: bool = False) -> Iterator[Path]:
-    """A file or folder beside ``path``, locked while it is written, and removed at the end unless it was renamed."""
-    import fcntl  # which Windows has not
+    """Make a file or folder beside ``path``, locked while it is written, and removed at the end unless renamed."""
+    import fcntl  # Windows lacks it
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explained_path(path):
@@ -177,8 +177,8 @@ def save_hashed(
 
 
 def write_checkpoint(checkpoint: Mapping, file: Path, safetensors: bool) -> None:
-    """Write a checkpoint to a temporary file, with ``torch.save`` or as safetensors, which take ``state_dict`` and
-    ``meta`` alone."""
+    """Write a checkpoint to a temporary file, with ``torch.save`` or as safetensors, which only takes ``state_dict``
+    and ``meta``."""
     if not safetensors:
         with file.open("wb") as stream:  # torch.save would store the name of a path, which would change the hash
             try:
@@ -196,7 +196,7 @@ def write_checkpoint(checkpoint: Mapping, file: Path, safetensors: bool) -> None
 
 
 def file_hash(path: str | os.PathLike, digits: int = 8) -> str:
-    """First digits of a file's sha256, by default as many as in the names of checkpoints that OpenMMLab publishes."""
+    """Return the first digits of a file's SHA-256, by default as many as in the names of OpenMMLab's checkpoints."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authors' pruning methods: from a trained model to a smaller one."""
+"""The authors' pruning methods, which make a trained model smaller."""
 
 from .aofp_hook import AOFPHook
 from .compactor import remove_compactors

@@ -23,14 +23,14 @@ from mmrepmlp.registry import HOOKS
 
 @dataclass
 class Search:
-    """The search for filters of a layer that can be spared.
+    """The search for filters of a layer that can be removed.
 
     Attributes:
-        mask: 1 for each filter that is there, 0 for each that is gone.
-        space: Filters among which is searched.
-        damage: Sum of the damages done without each filter, shape (D,), float64.
+        mask: 1 for each filter that remains, 0 for each that was dropped.
+        space: The filters under search.
+        damage: Sum of the damages measured without each filter, shape (D,), float64.
         trials: How often the damage without each filter was measured, shape (D,).
-        steps: Steps of the optimizer since the space is this one; negative before the search begins.
+        steps: Steps of the optimizer with this space; negative before the search begins.
     """
 
     mask: list[int]
@@ -41,13 +41,13 @@ class Search:
 
     @classmethod
     def start(cls, mask: list[int], steps: int = 0) -> "Search":
-        """Begin among all filters that are there."""
+        """Begin a search among all filters that remain."""
         space = [i for i, present in enumerate(mask) if present]
         return cls(mask, space, torch.zeros(len(mask), dtype=torch.float64), torch.zeros(len(mask)), steps)
 
     def halve(self, threshold: float) -> "Search":
-        """Judge the better half of the space by its mean damages: drop it if the worst of them is below a threshold,
-        else search in it alone."""
+        """Judge the half of the space with the smaller mean damages: drop it if all of them are below a threshold, else
+        search only in it."""
         means = self.damage / self.trials.clamp(min=1)
         half = sorted(self.space, key=lambda i: (means[i].item(), i))[: len(self.space) // 2]
         if half and max(means[i].item() for i in half) < threshold:
@@ -59,25 +59,26 @@ class Search:
 
 @HOOKS.register_module()
 class AOFPHook(GradientHook):
-    """Approximated oracle filter pruning (ICML 2019): search, while training goes on, for filters that nothing misses.
+    """Approximated oracle filter pruning (ICML 2019): search for unimportant filters during training.
 
-    In each iteration, each layer's next layers also see their input without a random half of the filters under search.
-    How much their output changes, in relation to its size, is the damage done without these. After some iterations the
-    half with the smaller mean damages is dropped if all are small, else searched in turn. Filters that are dropped are
-    read with weights of zero from then on. ``mmrepmlp reparameterize`` removes them; train the smaller model on. Start
+    In each iteration, the layers that read a layer's output also run without a random half of its filters under search.
+    The change of their output, relative to its size, is the damage without these filters. After ``per_half`` steps, the
+    half with the smaller mean damages is dropped if all of them are small, else it is searched in turn. Dropped filters
+    are zero from then on. ``mmrepmlp reparameterize`` removes them; continue training with the smaller model. Start
     from a trained checkpoint (``load_from``).
 
     Args:
         target: Share of the model's multiply-adds at which the search ends. Default: 0.5.
-        threshold: Damage below which a filter can be spared. Default: 0.01.
+        threshold: Damage below which a filter can be dropped. Default: 0.01.
         per_half: Steps of the optimizer for each half. Default: 1000.
-        start: Steps before the search begins. Default: 500.
-        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
-            that can be, see :func:`find_groups`.
+        start: Steps of the optimizer before the search begins. Default: 500.
+        layers: Names of the layers whose filters may be removed, or parts of the names between dots. Default: all
+            layers that :func:`find_groups` finds.
         seed: Seed of the random halves. Default: 0.
 
     Raises:
-        CompressionError: Filters of a layer cannot be removed, or the training ends before the first half is judged.
+        ValueError: ``target`` is out of range.
+        CompressionError: Filters of a layer cannot be removed, or training ends before the first half is judged.
     """
 
     def __init__(
@@ -96,13 +97,13 @@ class AOFPHook(GradientHook):
         self.layers, self.seed = layers, seed
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
-        """Begin to search, or go on where the training that is resumed was, and listen to the layers."""
+        """Begin the searches, or restore those of a resumed training, and register hooks on the layers."""
         self.model, self.step = get_model(runner), 0
         steps = (runner.max_iters - runner.iter) // iterations_per_step(runner)
         if state is None and steps <= self.start + self.per_half:
             raise CompressionError(
-                f"The training has {steps} steps, and the first filters are judged after start + per_half = "
-                f"{self.start + self.per_half}. Train longer, or set these lower."
+                f"Training has {steps} steps, but the first filters are judged after start + per_half = "
+                f"{self.start + self.per_half}. Train longer, or lower these."
             )
         self.groups = find_groups(self.model, self.layers)
         self.macs = MacsOfWidths(self.model, self.groups)
@@ -126,11 +127,11 @@ class AOFPHook(GradientHook):
         runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: self.drop())
 
     def listen(self, listening: bool) -> None:
-        """Listen to layers during the forward pass of the whole model: not when some are computed once more."""
+        """Measure only during the forward pass of the whole model, not when layers are recomputed."""
         self.listening = listening and self.model.training
 
     def follow(self, name: str, reader: nn.Module, norm: _BatchNorm | None, activation: Callable) -> None:
-        """Measure, in each call of a layer that reads a group of channels, what it gives without some of them."""
+        """Measure, in each call of a layer that reads a group of channels, how its output changes without some."""
 
         @torch.no_grad()
         def measure(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -148,8 +149,8 @@ class AOFPHook(GradientHook):
         reader.register_forward_hook(measure)
 
     def draw(self, name: str) -> list[int] | None:
-        """Draw the filters that a layer's next layers do not see until the next step, the same on every process; None
-        if its search has not begun, or the target is met."""
+        """Draw the filters that the next layers do without until the next step, the same in every process; None if the
+        search has not begun, or the target is met."""
         search = self.searches[name]
         if search.steps < 0 or len(search.space) < 2 or self.is_done():
             return None
@@ -159,7 +160,7 @@ class AOFPHook(GradientHook):
         return [search.space[i] for i in order.tolist()]
 
     def widths(self) -> dict[str, int]:
-        """Number of filters that each layer has left."""
+        """Return the number of filters that each layer has left."""
         return {name: sum(search.mask) for name, search in self.searches.items()}
 
     def is_done(self) -> bool:
@@ -167,7 +168,7 @@ class AOFPHook(GradientHook):
         return self.macs.share(self.widths()) <= self.target
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Take note of the damages, and judge halves whose time is up."""
+        """Add up the damages, and judge the halves that are due."""
         for name in self.groups:
             search, ablated = self.searches[name], self.ablated[name]
             if ablated is not None:
@@ -182,13 +183,13 @@ class AOFPHook(GradientHook):
         self.ablated = {name: self.draw(name) for name in self.groups}
 
     def drop(self) -> None:
-        """Let the filters that are gone give zeros."""
+        """Set dropped filters to zero."""
         for name, group in self.groups.items():
             if not all(mask := self.searches[name].mask):
                 zero_filters(self.model, group, [i for i, present in enumerate(mask) if present])
 
     def state(self) -> dict:
-        """The searches, and the masks that conversion needs."""
+        """Return the searches, and the masks that conversion needs."""
         return {
             "step": self.step,
             "searches": {name: dict(vars(search)) for name, search in self.searches.items()},
@@ -196,7 +197,7 @@ class AOFPHook(GradientHook):
         }
 
     def after_train(self, runner: Runner) -> None:
-        """Say what share of the multiply-adds is left."""
+        """Log the share of the multiply-adds that is left."""
         share = self.macs.share(self.widths())
         level = logging.WARNING if share > self.target else logging.INFO
         print_log(f"AOFP leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current", level=level)
@@ -204,7 +205,7 @@ class AOFPHook(GradientHook):
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let the batch norms of a module learn nothing from what it is called on."""
+    """Keep the running statistics of a module's batch norms unchanged."""
     tracking = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     for norm in tracking:
         norm.track_running_stats = not norm.training
@@ -214,7 +215,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def normalize(norm: _BatchNorm | None, x: Tensor) -> Tensor:
-    """What a norm makes of a batch, which it does not learn from."""
+    """Normalize a batch without updating the running statistics of the norm."""
     if norm is None:
         return x
     if norm.training or norm.running_mean is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training left to remove from a model, and its removal."""
+"""Find and remove the channels that training with compression has made removable."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ from mmrepmlp.compression.reduce import equalize, fuse_compactor, keep_filters, 
 
 @dataclass
 class Reduction:
-    """How a group of channels becomes smaller.
+    """The reduction of a group of channels.
 
     Attributes:
         group: The channels.
-        finish: Takes the step that training leaves to the threshold of its method: what has all but vanished becomes
-            zero, what is all but equal becomes equal. In place.
-        remove: Removes the channels, exactly where :attr:`finish` has been called. In place.
+        finish: Applies the threshold of the method: filters that have nearly vanished become zero, filters that are
+            nearly equal become equal. In place.
+        remove: Removes the channels, in place; exact after :attr:`finish`.
     """
 
     group: ChannelGroup
@@ -34,9 +34,9 @@ class Compressed:
     """A model before and after its compression.
 
     Attributes:
-        finished: The model as wide as before, after :attr:`Reduction.finish`.
+        finished: The model at its original widths, in which removable filters are exactly zero or equal.
         model: The narrower model, which computes the same as ``finished``.
-        groups: What became narrower, as it was before, by name.
+        groups: The groups of channels that became narrower, as they were before, by name.
     """
 
     finished: nn.Module
@@ -45,14 +45,14 @@ class Compressed:
 
 
 def find_reductions(model: nn.Module, state: Mapping[str, dict]) -> list[Reduction]:
-    """Find what the compression of a training left to remove.
+    """Find the channels that training with compression has made removable.
 
     Args:
         model: The trained model, perhaps with compactors.
-        state: What the hooks of the training kept in its checkpoint, under ``compression``.
+        state: The states of the hooks, under ``compression`` in the checkpoint.
 
     Raises:
-        CompressionError: What was kept does not belong to the model.
+        CompressionError: The states do not belong to the model.
     """
     compactors, clusters = compactors_in(model), state.get("CSGDHook", {}).get("clusters", {})
     masks = state.get("AOFPHook", {}).get("masks", {})
@@ -78,11 +78,17 @@ def find_reductions(model: nn.Module, state: Mapping[str, dict]) -> list[Reducti
 
 
 def compress(model: nn.Module, state: Mapping[str, dict]) -> Compressed | None:
-    """Remove what the compression of a training left to remove; None if there is nothing.
+    """Remove the channels that training with compression has made removable.
 
     Args:
-        model: The trained model; stays as it is.
-        state: What the hooks of the training kept in its checkpoint, under ``compression``.
+        model: The trained model; it is not changed.
+        state: The states of the hooks, under ``compression`` in the checkpoint.
+
+    Returns:
+        The model before and after; None if there is nothing to remove.
+
+    Raises:
+        CompressionError: The states do not belong to the model.
     """
     reductions = find_reductions(model, state)
     if not reductions:

@@ -9,36 +9,38 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, refuse_taken_apart, shrinkage
+from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, is_decoupled, refuse_split_weights, shrinkage
 from mmrepmlp.compression.groups import ChannelGroup, CompressionError, find_groups
 from mmrepmlp.compression.reduce import layers_with_rows
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS
 
-ENOUGH = 15.0  # what the filters of a cluster have to approach each other by, as a power of e
-OF_NORMS = 0.1  # of the strength, for norms and biases
+ENOUGH = 15.0  # factor by which the filters of a cluster have to approach each other, as a power of e
+OF_NORMS = 0.1  # share of the strength for norms and biases
 
 
 @HOOKS.register_module()
 class CSGDHook(GradientHook):
-    """Centripetal SGD (CVPR 2019): train filters until those of a cluster are equal, which then become one.
+    """Centripetal SGD (CVPR 2019): train the filters of a cluster until they are equal, to merge them into one.
 
-    When the training begins, the filters of each layer are clustered by k-means. From then on the filters of a cluster
-    share the mean of their gradients and are pulled towards each other, so that they end up equal, as do their norms'
-    parameters. ``mmrepmlp reparameterize`` keeps one filter of each cluster and lets the next layers read the sum.
-    Layers that write one residual stream share the clusters of the one that begins it, and the branches of a
-    re-parameterizable convolution those of its equivalent kernel. Start from a trained checkpoint (``load_from``). With
-    AdamW, whose step forgets the size of a gradient, the pull is beside the gradient, as its weight decay is.
+    When training begins, the filters of each layer are clustered by k-means. From then on, the filters of a cluster
+    share the mean of their gradients and are pulled towards each other, so that they become equal, and the parameters
+    of their norms too. ``mmrepmlp reparameterize`` keeps one filter of each cluster, and adds up the weights of the
+    cluster in the next layers. Layers that write the same residual stream share the clusters of the one that begins it,
+    and the branches of a re-parameterizable convolution those of its equivalent kernel. Start from a trained checkpoint
+    (``load_from``). With AdamW, whose step does not depend on the size of a gradient, the pull is applied separately
+    from the gradient, as weight decay is.
 
     Args:
         keep: Share of the filters that remain in each layer. Default: 0.5.
         strength: Strength of the pull. Default: 0.05, as on ImageNet; 0.003 on CIFAR-10.
-        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
-            that can be, see :func:`find_groups`.
-        streams: Whether to merge filters of layers that write the same channels as well: residual streams, the lateral
+        layers: Names of the layers whose filters may be removed, or parts of the names between dots. Default: all
+            layers that :func:`find_groups` finds.
+        streams: Whether to also merge filters of layers that write the same channels: residual streams, the lateral
             convolutions of an FPN. Default: False.
 
     Raises:
+        ValueError: ``keep`` or ``strength`` is out of range.
         CompressionError: Filters would not become equal over the schedule, filters of a layer cannot be removed, or the
             optimizer is neither SGD nor AdamW.
     """
@@ -54,7 +56,7 @@ class CSGDHook(GradientHook):
         self.keep, self.strength, self.layers, self.streams = keep, strength, layers, streams
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
-        """Cluster the filters, or take the clusters of the training that is resumed."""
+        """Cluster the filters, or restore the clusters of a resumed training."""
         model = get_model(runner)
         groups = find_groups(model, self.layers, self.streams)
         refuse_frozen_norms(model, groups.values())
@@ -70,12 +72,12 @@ class CSGDHook(GradientHook):
             for name, group in groups.items()
             for pulled in pulled_parameters(model, group, torch.tensor(self.clusters[name]), self.strength)
         ]
-        refuse_taken_apart(runner.optim_wrapper.optimizer, [pulled.parameter for pulled in self.pulled])
+        refuse_split_weights(runner.optim_wrapper.optimizer, [pulled.parameter for pulled in self.pulled])
         if state is None:
             self.check_schedule(runner)
 
     def check_schedule(self, runner: Runner) -> None:
-        """Refuse a schedule over which the filters of a cluster do not become equal."""
+        """Reject a schedule over which the filters of a cluster do not become equal."""
         optimizer = runner.optim_wrapper.optimizer
         groups = groups_of(optimizer)
         strengths = {
@@ -85,14 +87,14 @@ class CSGDHook(GradientHook):
         power = min(shrinkage(runner, strengths).values())
         if power < ENOUGH:
             raise CompressionError(
-                f"Over this schedule the filters of a cluster approach each other by a factor of e^{power:.2g} alone, "
-                f"and they need e^{ENOUGH:g}. Train longer, or with a larger strength or lr. (Each step does so by "
-                "about lr * strength / (1 - momentum), at most by sqrt(momentum); norms and biases have a tenth of the "
-                "strength.)"
+                f"Over this schedule, the filters of a cluster only approach each other by a factor of e^{power:.2g}, "
+                f"and they need e^{ENOUGH:g}. Train longer, or with a larger strength or lr. (Each step adds about lr "
+                "* strength / (1 - momentum) to the power, at most -log(sqrt(momentum)); norms and biases have a tenth "
+                "of the strength.)"
             )
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Average the gradients within clusters, and pull."""
+        """Average the gradients within clusters, and apply the pull."""
         decoupled, groups = is_decoupled(optimizer), groups_of(optimizer)
         for pulled in self.pulled:
             parameter = pulled.parameter
@@ -107,7 +109,7 @@ class CSGDHook(GradientHook):
             parameter.grad.copy_(gradient)
 
     def state(self) -> dict:
-        """The clusters: for each layer the number of the cluster of each filter."""
+        """Return the clusters: for each layer, the number of the cluster of each filter."""
         return {"clusters": self.clusters}
 
 
@@ -119,7 +121,7 @@ class PulledParameter:
         parameter: Shape (D, ...).
         clusters: Number of the cluster of each filter, shape (D,).
         strength: Strength of the pull.
-        is_weight: Whether it is a weight, which decays, rather than a norm's or a bias.
+        is_weight: Whether it is a weight, which decays, and not a bias or a parameter of a norm.
     """
 
     parameter: nn.Parameter
@@ -128,7 +130,7 @@ class PulledParameter:
     is_weight: bool
 
     def mean(self, values: Tensor) -> Tensor:
-        """Give each filter the mean of its cluster; shape (D, ...) as ``values``."""
+        """Return the mean of its cluster for each filter; shape (D, ...) as ``values``."""
         number = int(self.clusters.max()) + 1
         clusters = self.clusters.to(values.device)
         counts = torch.bincount(clusters, minlength=number).to(values)
@@ -139,32 +141,32 @@ class PulledParameter:
 def pulled_parameters(
     model: nn.Module, group: ChannelGroup, clusters: Tensor, strength: float
 ) -> list[PulledParameter]:
-    """The parameters of layers and norms that have a row for each channel."""
+    """Return the parameters of layers and norms that have a row for each channel."""
     parameters = [p for layer in layers_with_rows(model, group) for p in layer.parameters(recurse=False)]
     return [PulledParameter(p, clusters, strength * (1 if p.dim() > 1 else OF_NORMS), p.dim() > 1) for p in parameters]
 
 
 def filters(model: nn.Module, group: ChannelGroup) -> Tensor:
-    """The filters that are clustered: of the layer that others follow; of branches the equivalent kernel's."""
+    """Return the filters to cluster: those of the group's first layer or, with branches, of its equivalent kernel."""
     layer = model.get_submodule(group.writer)
     return layer.get_equivalent_kernel_bias().weight if hasattr(layer, "get_equivalent_kernel_bias") else layer.weight
 
 
 def refuse_frozen_norms(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
-    """Refuse channels behind batch norms with parameters that are not trained, which never become equal."""
+    """Reject channels whose batch norms have frozen parameters, which never become equal."""
     for group in groups:
         for layer in layers_with_rows(model, group):
             if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
                 raise CompressionError(
-                    f"The filters of {group.writer} cannot become equal: parameters behind them are frozen (norm_cfg "
-                    "with requires_grad=False?). Train them, or leave the layer out (layers)."
+                    f"The filters of {group.writer} cannot become equal: their parameters, or those of their norms, "
+                    "are frozen (norm_cfg with requires_grad=False?). Train them, or leave the layer out (layers)."
                 )
 
 
 @torch.no_grad()
 def share_statistics(model: nn.Module, groups: Mapping[str, ChannelGroup], clusters: Mapping[str, list[int]]) -> None:
-    """Give the filters of a cluster the same running statistics in batch norms that stay in eval mode in training
-    (``norm_eval``), in place; scale and shift make up for it."""
+    """Make the running statistics in a cluster equal, in batch norms that stay in eval mode in training
+    (``norm_eval``), in place; scale and shift compensate for it."""
     training = model.training
     model.train()
     for name, group in groups.items():
@@ -185,12 +187,12 @@ def cluster(weight: Tensor, keep: float, sets: int = 1) -> list[int]:
 
     Args:
         weight: Shape (D, ...).
-        keep: Share of D that the number of clusters is.
+        keep: Number of clusters as a share of D.
         sets: Number S of sets; filter ``d`` belongs to set ``d % S``. Default: 1.
 
     Returns:
-        Number of the cluster of each filter. Each set has as many clusters, and cluster ``k`` is one of set ``k % S``;
-        those of a set are counted in the order in which they occur.
+        Number of the cluster of each filter. All sets have equally many clusters, and cluster ``k`` belongs to set
+        ``k % S``; those of a set are numbered in the order in which they occur.
     """
     from sklearn.cluster import KMeans
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hooks that change gradients share."""
+"""The base class of the hooks that change gradients, and functions that they share."""
 
 import copy
 import warnings
@@ -17,30 +17,35 @@ from torch.optim import Optimizer
 from mmrepmlp.compression.groups import CompressionError
 from mmrepmlp.engine.optimizers.reparameterized import ReparameterizedAdamW
 
-DECOUPLED = ("AdamW",)  # whose decay is beside the gradient
+DECOUPLED = ("AdamW",)  # optimizers that apply weight decay separately from the gradient
 
 
 class GradientHook(Hook):
-    """Change gradients before each step of the optimizer.
+    """Base class of hooks that change gradients before each step of the optimizer.
 
-    The hook runs behind everything that happens to gradients (accumulation, the average over processes, unscaling,
-    clipping), and before the optimizer's decay and momentum, whatever optimizer the config has. What a subclass keeps
-    is part of the checkpoint.
+    The hook runs after everything else that changes gradients (accumulation, the average over processes, unscaling,
+    clipping), and before the optimizer's decay and momentum, with any optimizer. Checkpoints include the state of a
+    subclass.
     """
 
     def __init__(self) -> None:
         self.loaded: dict | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare, and follow the optimizer."""
+        """Prepare, and register the hook with the optimizer.
+
+        Raises:
+            CompressionError: The config has several optimizers, the optimizer is fused in float16, or the checkpoint to
+                resume from has no state of this hook.
+        """
         wrapper = runner.optim_wrapper
         if not hasattr(wrapper, "optimizer"):
             raise CompressionError(f"{type(self).__name__} needs a single optimizer; the config has several.")
         fused = any(group.get("fused") for group in wrapper.param_groups)
         if fused and isinstance(wrapper, AmpOptimWrapper) and wrapper.loss_scaler.is_enabled():
             raise CompressionError(
-                f"{type(self).__name__} cannot follow a fused optimizer in float16, which unscales gradients inside of "
-                "its step. Leave out fused=True, or train with dtype='bfloat16'."
+                f"{type(self).__name__} does not work with a fused optimizer in float16, which unscales gradients "
+                "inside of its step. Leave out fused=True, or train with dtype='bfloat16'."
             )
         resumed = runner.iter > 0
         if resumed and self.loaded is None:
@@ -52,16 +57,16 @@ class GradientHook(Hook):
         wrapper.optimizer.register_step_pre_hook(self.enter_step)
 
     def enter_step(self, optimizer: Optimizer, args: tuple, settings: dict) -> None:
-        """What the optimizer calls before a step."""
+        """Run :meth:`before_step`, as a hook of the optimizer."""
         with torch.no_grad():
             self.before_step(optimizer)
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
-        """Get ready for a training.
+        """Prepare for training.
 
         Args:
-            runner: Its model has its weights, its optimizer and schedulers are built.
-            state: What :meth:`state` gave for the checkpoint that the training is resumed from; None for a new one.
+            runner: The runner; its model has its weights, and its optimizer and schedulers are built.
+            state: The :meth:`state` in the checkpoint that training is resumed from; None for a new training.
         """
 
     def before_step(self, optimizer: Optimizer) -> None:
@@ -69,7 +74,7 @@ class GradientHook(Hook):
         raise NotImplementedError
 
     def state(self) -> dict:
-        """What resuming and conversion need: numbers, lists and tensors by name."""
+        """Return what resuming and conversion need: numbers, lists and tensors by name."""
         return {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -82,31 +87,31 @@ class GradientHook(Hook):
 
 
 def groups_of(optimizer: Optimizer) -> dict[nn.Parameter, dict]:
-    """The group of settings of each parameter."""
+    """Return the parameter group of each parameter."""
     return {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def refuse_taken_apart(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Refuse weights of which the optimizer moves parts by themselves, whose gradients are not theirs.
+def refuse_split_weights(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Reject weights whose parts the optimizer updates separately, so that more than their gradient counts.
 
     Raises:
         CompressionError: One of the parameters is re-parameterized, and the optimizer is AdamW.
     """
     if isinstance(optimizer, ReparameterizedAdamW):
-        apart = {weight.parameter(optimizer): weight.name for weight in optimizer.weights}
+        split = {weight.parameter(optimizer): weight.name for weight in optimizer.weights}
         for parameter in parameters:
-            if parameter in apart:
+            if parameter in split:
                 raise CompressionError(
-                    f"AdamW moves the parts that {apart[parameter]} stands for one by one, so that a changed gradient "
-                    "would not be all that moves it. Train with SGD, or leave the layer out (layers)."
+                    f"AdamW updates the parts of the sum that {split[parameter]} stands for separately, so that more "
+                    "than its gradient counts. Train with SGD, or leave the layer out (layers)."
                 )
 
 
 def is_decoupled(optimizer: Optimizer) -> bool:
-    """Whether an optimizer decays weights beside the gradient, whose size then does not count.
+    """Whether an optimizer applies weight decay separately from the gradient, whose size does not matter then.
 
     Raises:
-        CompressionError: It is neither SGD nor AdamW, or one that follows either.
+        CompressionError: It is neither SGD nor AdamW, nor a subclass of these.
     """
     kinds = [kind.__name__ for kind in type(optimizer).__mro__]
     if not {"SGD", *DECOUPLED} & set(kinds):
@@ -115,11 +120,11 @@ def is_decoupled(optimizer: Optimizer) -> bool:
 
 
 def shrinkage(runner: Runner, strengths: Mapping[nn.Parameter, float]) -> dict[nn.Parameter, float]:
-    """By which power of e a pull alone shrinks what it pulls, over a training.
+    """Compute the power of e by which a pull shrinks each parameter over the rest of training, without a gradient.
 
     Args:
-        runner: The training, with its optimizer and schedulers.
-        strengths: Strength of the pull on each parameter: its gradient is what is pulled, times this.
+        runner: The runner, with its optimizer and schedulers.
+        strengths: Strength of the pull on each parameter: the pull adds the parameter times this to its gradient.
     """
     optimizer, groups = runner.optim_wrapper.optimizer, groups_of(runner.optim_wrapper.optimizer)
     indices = {parameter: i for i, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
@@ -137,14 +142,15 @@ def shrinkage(runner: Runner, strengths: Mapping[nn.Parameter, float]) -> dict[n
 
 
 def log_rates(pulls: Tensor, momentum: float, nesterov: bool) -> Tensor:
-    """Logarithm of the factor by which each step shrinks what is pulled: of the larger root of the recurrence.
+    """Compute the logarithm of the factor by which each step shrinks a parameter: of the larger root of the recurrence.
 
-    About ``-pull / (1 - momentum)`` for a small pull; momentum lets no pull shrink faster than ``sqrt(momentum)``.
+    It is about ``-pull / (1 - momentum)`` for a small pull; with momentum, no pull shrinks by more than
+    ``sqrt(momentum)``.
 
     Args:
-        pulls: Learning rate times strength, of each step.
-        momentum: Of SGD.
-        nesterov: Whether it is Nesterov's.
+        pulls: Learning rate times strength in each step.
+        momentum: Momentum of SGD.
+        nesterov: Whether it is Nesterov momentum.
     """
     left = 1 - pulls if nesterov else torch.ones_like(pulls)
     linear, constant = (1 + momentum) * left - (0 if nesterov else pulls), momentum * left
@@ -154,14 +160,14 @@ def log_rates(pulls: Tensor, momentum: float, nesterov: bool) -> Tensor:
 
 
 def iterations_per_step(runner: Runner) -> int:
-    """Over how many iterations gradients are added up for a step of the optimizer."""
+    """Return the number of iterations whose gradients are accumulated for a step of the optimizer."""
     return getattr(runner.optim_wrapper, "_accumulative_counts", 1)  # which has no public name
 
 
 def learning_rates(runner: Runner) -> list[Tensor]:
-    """The learning rates of each parameter group in all steps to come, as the schedulers will set them.
+    """Compute the learning rates of each parameter group in all remaining steps, as the schedulers will set them.
 
-    Groups that begin alike share theirs.
+    Groups that begin with the same values share their rates.
 
     Returns:
         For each group, float64 of shape (steps,).
@@ -179,7 +185,7 @@ def learning_rates(runner: Runner) -> list[Tensor]:
         scheduler.base_values = [scheduler.base_values[index] for index in first.values()]
     rates, epoch, accumulated = [array("d") for _ in first], len(runner.train_dataloader), iterations_per_step(runner)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of steps of a scheduler without those of an optimizer
+        warnings.simplefilter("ignore")  # schedulers warn about steps without those of an optimizer
         for iteration in range(runner.iter + 1, runner.max_iters + 1):
             if iteration % accumulated == 0 or iteration == runner.max_iters:
                 for series, group in zip(rates, stand_in.param_groups):

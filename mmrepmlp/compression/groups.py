@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channels of a model can be removed without a trace: what computes them, and what reads them."""
+"""Find the channels of a model that can be removed exactly: the layers that compute them, and those that read them."""
 
 import copy
 import inspect
@@ -23,27 +23,27 @@ from mmrepmlp.models.convs.branches import IdentityBranch
 from mmrepmlp.models.repmlpnet.block import PixelConv, RepMLPBlock
 
 LAYERS = (nn.Conv2d, nn.Linear)
-# What autograd calls operations that make a zero of a zero. Behind any other, a removed channel would leave a constant.
+# Autograd's names of operations that map zero to zero. After any other, a removed channel would leave a constant.
 KEEP_ZEROS = ("Relu", "Gelu", "LeakyRelu", "Silu", "Hardswish", "Mish", "Elu", "Tanh", "MaxPool", "AvgPool")
 KEEP_ZEROS += ("AdaptiveAvgPool", "Mean", "Upsample", "Clone", "NativeDropout")
-# Those that compute each channel from that channel, of one map or of several.
+# Operations that compute each channel only from that channel, of one feature map or of several.
 PER_CHANNEL = (*KEEP_ZEROS, "AddBackward", "Addcmul", "MulBackward", "Sigmoid", "Hardsigmoid", "Hardtanh", "Clamp")
-MARK = torch.sign  # of outputs, which other layers may read as well
+MARK = torch.sign  # marks outputs, which other layers may read as well
 ACTIVATIONS = dict(Relu=F.relu, Gelu=F.gelu, Silu=F.silu, Hardswish=F.hardswish, Mish=F.mish, Elu=F.elu)
 ACTIVATIONS |= dict(LeakyRelu=F.leaky_relu, Tanh=torch.tanh, Sigmoid=torch.sigmoid)
 
 
 class CompressionError(MMRepMLPError):
-    """A model, or a layer that was named, cannot be compressed as asked."""
+    """The model, or one of the layers to compress, cannot be compressed as requested."""
 
 
 @dataclass(frozen=True)
 class Behind:
-    """What follows a layer, before anything else reads it.
+    """The batch norm and the activation that follow a layer.
 
     Attributes:
         norm: Name of the batch norm; None if there is none.
-        activation: The activation behind it; the identity if there is none.
+        activation: The activation after it; the identity if there is none.
     """
 
     norm: str | None
@@ -57,15 +57,16 @@ class ChannelGroup:
     Layers are convolutions, linear layers and re-parameterizable convolutions.
 
     Attributes:
-        writers: Names of the layers whose filters compute the channels. A residual stream has several; the first is the
-            one that its block does not add to it, a stem or a projection.
-        norms: Names of the batch norms on the way.
+        writers: Names of the layers whose filters compute the channels. A residual stream has several; the first is a
+            stem or a projection, which no block adds to the stream.
+        norms: Names of the batch norms in between.
         readers: Names of the layers that read these channels and no others.
-        channels: How many there are.
-        behind: What follows each reader, by its name.
-        removable: Whether a channel whose filter is zero is zero for all readers, and one layer alone computes it.
-        sets: Number of sets that RepMLPNet takes the channels for: channel ``c`` belongs to set ``c % sets``, whatever
-            is removed.
+        channels: Number of channels.
+        behind: The batch norm and the activation after each reader, by its name.
+        removable: Whether only one layer computes the channels, and a zero filter makes its channel zero for all
+            readers.
+        sets: Number of sets of the channels in RepMLPNet: channel ``c`` belongs to set ``c % sets``, whatever is
+            removed.
     """
 
     writers: tuple[str, ...]
@@ -78,34 +79,36 @@ class ChannelGroup:
 
     @property
     def writer(self) -> str:
-        """The first of the layers that compute the channels, after which the group is named."""
+        """The first of the layers that compute the channels, which gives the group its name."""
         return self.writers[0]
 
     @property
     def last(self) -> str:
-        """Where one layer computes the channels: the batch norm behind it, or else that layer."""
+        """If one layer computes the channels: the batch norm after it, or that layer if there is none."""
         return self.norms[0] if self.norms else self.writer
 
 
 def find_groups(
     model: nn.Module, layers: Sequence[str] | None = None, streams: bool = False
 ) -> dict[str, ChannelGroup]:
-    """Find the channels that can be removed without a trace, by the names of the layers that compute them.
+    """Find the channels that can be removed exactly, by the names of the layers that compute them.
 
-    These are internal ones: computed by one layer that is trained, with at most a batch norm behind it, and read by
-    other layers through activations that map zero to zero. Channels of residual streams can only be merged where they
-    are equal. Outputs of the model stay as they are. The model is traced by torch-pruning, ``pip install
-    mmrepmlp[prune]``.
+    These are internal channels: one trained layer computes them, with at most a batch norm after it, and other layers
+    read them through activations that map zero to zero. Channels of residual streams can only be merged, if they are
+    equal. Output channels of the model are kept. torch-pruning traces the model, ``pip install mmrepmlp[prune]``.
 
     Args:
         model: A model of any framework, or a bare backbone, in training form.
-        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
-            that can.
-        streams: Whether to find channels that can be merged as well: those that several layers write, as residual
-            streams and the lateral convolutions of an FPN. Default: False.
+        layers: Names of the layers whose filters may be removed, or parts of the names between dots. Default: all
+            layers whose filters can be removed.
+        streams: Whether to also find channels that can be merged: those that several layers write, as residual streams
+            and the lateral convolutions of an FPN. Default: False.
+
+    Returns:
+        The groups of channels, by the name of the first layer that computes them.
 
     Raises:
-        CompressionError: Filters of the model, or of a layer that is named, cannot be removed.
+        CompressionError: Filters of the model, or of one of ``layers``, cannot be removed.
         ImportError: torch-pruning is not installed.
     """
     graph, names = trace(model)
@@ -123,8 +126,8 @@ def find_groups(
 
 
 def is_trained(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether all filters of a group are trained, each by itself: none that a branch copies from its input, and no
-    weights that other layers share."""
+    """Whether all filters of a group are trained independently: no identity branch copies its input, and no other layer
+    shares weights."""
     owners = Counter(parameter for module in model.modules() for parameter in module.parameters(recurse=False))
     layers = [model.get_submodule(name) for name in (*group.writers, *group.norms, *group.readers)]
     writers = layers[: len(group.writers)]
@@ -136,8 +139,8 @@ def is_trained(model: nn.Module, group: ChannelGroup) -> bool:
 
 
 def complete(model: nn.Module, group: ChannelGroup, inside: Collection[str]) -> ChannelGroup:
-    """A group with the number of its sets, and with that writer first that others follow: one that does not read
-    channels from the inside of a block."""
+    """Add the number of sets to a group, and put the writer first that begins its stream: one that does not read
+    internal channels of a block."""
     sets = [
         block.num_sharesets
         for name, block in model.named_modules()
@@ -148,7 +151,7 @@ def complete(model: nn.Module, group: ChannelGroup, inside: Collection[str]) -> 
 
 
 def select(groups: dict[str, ChannelGroup], layers: Sequence[str]) -> dict[str, ChannelGroup]:
-    """The groups of layers that are given by their names, or by parts of them."""
+    """Select the groups of some layers, by their names or parts of them."""
     chosen = {}
     for layer in layers:
         matching = {
@@ -157,7 +160,7 @@ def select(groups: dict[str, ChannelGroup], layers: Sequence[str]) -> dict[str, 
         if not matching:
             raise CompressionError(
                 f"layers: no filter of {layer!r} can be removed. There is no such layer, or it is frozen, or others "
-                "share its channels, as in a residual stream, which C-SGD alone can merge (streams=True). Expected "
+                "share its channels, as in a residual stream, which only C-SGD can merge (streams=True). Expected "
                 f"some of {', '.join(groups)}."
             )
         chosen |= matching
@@ -165,7 +168,7 @@ def select(groups: dict[str, ChannelGroup], layers: Sequence[str]) -> dict[str, 
 
 
 def named(name: str, part: str) -> bool:
-    """Whether a dotted name has a part, from dot to dot."""
+    """Whether a dotted name has a part between dots."""
     return f".{part}." in f".{name}."
 
 
@@ -179,18 +182,18 @@ def trace(model: nn.Module) -> tuple[object, dict[nn.Module, str]]:
     model = plain_copy(model)
     model.requires_grad_(True)  # frozen layers would be missing in the graph
     for module in model.modules():
-        if isinstance(module, RepMLPBlock):  # what is behind each channel of a map is the same channel
+        if isinstance(module, RepMLPBlock):  # each output channel depends only on the same input channel
             module.perceive_tiles = lambda x: x
         elif isinstance(module, PixelConv):
             module.forward = super(PixelConv, module).forward
         elif isinstance(module, nn.Linear):
             module.forward = lambda x, module=module: Multiplication.apply(x, module.weight, module.bias)
-        elif hasattr(module, "inplace"):  # whose inputs autograd would lose
+        elif hasattr(module, "inplace"):  # autograd would lose the inputs
             module.inplace = False
     images = torch.randn(1, image_channels(model), *image_size(model), device=next(model.parameters()).device)
     try:
         graph = DependencyGraph().build_dependency(model, images, forward_fn=call_all, verbose=False)
-    except Exception as error:  # of whatever torch-pruning does not know
+    except Exception as error:  # torch-pruning raises any on models that it does not support
         raise CompressionError(
             f"{type(model).__name__} cannot be traced on random images: {type(error).__name__}: {error}"
         ) from error
@@ -202,7 +205,7 @@ def trace(model: nn.Module) -> tuple[object, dict[nn.Module, str]]:
 
 
 class Multiplication(torch.autograd.Function):
-    """A linear layer as one operation, which torch takes apart where inputs have more than two dimensions."""
+    """A linear layer as one operation: torch splits it if inputs have more than two dimensions."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -210,7 +213,7 @@ class Multiplication(torch.autograd.Function):
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model without compactors, whose re-parameterizable convolutions are plain ones, in eval mode."""
+    """Copy a model without compactors, with re-parameterizable convolutions in deploy form, in eval mode."""
     model = copy.deepcopy(model).float()
     model.eval()
     remove_compactors(model)
@@ -221,10 +224,11 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def call(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The outputs of a model's heads; where they need more than images, the feature maps of its backbone and neck."""
+    """Return the outputs of a model's heads or, if these need more than images, the feature maps of backbone and
+    neck."""
     outputs = None
     if "mode" in inspect.signature(model.forward).parameters:
-        with suppress(Exception):  # of whatever heads need besides images
+        with suppress(Exception):  # heads may need more than images
             outputs = model(images, mode="tensor")
         outputs = model.extract_feat(images) if outputs is None else outputs
     else:
@@ -233,17 +237,17 @@ def call(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def differentiable(outputs: object) -> list[Tensor]:
-    """The tensors among outputs that depend on weights."""
+    """Return the tensors among outputs that depend on weights."""
     return [output for output in tree_leaves(outputs) if isinstance(output, Tensor) and output.requires_grad]
 
 
 def call_all(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What :func:`call` gives, and what else is computed of images: by layers that nothing reads, feature maps that no
-    head reads, and by heads that only train."""
+    """Return the result of :func:`call`, and what else is computed from images: outputs of layers that nothing reads,
+    feature maps that no head reads, and outputs of heads for training only."""
     called: dict[nn.Module, object] = {}
     for module in model.modules():
         module.register_forward_hook(lambda module, _, output: called.update({module: output}))
-    if hasattr(model, "backbone"):  # what was before is of a call that failed
+    if hasattr(model, "backbone"):  # earlier outputs are those of a call that failed
         model.backbone.register_forward_pre_hook(lambda *_: called.clear())
     outputs = call(model, images)
     outputs += differentiable([output for module, output in called.items() if isinstance(module, LAYERS)])
@@ -252,17 +256,17 @@ def call_all(model: nn.Module, images: Tensor) -> list[Tensor]:
     for head in children if maps else ():
         layers = [layer for layer in head.modules() if isinstance(layer, LAYERS)]
         if layers and called.keys().isdisjoint(layers):
-            for layer in layers:  # whose own channels stay
+            for layer in layers:  # their own channels stay
                 layer.register_forward_hook(lambda _, inputs, output: MARK(output))
             try:
                 outputs += differentiable(head(maps[-1]))
-            except Exception:  # of whatever it needs besides feature maps, all of which stay
+            except Exception:  # it needs more than feature maps, all of which stay
                 outputs += [MARK(feature) for feature in differentiable(maps[-1])]
     return outputs + differentiable(maps)
 
 
 def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> ChannelGroup | None:
-    """The group of the channels that a layer computes; None where something needs each of them."""
+    """Return the group of the channels that a layer computes; None if something needs each of them."""
     from torch_pruning.ops import OPTYPE
 
     if not isinstance(writer, LAYERS):
@@ -277,7 +281,7 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
             if not is_per_channel(target.grad_fn, len(every)):
                 return None
         elif target.type == OPTYPE.RESHAPE:
-            continue  # what it does to channels shows in the indices of those that read them
+            continue  # its effect on channels shows in the indices of the readers
         elif isinstance(module, _BatchNorm) and len(module.running_var) == len(every):
             norms[names[module]] = module
         elif isinstance(module, LAYERS):
@@ -293,18 +297,18 @@ def group_of(graph: object, names: dict[nn.Module, str], writer: nn.Module) -> C
         return None
     behind = {name: what_follows(graph, names, module) for name, module in sorted(readers.items())}
     removable &= len(writers) == 1 and [*norms] in ([], [what_follows(graph, names, writer).norm])
-    removable &= all(norm.affine for norm in norms.values())  # others make no zeros
+    removable &= all(norm.affine for norm in norms.values())  # norms without a scale make no zeros
     order = {name: index for index, name in enumerate(names.values())}
     writers, norms = (tuple(sorted(layers, key=order.get)) for layers in (writers, norms))
     return ChannelGroup(writers, norms, tuple(behind), len(every), behind, removable)
 
 
 def is_per_channel(operation: torch.autograd.graph.Node, channels: int) -> bool:
-    """Whether an operation computes each of some channels from that channel alone, of what layers compute."""
+    """Whether an operation computes each channel only from the same channel of the layers' outputs."""
     name = operation.name()
-    if name.startswith("Mean"):  # of anything but the channels
+    if name.startswith("Mean"):  # over any dimension but the channels
         sizes = operation._saved_self_sym_sizes
-        means = [dim % 2**64 for dim in getattr(operation, "_saved_dim", range(len(sizes)))]  # as torch counts from -1
+        means = [dim % 2**64 for dim in getattr(operation, "_saved_dim", range(len(sizes)))]  # torch stores -1 unsigned
         return any(size == channels and not {i, i - len(sizes) + 2**64} & {*means} for i, size in enumerate(sizes))
     if name.startswith("Mul") and any(function is None for function, _ in operation.next_functions):
         factors = (operation._saved_self, operation._saved_other)  # a constant, which stays as wide as it is
@@ -313,8 +317,8 @@ def is_per_channel(operation: torch.autograd.graph.Node, channels: int) -> bool:
 
 
 def what_follows(graph: object, names: dict[nn.Module, str], layer: nn.Module) -> Behind:
-    """The batch norm and the activation behind a layer, as far as nothing else reads what is before them."""
-    following = graph.module2node[layer].outputs  # one for each call, of which heads have one for each level
+    """Return the batch norm and the activation after a layer, if nothing else reads what is before them."""
+    following = graph.module2node[layer].outputs  # one for each call; heads are called once for each level
     norms = {node.module for node in following}
     norm = norms.pop() if len(norms) == 1 else None
     if isinstance(norm, _BatchNorm):

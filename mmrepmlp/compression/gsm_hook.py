@@ -5,29 +5,30 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, refuse_taken_apart, shrinkage
+from mmrepmlp.compression.gradient_hook import GradientHook, groups_of, refuse_split_weights, shrinkage
 from mmrepmlp.compression.groups import CompressionError, named
 from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.registry import HOOKS
 
-ENOUGH = 8.0  # what weights without a gradient have to decay by, as a power of e
+ENOUGH = 8.0  # factor by which weights without a gradient have to decay, as a power of e
 
 
 @HOOKS.register_module()
 class GSMHook(GradientHook):
     """Global sparse momentum (NeurIPS 2019): train a network until most of its weights are zero.
 
-    In each step only the weights that matter most to the loss, by ``|gradient * weight|``, follow their gradient; all
-    others decay. When the training ends, the smallest weights of the whole network are set to zero, and the checkpoint
-    ``sparse.pth`` has the result. Convolutions and linear layers are meant, those of the first and the last layer
-    included; norms and biases are not. A momentum of 0.98 or more lets weights decay fast enough.
+    In each step, only the weights that matter most to the loss, by ``|gradient * weight|``, follow their gradient; all
+    others decay. When training ends, the smallest weights of the whole network are set to zero, and the result is saved
+    as ``sparse.pth``. This concerns the weights of convolutions and linear layers, the first and the last layer
+    included, but no norms and biases. With a momentum of 0.98 or more, weights decay fast enough.
 
     Args:
-        nonzero: Share of the weights that stay. Default: 0.1, ten times fewer.
-        layers: Names of the layers to thin out, or parts of the names from dot to dot. Default: all.
+        nonzero: Share of the weights that stay nonzero. Default: 0.1, ten times fewer.
+        layers: Names of the layers to make sparse, or parts of the names between dots. Default: all.
 
     Raises:
-        CompressionError: Weights would not decay far enough over the schedule, a layer is not there, or the optimizer
+        ValueError: ``nonzero`` is out of range.
+        CompressionError: Weights would not decay far enough over the schedule, a layer does not exist, or the optimizer
             is neither SGD nor AdamW.
     """
 
@@ -40,9 +41,9 @@ class GSMHook(GradientHook):
         self.nonzero, self.layers = nonzero, layers
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
-        """Find the weights, and see how far they will decay."""
+        """Find the weights, and check that they will decay far enough."""
         self.weights = sparse_weights(get_model(runner), self.layers)
-        refuse_taken_apart(runner.optim_wrapper.optimizer, self.weights.values())
+        refuse_split_weights(runner.optim_wrapper.optimizer, self.weights.values())
         if state is None:
             check_decay(runner, self.weights)
 
@@ -62,14 +63,14 @@ class GSMHook(GradientHook):
             runner.work_dir, "sparse.pth", save_optimizer=False, save_param_scheduler=False, by_epoch=False
         )
         shares = ", ".join(f"{name} {(weight != 0).float().mean():.4f}" for name, weight in self.weights.items())
-        print_log(f"sparse.pth has weights that are not zero in these shares: {shares}.", "current")
+        print_log(f"Shares of weights that are not zero in sparse.pth: {shares}.", "current")
 
 
 def sparse_weights(model: nn.Module, layers: list[str] | None) -> dict[str, nn.Parameter]:
-    """The weights of the convolutions and linear layers of a model that are trained, by name.
+    """Return the trained weights of the convolutions and linear layers of a model, by name.
 
     Raises:
-        CompressionError: There are none, or none in a layer that is named.
+        CompressionError: There are none, or none in one of ``layers``.
     """
     found = {
         name: parameter
@@ -89,22 +90,22 @@ def sparse_weights(model: nn.Module, layers: list[str] | None) -> dict[str, nn.P
 
 
 def check_decay(runner: Runner, weights: dict[str, nn.Parameter]) -> None:
-    """Refuse a schedule over which weights without a gradient stay too large to be set to zero."""
+    """Reject a schedule over which weights without a gradient stay too large to be set to zero."""
     groups = groups_of(runner.optim_wrapper.optimizer)
     decays = {weight: groups[weight].get("weight_decay", 0.0) for weight in weights.values()}
     powers = shrinkage(runner, decays)
     name = min(weights, key=lambda name: powers[weights[name]])
     if powers[weights[name]] < ENOUGH:
         raise CompressionError(
-            f"Over this schedule a weight of {name} without a gradient shrinks by a factor of "
-            f"e^{powers[weights[name]]:.2g} alone, and GSM needs e^{ENOUGH:g}. Train longer, or with a higher "
-            "momentum, lr or weight_decay. (Each step does so by about lr * weight_decay / (1 - momentum).)"
+            f"Over this schedule, a weight of {name} without a gradient only shrinks by a factor of "
+            f"e^{powers[weights[name]]:.2g}, and GSM needs e^{ENOUGH:g}. Train longer, or with a higher momentum, lr "
+            "or weight_decay. (Each step adds about lr * weight_decay / (1 - momentum) to the power.)"
         )
 
 
 @torch.no_grad()
 def cut_smallest(weights: list[nn.Parameter], share: float) -> None:
-    """Set the smallest weights to zero, a share of all, by one threshold for all."""
+    """Set a share of the weights to zero, the smallest of all by one threshold."""
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     kept = torch.ones_like(sizes, dtype=torch.bool)
     kept[sizes.topk(int(share * len(sizes)), largest=False).indices] = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs at other widths."""
+"""Count the multiply-adds of a model at other widths."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ from mmrepmlp.models import image_channels, image_size
 class MacsOfWidths:
     """Multiply-adds of a model on one image, at any widths of groups of channels.
 
-    Those of a layer are proportional to the channels that it computes, and to those that it reads.
+    Those of a layer are proportional to the number of channels that it computes, and to the number that it reads.
 
     Args:
-        model: A model with its original widths, perhaps with compactors, which do not count.
+        model: A model at its original widths, perhaps with compactors, which are not counted.
         groups: The groups, by any names.
     """
 
@@ -26,10 +26,10 @@ class MacsOfWidths:
         self.total, self.of_layers = count(model)
 
     def share(self, widths: Mapping[str, int]) -> float:
-        """Share of the multiply-adds that is left.
+        """Return the share of the multiply-adds that is left.
 
         Args:
-            widths: For each group the number of its channels; those that are missing keep theirs.
+            widths: Number of channels of each group; groups that are missing keep theirs.
         """
         factors: dict[str, float] = {}
         for name, group in self.groups.items():
@@ -42,7 +42,7 @@ class MacsOfWidths:
 
 @torch.no_grad()
 def count(model: nn.Module) -> tuple[int, dict[str, int]]:
-    """Multiply-adds of a model without compactors on one image, of the whole and of each module by name."""
+    """Count the multiply-adds of a model without compactors on one image, in total and of each module by name."""
     model = plain_copy(model)
     images = torch.randn(1, image_channels(model), *image_size(model), device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:

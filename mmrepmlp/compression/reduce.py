@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained model to a narrower one: combine filters, then remove them."""
+"""Make a trained model narrower: combine filters, then remove them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ from mmrepmlp.reparam.fuse import to_float64
 
 
 def plain_layer(model: nn.Module, name: str) -> nn.Module:
-    """A layer of a model; a re-parameterizable convolution is fused, and what that leaves is the layer."""
+    """Return a layer of a model; a re-parameterizable convolution is converted, and its fused convolution returned."""
     layer = model.get_submodule(name)
     if not isinstance(layer, ReparameterizableConv2d):
         return layer
@@ -26,12 +26,12 @@ def plain_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def layers_with_rows(model: nn.Module, group: ChannelGroup) -> list[nn.Module]:
-    """The layers with a row of parameters for each channel of a group; branches of convolutions one by one."""
+    """Return the layers with a row of parameters for each channel of a group, those of branches included."""
     return [part for name in (*group.writers, *group.norms) for part in branches_of(model.get_submodule(name))]
 
 
 def branches_of(layer: nn.Module) -> list[nn.Module]:
-    """The layers of a re-parameterizable convolution that have a row for each channel; any other layer by itself."""
+    """Return the layers of a re-parameterizable convolution with a row for each channel; any other layer itself."""
     return layer.output_layers() if isinstance(layer, ReparameterizableConv2d) else [layer]
 
 
@@ -39,7 +39,7 @@ def branches_of(layer: nn.Module) -> list[nn.Module]:
 def keep_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
     """Keep some filters of a group of channels and remove the others, in place.
 
-    Exact where the channels of the others are zero whatever the image.
+    This is exact if the channels of the others are zero for any image.
 
     Args:
         model: The model that the group was found in.
@@ -55,7 +55,7 @@ def keep_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> 
 
 @torch.no_grad()
 def zero_filters(model: nn.Module, group: ChannelGroup, kept: Sequence[int]) -> None:
-    """Let all filters of a removable group give zeros but some, in place."""
+    """Set all filters of a removable group to zero, except for some, in place."""
     gone = sorted(set(range(group.channels)) - set(kept))
     for layer in branches_of(model.get_submodule(group.last)):
         for parameter in layer.parameters(recurse=False):
@@ -80,14 +80,15 @@ def equalize(model: nn.Module, group: ChannelGroup, clusters: Sequence[int]) -> 
 
 @torch.no_grad()
 def merge_clusters(model: nn.Module, group: ChannelGroup, clusters: Sequence[int]) -> None:
-    """Keep the first filter of each cluster, and let the layers behind read the sum over the cluster, in place.
+    """Keep the first filter of each cluster, and add up the weights of the cluster in the layers that read it, in
+    place.
 
-    Exact where the filters of a cluster are equal.
+    This is exact if the filters of a cluster are equal.
 
     Args:
         model: The model that the group was found in.
         group: The channels.
-        clusters: Number of the cluster of each filter. What is kept has the order of these numbers.
+        clusters: Number of the cluster of each filter. The kept filters are in the order of these numbers.
     """
     first = [clusters.index(number) for number in clusters]
     for reader in [plain_layer(model, name) for name in group.readers]:
@@ -98,14 +99,14 @@ def merge_clusters(model: nn.Module, group: ChannelGroup, clusters: Sequence[int
 
 
 def remaining_rows(compactor: Compactor) -> list[int]:
-    """The rows of a compactor that have not vanished; the largest stays in any case."""
+    """Return the rows of a compactor that have not vanished, and in any case the largest one."""
     norms = compactor.norms()
     return sorted({norms.argmax().item(), *(norms >= VANISHED).nonzero().flatten().tolist()})
 
 
 @torch.no_grad()
 def vanish(model: nn.Module, group: ChannelGroup) -> None:
-    """Set the rows of a group's compactor that have all but vanished to zero, in place."""
+    """Set the rows of a group's compactor that have nearly vanished to zero, in place."""
     compactor = model.get_submodule(group.last).compactor
     gone = sorted(set(range(group.channels)) - set(remaining_rows(compactor)))
     compactor.weight[gone] = 0
@@ -113,9 +114,9 @@ def vanish(model: nn.Module, group: ChannelGroup) -> None:
 
 @torch.no_grad()
 def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
-    """Fuse the compactor of a group into the layer in front of it, and remove the filters that have vanished, in place.
+    """Fuse the compactor of a group into the layer before it, and remove the filters that have vanished, in place.
 
-    What is left of a norm is its shift alone.
+    A batch norm in between then only adds a shift.
     """
     writer, last = plain_layer(model, group.writer), model.get_submodule(group.last)
     kept, fused = remaining_rows(last.compactor), affine(writer)
@@ -125,7 +126,7 @@ def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
         if writer.bias is not None:
             writer.bias.zero_()
     elif writer.bias is None:
-        raise CompressionError(f"{group.writer} has neither a norm nor a bias for the compactor behind it.")
+        raise CompressionError(f"{group.writer} has neither a norm nor a bias for the compactor after it.")
     else:
         writer.bias.copy_(fused.bias)
     remove_compactor(last)
@@ -134,7 +135,7 @@ def fuse_compactor(model: nn.Module, group: ChannelGroup) -> None:
 
 
 def make_shift(norm: _BatchNorm, shift: Tensor) -> None:
-    """Let a norm add a shift and nothing else in eval mode; it can be trained as before."""
+    """Make a norm add a shift and nothing else in eval mode; it can be trained as before."""
     norm.running_mean.zero_()
     norm.running_var.fill_(1)
     norm.weight.fill_((1 + norm.eps) ** 0.5)
@@ -142,8 +143,7 @@ def make_shift(norm: _BatchNorm, shift: Tensor) -> None:
 
 
 def narrow(layer: nn.Module, outputs: Tensor | None = None, inputs: Tensor | None = None) -> None:
-    """Keep some outputs and inputs of a layer, or channels of a norm, in place; parameters stay as trainable as they
-    are."""
+    """Keep some outputs and inputs of a layer, or channels of a norm, in place; ``requires_grad`` does not change."""
     for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
         values = tensor.detach()
         if values.dim() and outputs is not None:
@@ -162,32 +162,35 @@ def narrow(layer: nn.Module, outputs: Tensor | None = None, inputs: Tensor | Non
 
 
 def width_of(layer: nn.Module) -> list[int]:
-    """Outputs, and but for norms inputs, of a layer."""
+    """Return the numbers of outputs and inputs of a layer, or the number of channels of a norm."""
     if isinstance(layer, _BatchNorm):
         return [layer.num_features]
     return list(layer.weight.shape[:2])
 
 
 def changed_widths(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, list[int]]:
-    """The widths of all layers that belong to groups, by name, as :func:`PrunedModel` takes them."""
+    """Return the widths of all layers that belong to groups, by name, as :func:`PrunedModel` takes them."""
     names = {name for group in groups.values() for name in (*group.writers, *group.norms, *group.readers)}
     return {name: width_of(plain_layer(model, name)) for name in sorted(names)}
 
 
 @MODELS.register_module()
 def PrunedModel(model: dict, widths: dict[str, Sequence[int]], **settings: object) -> nn.Module:
-    """Build a model with narrower layers, as compression leaves it.
+    """Build a model with narrower layers, as the configs of compressed models do.
 
     Args:
-        model: Config of the model with its original widths, looked up in the current default scope; its parts may stand
-            beside it, where frameworks look for them.
-        widths: For the name of each layer that is narrower the number of its outputs and of its inputs, for that of a
-            batch norm the number of its channels. A norm that is fused in the deploy form is passed over, and a
-            re-parameterizable convolution is built fused.
+        model: Config of the model at its original widths, looked up in the current default scope. Its parts may be
+            arguments here instead, where frameworks look for them.
+        widths: Numbers of outputs and inputs of each narrower layer, and number of channels of each narrower batch
+            norm, by name. A norm that is fused in the deploy form is skipped, and a re-parameterizable convolution is
+            built in deploy form.
         **settings: Further arguments of the model, where its config does not set them.
 
+    Returns:
+        The model.
+
     Raises:
-        CompressionError: There is no such layer, or it is not as wide.
+        CompressionError: A layer does not exist, or is not wide enough.
     """
     network = ROOT.build({**settings, **model})
     modules = dict(network.named_modules())

@@ -19,33 +19,37 @@ from mmrepmlp.engine.hooks.switch_to_deploy_hook import get_model
 from mmrepmlp.models.convs import ReparameterizableConv2d
 from mmrepmlp.registry import HOOKS, MODELS
 
-EPOCHS_BEFORE = 5  # the first masks, in both of the published trainings
-LARGEST = 1.5  # norm of a row that is masked; those that have hardly moved have 1
+EPOCHS_BEFORE = 5  # before the first masks, as in both published trainings
+LARGEST = 1.5  # largest norm of a row when it is masked; rows that have hardly changed have 1
 
 
 @MODELS.register_module()
 def ResRep(model: dict, layers: list[str] | None = None, **settings: object) -> nn.Module:
     """Build a model with compactors for :class:`ResRepHook` (ResRep, ICCV 2021).
 
-    Each layer whose filters may be removed gets a pointwise convolution behind its batch norm, the identity at first.
-    Any checkpoint of the model without them starts the training. The model's class and names stay.
+    Each layer whose filters may be removed gets a pointwise convolution after its batch norm, which starts as the
+    identity. Training can start from any checkpoint of the model without them. The class of the model and its names
+    stay the same.
 
     Args:
         model: Config of the model, looked up in the current default scope.
-        layers: Names of the layers whose filters may be removed, or parts of the names from dot to dot. Default: all
-            that can be, see :func:`find_groups`.
+        layers: Names of the layers whose filters may be removed, or parts of the names between dots. Default: all
+            layers that :func:`find_groups` finds.
         **settings: Further arguments of the model, where its config does not set them.
 
+    Returns:
+        The model with compactors.
+
     Raises:
-        CompressionError: The model has no such layers.
+        CompressionError: The model has no such layers, or one of them has branches and no batch norm after it.
     """
     network = ROOT.build({**settings, **model})
     for group in find_groups(network, layers).values():
         last = network.get_submodule(group.last)
         if isinstance(last, ReparameterizableConv2d):
             raise CompressionError(
-                f"{group.last} has branches and no batch norm behind it for a compactor. Leave it out (layers), or put "
-                "a batch norm behind it."
+                f"{group.last} has branches and no batch norm after it for a compactor. Leave it out (layers), or add "
+                "a batch norm after it."
             )
         add_compactor(last, group.channels)
     return network
@@ -55,23 +59,24 @@ def ResRep(model: dict, layers: list[str] | None = None, **settings: object) -> 
 class ResRepHook(GradientHook):
     """ResRep (ICCV 2021): train the compactors of a :func:`ResRep` model until enough of their rows have vanished.
 
-    A penalty pulls every row of every compactor towards zero. From time to time, the rows with the smallest norms are
-    masked until the model without them has as many multiply-adds as wanted: a masked row follows the penalty alone and
-    vanishes, all others recover by their gradients. ``mmrepmlp reparameterize`` then fuses the compactors into the
-    layers in front of them and removes the filters. The compactors have an SGD of their own, whose learning rate
-    follows the schedule of the config's optimizer; that may be any.
+    A penalty pulls every row of every compactor towards zero. Every ``interval`` iterations, the rows with the smallest
+    norms are masked until the model without them meets the target: a masked row only follows the penalty and vanishes,
+    all others recover by their gradients. ``mmrepmlp reparameterize`` then fuses the compactors into the layers before
+    them and removes the filters. The compactors have their own SGD, whose learning rate follows the schedule of the
+    config's optimizer, which may be any.
 
     Args:
         target: Share of the model's multiply-adds to keep. Default: 0.5.
         lasso: Strength of the penalty. Default: 1e-4.
         lr: Initial learning rate of the compactors. Default: 0.01.
         momentum: Momentum of the compactors. Default: 0.99; at 0.9 a row needs ten times as long to vanish.
-        start: Iterations before the first masks. Default: 5 epochs.
-        interval: Iterations from masks to masks. Default: 200.
-        step: How many rows more may be masked each time. Default: 4.
+        start: Iterations before the first masks. Default: None, 5 epochs.
+        interval: Iterations between updates of the masks. Default: 200.
+        step: Number of additional rows that may be masked in each update. Default: 4.
 
     Raises:
-        CompressionError: The model has no compactors, the target cannot be reached, or the schedule gives rows no time
+        ValueError: ``target`` is out of range.
+        CompressionError: The model has no compactors, the target cannot be reached, or the schedule leaves rows no time
             to vanish.
     """
 
@@ -92,17 +97,17 @@ class ResRepHook(GradientHook):
         self.start, self.interval, self.step = start, interval, step
 
     def before_run(self, runner: Runner) -> None:
-        """Put compactors back behind norms that the runner has converted (``sync_bn``)."""
+        """Restore compactors after norms that the runner has converted (``sync_bn``)."""
         reattach_compactors(get_model(runner))
 
     def prepare(self, runner: Runner, state: dict | None) -> None:
-        """Find the compactors, and what the model costs without their rows."""
+        """Find the compactors, and measure the cost of the model without their rows."""
         model = get_model(runner)
         self.compactors = compactors_in(model)
         if not self.compactors:
             raise CompressionError(
-                f"{type(model).__name__} has no compactors: give the config model=dict(type='mmrepmlp.ResRep', "
-                "model=...) around its model."
+                f"{type(model).__name__} has no compactors: wrap the model in the config, "
+                "model=dict(type='mmrepmlp.ResRep', model=...)."
             )
         groups = {group.last: group for group in find_groups(model).values()}
         self.macs = MacsOfWidths(model, {name: groups[name] for name in self.compactors})
@@ -120,7 +125,7 @@ class ResRepHook(GradientHook):
         self.plan(runner, start, resumed=state is not None)
 
     def plan(self, runner: Runner, start: int, resumed: bool) -> None:
-        """Decide when masks are updated: not once what is masked could no longer vanish."""
+        """Decide when masks are updated: as long as a masked row can still vanish."""
         group = runner.optim_wrapper.param_groups[0]
         initial = group.get("initial_lr", group["lr"])
         rates = (learning_rates(runner)[0] * self.lr / initial).tolist()
@@ -136,15 +141,16 @@ class ResRepHook(GradientHook):
         self.updates = candidates[:late]
         if not late and not resumed:
             raise CompressionError(
-                f"A row that is masked in iteration {start}, when masks begin, would have a norm of {left(start):.1e} "
-                f"at the end of the training, and vanish below {VANISHED:.0e}. Let the learning rate end at zero, as "
-                "CosineAnnealingLR with eta_min=0 does; train longer, start earlier, raise lasso or lr, or lower "
-                "momentum, with which rows swing around zero for about 20 / (1 - momentum) iterations."
+                f"A row that is masked in iteration {start}, with the first masks, would have a norm of "
+                f"{left(start):.1e} at the end of training, and only vanishes below {VANISHED:.0e}. Let the learning "
+                "rate end at zero, as CosineAnnealingLR with eta_min=0 does; train longer, start earlier, raise lasso "
+                "or lr, or lower momentum, with which rows oscillate around zero for about 20 / (1 - momentum) "
+                "iterations."
             )
         self.runner_iter = lambda: runner.iter
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Update masks when it is time to, then the compactors, which the optimizer passes over."""
+        """Update masks when it is time to, then the compactors, which the optimizer skips."""
         now = self.runner_iter()
         if any(iteration in self.updates for iteration in range(now - self.accumulated + 1, now + 1)):
             self.update_masks()
@@ -157,7 +163,7 @@ class ResRepHook(GradientHook):
             weight.grad = None
 
     def update_masks(self) -> None:
-        """Mask the rows with the smallest norms until the target is met, or a few more than before are masked."""
+        """Mask the rows with the smallest norms until the target is met, or ``step`` more than before are masked."""
         norms = {name: compactor.norms() for name, compactor in self.compactors.items()}
         rows = sorted(
             (value, name, row) for name, all_norms in norms.items() for row, value in enumerate(all_norms.tolist())
@@ -178,11 +184,11 @@ class ResRepHook(GradientHook):
             compactor.mask[masked[name]] = 0
 
     def state(self) -> dict:
-        """The momentum buffers of the compactors, whose masks are part of the model."""
+        """Return the momentum buffers of the compactors, whose masks are part of the model."""
         return {"momentum_buffers": self.buffers}
 
     def after_train(self, runner: Runner) -> None:
-        """Say what share of the multiply-adds is left, and of which rows mask and norm do not agree."""
+        """Log the share of the multiply-adds that is left, and the rows whose mask and norm do not agree."""
         stay = {name: remaining_rows(compactor) for name, compactor in self.compactors.items()}
         share = self.macs.share({name: len(rows) for name, rows in stay.items()})
         print_log(f"ResRep leaves {share:.3f} of the multiply-adds; the target is {self.target}.", "current")
@@ -190,13 +196,13 @@ class ResRepHook(GradientHook):
             masked = set((self.compactors[name].mask == 0).nonzero().flatten().tolist())
             late, more = len(masked & set(rows)), len(self.compactors[name].mask) - len(masked | set(rows))
             if late:
-                print_log(f"{late} masked filters of {name} have not vanished and stay.", "current", logging.WARNING)
+                print_log(f"{late} masked filters of {name} have not vanished: kept.", "current", logging.WARNING)
             if more:
-                print_log(f"{more} filters of {name} have vanished without a mask and go.", "current", logging.WARNING)
+                print_log(f"{more} filters of {name} have vanished unmasked: removed.", "current", logging.WARNING)
 
 
 def norm_at_end(rates: Sequence[float], momentum: float, lasso: float, start: int) -> float:
-    """The norm that a row has after a training if the penalty alone moves it from some step on.
+    """Compute the norm of a row at the end of training if only the penalty changes it from some step on.
 
     Args:
         rates: Learning rate of each step.
@@ -212,7 +218,7 @@ def norm_at_end(rates: Sequence[float], momentum: float, lasso: float, start: in
 
 
 def compactor_gradient(compactor: Compactor, gradient: Tensor, lasso: float) -> Tensor:
-    """What moves a compactor: the gradient of the loss where a row is not masked, and the pull of the penalty.
+    """Compute the gradient of a compactor: that of the loss in rows that are not masked, and that of the penalty.
 
     Args:
         compactor: The compactor.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all images that are composed of scanned digits share."""
+"""Compose images of scanned digits."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,18 @@ SPLITS = ("train", "val")
 def warp_scan(
     scan: np.ndarray, size: tuple[int, int], center: Sequence[float], side: float, angle: float
 ) -> np.ndarray:
-    """Coverage by ink, from 0 to 1 and of shape ``size`` (height, width), of a scan that is enlarged to a side in
-    pixels around a center (column, row), and turned by degrees."""
+    """Enlarge and rotate a scan.
+
+    Args:
+        scan: The scan, shape (n, n), from 0 (paper) to 255 (ink).
+        size: Height and width of the result in pixels.
+        center: Column and row of the scan's center in the result.
+        side: Side of the scan in the result, in pixels.
+        angle: Rotation in degrees.
+
+    Returns:
+        Coverage of each pixel by ink, from 0 to 1.
+    """
     middle = (len(scan) - 1) / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), angle, side / len(scan))
     matrix[:, 2] += center[0] - middle, center[1] - middle
@@ -28,7 +38,7 @@ def warp_scan(
 
 
 def compose_all(compose: Callable, split: str, number: int) -> Iterator[tuple[str, object]]:
-    """Compose the images of a split, each with a name, on all cores; image i does not depend on their number.
+    """Yield the names and images of a split, composed on all cores; image i does not depend on the number of images.
 
     ``compose`` is a function of scans, their digits and a random generator.
     """

@@ -34,7 +34,8 @@ def split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def write_digits(out_dir: str | Path, overwrite: bool = False) -> dict[str, int]:
-    """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``, and return their numbers."""
+    """Write the digits in the ImageNet folder layout, ``{train,val}/{0..9}/*.png``, and return the number of each
+    split."""
     counts = {}
     check_overwrite(out_dir, overwrite=overwrite)
     with atomic_folder(out_dir, durable=False) as folder:

@@ -53,7 +53,7 @@ def write_detection_scenes(out_dir: str | Path, overwrite: bool = False, counts:
 
 
 def to_coco(digit: int, mask: np.ndarray) -> dict:
-    """A digit's COCO annotation: box and polygons around its visible ink."""
+    """Make a digit's COCO annotation: box and polygons around its visible ink."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = [contour.flatten().tolist() for contour in contours if len(contour) >= 3]

@@ -26,7 +26,7 @@ class Scene:
     masks: np.ndarray  # their visible ink, (number of digits, HEIGHT, WIDTH), bool; they do not overlap
 
     def class_map(self) -> np.ndarray:
-        """The class of each pixel, shape (HEIGHT, WIDTH), uint8: 0 is background, 1 + d a digit d."""
+        """Return the class of each pixel, shape (HEIGHT, WIDTH), uint8: 0 is background, 1 + d a digit d."""
         return np.tensordot(np.array(self.digits, np.uint8) + 1, self.masks.astype(np.uint8), 1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sheets of several real handwritten digits in noise, of which one field counts: a classifier has to know places."""
+"""Sheets of several real handwritten digits in noise, of which only one counts: a classifier has to know positions."""
 
 from pathlib import Path
 

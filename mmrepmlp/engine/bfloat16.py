@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the networks of a model in bfloat16, and what lies between and behind them in float32."""
+"""Run the networks of a model in bfloat16, and everything between and after them in float32."""
 
 import copy
 import functools
@@ -21,10 +21,10 @@ PRODUCTS = (_ConvNd, nn.Linear, GroupedLinear)
 def compute_in_bfloat16(model: nn.Module) -> nn.Module:
     """Copy a model, for inference with backbone, neck and heads in bfloat16.
 
-    torch's autocast runs convolutions and matrix products in bfloat16. Their weights are cast here, once, since
-    autocast would read and cast all of them anew in each call, which counts at batch 1; the outputs are the same. Each
-    network takes and gives float32, because operators between them, such as RoIAlign and NMS, have no bfloat16, and
-    because in its 8 significant bits coordinates of boxes would be off by pixels. The copy cannot be copied again.
+    torch's autocast runs convolutions and matrix products in bfloat16. Their weights are cast once, here, since
+    autocast would read and cast all of them in each call, which takes time at batch size 1; the outputs are the same.
+    Each network takes and returns float32, because operators between them, such as RoIAlign and NMS, do not support
+    bfloat16, and because its 8 significant bits would move box coordinates by pixels. The copy cannot be copied again.
     """
     model = copy.deepcopy(model)
     for network in [part for name, part in model.named_modules() if NETWORK.fullmatch(name)] or [model]:
@@ -36,7 +36,7 @@ def compute_in_bfloat16(model: nn.Module) -> nn.Module:
 
 
 def in_bfloat16(forward: Callable[..., object]) -> Callable[..., object]:
-    """A function that calls another under autocast to bfloat16, and returns its tensors in float32."""
+    """Wrap a function to be called under autocast to bfloat16, and to return its tensors in float32."""
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:

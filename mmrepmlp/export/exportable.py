@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that exporters do not know, as those that they can record."""
+"""Replace layers that exporters do not support."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ quantized = torch.ops.quantized_decomposed
 
 @contextmanager
 def make_exportable(model: nn.Module) -> Iterator[None]:
-    """Replace adaptive average pooling and the quantizers of inputs in a model for the time of an export.
+    """Replace adaptive average pooling and the quantizers of inputs in a model during an export.
 
     UperNet pools to 1, 2, 3 and 6 pixels a side; ONNX has no operator for bins of unequal size, nor for symbolic sizes.
     """
@@ -32,7 +32,7 @@ def make_exportable(model: nn.Module) -> Iterator[None]:
 
 
 class FixedRange(nn.Module):
-    """Rounds to the levels of a quantizer's present range: exporters know its operators with numbers alone."""
+    """A quantizer whose current range is constant: exporters support its operators only with numbers."""
 
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class MatrixPool2d(nn.Module):
 
 
 def averaging_matrix(size: int, bins: int, like: Tensor) -> Tensor:
-    """The matrix (bins, size) that averages a row of pixels over torch's bins: bin i covers the pixels from
+    """Return the matrix (bins, size) that averages a row of pixels over torch's bins: bin i covers the pixels from
     floor(i * size / bins) up to, not including, ceil((i + 1) * size / bins)."""
     pixels = torch.arange(size, device=like.device)
     bin_ = torch.arange(bins, device=like.device)[:, None]

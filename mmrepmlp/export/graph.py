@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record a network as an ONNX graph, and prove that a graph computes the same."""
+"""Export a network as an ONNX graph, and verify that a graph computes the same."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .exportable import make_exportable
 from .network import ExportError, NamedOutputs
-from .opsets import convert_opset, recorded_opset
+from .opsets import convert_opset, exporter_opset
 
 OPSET = 20  # the first with GELU as an operator
 DYNAMIC_AXES = ("batch", "height", "width")
-FIXED = " Make less of it symbolic (--dynamic, without values for a fixed size)."
-SCALES = ((1.0, 1.0), (0.6, 1.7), (1.3, 0.7))  # of the height and width that a graph was made with, to try others
+FIXED = " Make fewer axes symbolic (--dynamic, without values for a fixed size)."
+SCALES = ((1.0, 1.0), (0.6, 1.7), (1.3, 0.7))  # factors of the height and width of an export, to check other sizes
 
 
 def check_axes(dynamic: Sequence[str]) -> None:
@@ -26,14 +26,24 @@ def check_axes(dynamic: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def record(
+def export_graph(
     network: NamedOutputs, file: Path, shape: tuple[int, int, int], dynamic: Sequence[str] = (), opset: int = OPSET
 ) -> None:
-    """Record a network in eval mode as an ONNX graph, for a number, height and width of images, of which some are
-    symbolic."""
+    """Export a network in eval mode as an ONNX graph.
+
+    Args:
+        network: The network.
+        file: The file to write.
+        shape: Number, height and width of the images.
+        dynamic: Those of these axes that are symbolic. Default: none.
+        opset: Version of ONNX's operators. Default: 20.
+
+    Raises:
+        ExportError: The network does not take images of a shape that the graph has to serve, or cannot be exported.
+    """
     images = network.make_images(*shape)
     outputs = network.run(images)
-    for served in shapes_to_serve(shape, dynamic):  # a network that does not take them is recorded in vain, for minutes
+    for served in shapes_to_serve(shape, dynamic):  # first, since an export takes minutes
         try:
             network.run(network.make_images(*served))
         except ExportError as error:
@@ -45,7 +55,7 @@ def record(
                 network,
                 (images,),
                 dynamo=True,
-                opset_version=recorded_opset(opset),
+                opset_version=exporter_opset(opset),
                 dynamic_shapes=(axes,) if axes else None,
                 input_names=["images"],
                 output_names=[f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"],
@@ -58,20 +68,26 @@ def record(
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         fixed = FIXED if "ranges" in reason else ""
         raise ExportError(
-            f"The model cannot be recorded in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
+            f"The model cannot be exported in opset {opset}: {reason}. Nothing was written.{fixed}{network.remedy}"
         ) from error
 
 
 @torch.no_grad()
-def prove_equal(
+def verify_graph(
     network: NamedOutputs,
     exported: Callable[[Tensor], Sequence[Tensor]],
     shape: tuple[int, int, int],
     dynamic: Sequence[str],
     tolerance: float,
 ) -> dict[tuple[int, ...], float]:
-    """Compare a graph's outputs with the network's on fresh images of the shapes that it has to serve: for each of them
-    the :meth:`~NamedOutputs.error`, none above the tolerance."""
+    """Compare the outputs of a graph with those of the network, on random images of all shapes that it has to serve.
+
+    Returns:
+        The :meth:`~NamedOutputs.error` for each shape.
+
+    Raises:
+        ExportError: The graph does not take such images, or an error is above the tolerance.
+    """
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for other in shapes_to_serve(shape, dynamic):
@@ -84,7 +100,7 @@ def prove_equal(
                 f"symbolic {', '.join(dynamic) or 'nothing'} has to serve ({type(reason).__name__}: {reason}). Nothing "
                 f"was written.{FIXED}"
             ) from reason
-        if not error <= tolerance:  # nan is no proof
+        if not error <= tolerance:  # nan is not within it
             raise ExportError(
                 f"The graph does not compute what the model does: {error:.1e} relative on images of shape "
                 f"{tuple(images.shape)}, allowed {tolerance:.0e}. Nothing was written.{network.remedy}"
@@ -94,7 +110,7 @@ def prove_equal(
 
 
 def shapes_to_serve(shape: tuple[int, int, int], dynamic: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Number, height and width of images that a graph has to serve: those it was made with, and others along its
+    """Return number, height and width of images that a graph has to serve: those of the export, and others along its
     symbolic axes."""
     number, height, width = shape
     sides = [

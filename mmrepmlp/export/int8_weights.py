@@ -16,8 +16,8 @@ VIEWS = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 def store_weights_as_int8(path: str | Path) -> int:
     """Store the weights of nodes with quantized inputs in an ONNX file as int8, with a scale per output.
 
-    The weights must be multiples of their scales, as the conversion to deploy form makes them, so that this is exact.
-    Returns the number of weights stored as int8; 0 for a graph without quantization.
+    This is exact if the weights are multiples of their scales, as the conversion to deploy form makes them. Returns the
+    number of weights stored as int8; 0 for a graph without quantization.
     """
     model = onnx.load(str(path))
     graph = model.graph
@@ -41,7 +41,7 @@ def store_weights_as_int8(path: str | Path) -> int:
 
 
 def viewed_tensor(name: str, producers: dict[str, onnx.NodeProto]) -> str:
-    """Name of the tensor that a tensor is a view of."""
+    """Return the name of the tensor that a tensor is a view of."""
     while name in producers and producers[name].op_type in VIEWS:
         name = producers[name].input[0]
     return name
@@ -64,7 +64,7 @@ def int8_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, transposed: bo
     graph.initializer.remove(tensor)
     graph.initializer.append(from_array(levels.astype(np.int8), f"{name}_int8"))
     graph.initializer.append(from_array(scales.astype(np.float32), f"{name}_scales"))
-    # The default, but ONNX Runtime 1.23 does not run a Gemm without them.
+    # Zero points of 0 are the default, but ONNX Runtime 1.23 does not run a Gemm without them.
     graph.initializer.append(from_array(np.zeros(len(scales), np.int8), f"{name}_zeros"))
     restored = name if weight.ndim != 3 else f"{name}_rows"
     inputs = [f"{name}_{part}" for part in ("int8", "scales", "zeros")]

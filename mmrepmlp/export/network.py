@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models as functions of images alone, as exporters take them."""
+"""Models as functions of images only, as exporters need them."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from mmrepmlp.reparam import distance, named_tensors
 
 
 class ExportError(MMRepMLPError):
-    """A graph could not be made, or does not compute what the model does; nothing was written."""
+    """A graph could not be exported, or does not compute the same as the model; nothing was written."""
 
 
 class NamedOutputs(nn.Module):
-    """A model as a function of images alone, whose outputs are a flat tuple.
+    """A model as a function of images only, which returns a flat tuple.
 
     Args:
         model: A model of any framework, run up to its raw outputs, or a bare backbone.
@@ -49,12 +49,12 @@ class NamedOutputs(nn.Module):
         return tuple(tensor for _, tensor in named_tensors(outputs))
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random images as :meth:`forward` takes them."""
+        """Make random images that :meth:`forward` takes."""
         return torch.randn(batch, self.channels, height, width, generator=generator)
 
     def error(self, images: Tensor, outputs: Sequence[Tensor]) -> float:
-        """How far the outputs of a graph are from the network's own: the largest difference of an output, relative to
-        its largest value; of one of integers, the share that differs. nan where a number is."""
+        """Return the error of a graph's outputs: their largest difference from the network's, relative to its largest
+        value, or the share that differs for integers; nan if an output has nan."""
         errors = [
             distance(a, e)[1] if e.is_floating_point() or a.shape != e.shape else (a != e).double().mean().item()
             for a, e in zip(outputs, self(images), strict=True)
@@ -62,26 +62,27 @@ class NamedOutputs(nn.Module):
         return float(torch.tensor(errors, dtype=torch.float64).amax())
 
     def run(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Call the network, as the exporter will."""
+        """Call the network as the exporter does."""
         try:
             return self(images)
         except Exception as error:
             reason = ": ".join(filter(None, (type(error).__name__, str(error))))
-            what = f"{self.part} does not take" if self.part else f"{type(self.model).__name__} takes more than"
+            name = self.part or type(self.model).__name__
             raise ExportError(
-                f"{what} images of shape {tuple(images.shape)} ({reason}): no graph of it can be made.{self.remedy}"
+                f"{name} cannot be exported: calling it with just images of shape {tuple(images.shape)} fails "
+                f"({reason}).{self.remedy}"
             ) from error
 
     @property
     def remedy(self) -> str:
-        """What else can be exported, as a sentence with a space in front; empty if nothing can."""
+        """Advice on what else can be exported, a space and a sentence; empty if there is nothing else."""
         names = [] if self.part else exportable_parts(self.model)
         parts = " or ".join(f"part={name!r}" for name in names)
         return f" Export its feature maps, with {parts} (--part)." if names else ""
 
 
 def exportable_parts(model: nn.Module) -> list[str]:
-    """Names of the outermost backbones in a model, each behind the neck beside it, if there is one."""
+    """Return the names of the outermost backbones in a model, each after its neck if it has one."""
     names, parts = {name for name, _ in model.named_modules()}, []
     for name in (name for name, _ in model.named_modules() if name.rpartition(".")[2] == "backbone"):
         if not any(name.startswith(f"{part}.") for part in parts):
@@ -91,9 +92,10 @@ def exportable_parts(model: nn.Module) -> list[str]:
 
 
 class BatchedGraph(nn.Module):
-    """A graph as a module. One of fixed batch size is called as often as it takes, the last batch filled up.
+    """A graph as a module. A graph of fixed batch size is called batch by batch, the last batch filled up.
 
-    Subclasses set ``batch``, the number of images that the graph takes, None for any, and run it once in ``run``.
+    Subclasses set ``batch``, the number of images that the graph takes, None for any, and run the graph once in
+    ``run``.
     """
 
     batch: int | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data preprocessor does to the colors of an image, asked of the preprocessor itself."""
+"""The normalization of images in a data preprocessor, measured from its outputs."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from .network import ExportError
 
-SIDE = 64  # of the images to ask with, in pixels
+SIDE = 64  # of the images to measure with, in pixels
 IMAGE_TYPES = (torch.uint8, torch.uint16)
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """A scale and then a shift for each channel of a network's input, which is a channel of the image."""
+    """Scale and shift for each channel of a network's input, which is a channel of the image."""
 
-    channels: tuple[int, ...]  # of the image, for each of the input
+    channels: tuple[int, ...]  # of the image, for each channel of the input
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     largest: int = 255  # value of an image, or 65535
@@ -42,19 +42,19 @@ class Normalization:
         lowest, highest = values.min().item(), values.max().item()
         if lowest < -0.5 * self.largest or highest > 1.5 * self.largest:  # resizing overshoots a little
             raise ExportError(
-                f"The images have values from {lowest:.0f} to {highest:.0f}, and the graph takes 0 to {self.largest}. "
-                "Deploy with a dataset of such images in the config, whose type the graph will take."
+                f"The images have values from {lowest:.0f} to {highest:.0f}, but the graph takes 0 to {self.largest}. "
+                "Deploy with a dataset of such images in the config: the graph then takes their type."
             )
         return values[:, order].round().clamp(0, self.largest).to(self.dtype).permute(0, 2, 3, 1).contiguous()
 
     @staticmethod
     def column(values: Sequence[float], like: Tensor) -> Tensor:
-        """A number for each channel, to broadcast over (N, C, H, W)."""
+        """Make a tensor of one number for each channel, which broadcasts over (N, C, H, W)."""
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 def preprocessing_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The data preprocessor of a model, as far as it does not pad, as a function of images (N, H, W, C) that gives
+    """Return the data preprocessor of a model, without its padding, as a function from images (N, H, W, C) to
     (N, C, H, W)."""
     preprocessor = copy.copy(model.data_preprocessor)
     vars(preprocessor).update(test_cfg=None, pad_size_divisor=1)
@@ -70,16 +70,22 @@ def preprocessing_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def random_images(
     shape: tuple[int, int, int, int], dtype: torch.dtype = torch.uint8, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Random images (N, H, W, C)."""
+    """Make random images (N, H, W, C)."""
     return torch.randint(0, torch.iinfo(dtype).max + 1, shape, generator=generator).to(dtype)
 
 
 def measure_normalization(
     preprocess: Callable[[Tensor], Tensor], channels: int, dtype: torch.dtype = torch.uint8
 ) -> Normalization:
-    """Find the normalization in what a preprocessor makes of a black image and of one in each primary color.
+    """Measure a normalization from the outputs of a preprocessor for a black image and one in each primary color.
 
-    It maps images (N, H, W, C), with some channels of uint8 or uint16, to (N, C, H, W).
+    Args:
+        preprocess: Maps images (N, H, W, C) to (N, C, H, W).
+        channels: Number of channels of the images.
+        dtype: Type of the images, uint8 or uint16. Default: torch.uint8.
+
+    Raises:
+        ExportError: The preprocessor does more than scale and shift each channel.
     """
     largest = torch.iinfo(dtype).max
     primaries = torch.cat([torch.zeros(1, channels), torch.eye(channels)]) * largest
@@ -93,7 +99,7 @@ def measure_normalization(
     expected, actual = preprocess(trial), found.apply(trial)
     if expected.shape != actual.shape or not torch.allclose(actual, expected, 1e-4, 1e-4):
         raise ExportError(
-            "The config's data preprocessor does more to an image than to scale and shift each channel: the graph "
-            "cannot take images as they are. Export one that takes preprocessed images with mmrepmlp deploy --raw."
+            "The config's data preprocessor does more than scale and shift each channel: the graph cannot take images "
+            "as they are. Export one that takes preprocessed images with mmrepmlp deploy --raw."
         )
     return found

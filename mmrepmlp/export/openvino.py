@@ -17,7 +17,7 @@ import openvino
 
 from .network import BatchedGraph
 
-# What a processor has to have, in OpenVINO's words, for a precision to be faster than float32.
+# OpenVINO's names of the capabilities of a processor that make a precision fast.
 CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 
@@ -25,7 +25,7 @@ class OpenVinoNetwork(BatchedGraph):
     """A graph as a module, run by OpenVINO on the CPU in as many threads as torch has.
 
     Args:
-        graph: Path of an ``.xml`` or ``.onnx`` file, or a model of OpenVINO's, compiled or not.
+        graph: Path of an ``.xml`` or ``.onnx`` file, or an OpenVINO model, compiled or not.
         precision: ``float32``, ``bfloat16`` or ``int8``; the last for graphs that are quantized already.
             Default: ``float32``.
     """
@@ -50,11 +50,11 @@ class OpenVinoNetwork(BatchedGraph):
 
 @cache
 def core() -> openvino.Core:
-    """The one core of this process, which lives as long as it does.
+    """Return the only core of this process, which is kept until the process ends.
 
-    A core installs an alternate stack for signals and puts back the one before it at its end. Of two whose lifetimes
-    overlap, the second puts back what the first has freed, and the next signal, of a data loader's worker that ends or
-    of Ctrl-C, ends the process.
+    A core installs an alternate stack for signals, and restores the previous one when it is freed. If the lifetimes of
+    two cores overlap, the second restores a stack that the first has freed, and the next signal, such as Ctrl-C or the
+    end of a data loader's worker, ends the process.
     """
     return openvino.Core()
 
@@ -62,8 +62,8 @@ def core() -> openvino.Core:
 def compile_graph(graph: str | Path | openvino.Model, precision: str, threads: int) -> openvino.CompiledModel:
     """Compile a graph for the CPU."""
     if not isinstance(graph, openvino.Model) and not Path(graph).is_file():
-        raise FileNotFoundError(f"{graph} does not exist. Make it with mmrepmlp deploy.")
-    # Left to itself, OpenVINO takes bfloat16 where the processor has it; elsewhere it emulates what is asked for, ten
+        raise FileNotFoundError(f"{graph} does not exist. Export it with mmrepmlp deploy.")
+    # By default, OpenVINO uses bfloat16 if the processor has it; other processors emulate a requested bfloat16, ten
     # times slower than float32.
     hint = "bf16" if precision == "bfloat16" and is_fast_here(precision) else "f32"
     if precision == "bfloat16" and hint == "f32":

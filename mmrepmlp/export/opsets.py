@@ -11,21 +11,22 @@ from onnx.inliner import inline_selected_functions
 from onnx.numpy_helper import from_array, to_array
 from onnx.version_converter import convert_version
 
-RECORDED = (18, 20)  # torch's exporter begins with 18; 20 is the first with GELU as an operator
-SHAPES = ("allowzero", "num_outputs")  # matter to shapes that torch's exporter does not write
+EXPORTER_OPSETS = (18, 20)  # torch's exporter begins with 18; 20 is the first with GELU as an operator
+SHAPES = ("allowzero", "num_outputs")  # attributes that only matter for shapes that torch's exporter does not write
 OLDEST, NEWEST = 13, onnx.defs.onnx_opset_version()  # 13 is the first that quantizes per channel
 
 
-def recorded_opset(opset: int) -> int:
-    """The version to record a graph in, from which :func:`convert_opset` makes another."""
-    return max((version for version in RECORDED if version <= opset), default=RECORDED[0])
+def exporter_opset(opset: int) -> int:
+    """Return the version in which to export a graph, for :func:`convert_opset` to convert it to another."""
+    return max((version for version in EXPORTER_OPSETS if version <= opset), default=EXPORTER_OPSETS[0])
 
 
 def convert_opset(model: ModelProto, opset: int) -> ModelProto:
-    """Express a graph of torch's exporter in another version of ONNX's operators.
+    """Convert a graph of torch's exporter to another version of ONNX's operators.
 
-    onnx's converter makes newer ones. It lacks most of the ways back, which are made here: an operator that did not
-    exist becomes those that define it; an input or attribute that it did not have yet is written as it was then.
+    onnx's converter makes newer versions. It lacks most conversions to older ones, which are made here: an operator
+    that did not exist is replaced by those that define it; an input or attribute that an operator did not have is
+    written in the form of that version.
     """
     (present,) = (entry.version for entry in model.opset_import if not entry.domain)
     if opset >= present:
@@ -39,15 +40,15 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = to_array(node.attribute[0].t)
-    nodes = [node for newer in model.graph.node for node in as_before(newer, opset, constants)]
+    nodes = [node for newer in model.graph.node for node in to_older_nodes(newer, opset, constants)]
     del model.graph.node[:], model.opset_import[:]
     model.graph.node.extend(nodes)
     model.opset_import.append(make_opsetid("", opset))
     return model
 
 
-def as_before(node: NodeProto, opset: int, constants: dict[str, np.ndarray]) -> Iterator[NodeProto]:
-    """A node as the nodes that do the same in an older version."""
+def to_older_nodes(node: NodeProto, opset: int, constants: dict[str, np.ndarray]) -> Iterator[NodeProto]:
+    """Convert a node to nodes that do the same in an older version."""
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     unknown = {a.name: get_attribute_value(a) for a in node.attribute if a.name not in schema.attributes}
     for name in unknown:
@@ -57,7 +58,7 @@ def as_before(node: NodeProto, opset: int, constants: dict[str, np.ndarray]) -> 
         return
     if len(node.input) > schema.max_input and "axes" in schema.attributes and node.input[-1] in constants:
         node.attribute.append(make_attribute("axes", constants[node.input.pop()].tolist()))
-    present = onnx.defs.get_schema(node.op_type, RECORDED[-1], node.domain).attributes
+    present = onnx.defs.get_schema(node.op_type, EXPORTER_OPSETS[-1], node.domain).attributes
     lost = [
         n for n, value in unknown.items() if n not in SHAPES and value != get_attribute_value(present[n].default_value)
     ]
@@ -67,7 +68,7 @@ def as_before(node: NodeProto, opset: int, constants: dict[str, np.ndarray]) -> 
 
 
 def sliced_shape(node: NodeProto, start: int, end: int) -> Iterator[NodeProto]:
-    """The shape of a tensor, from one dimension up to, not including, another."""
+    """Yield nodes for the shape of a tensor from one dimension up to, not including, another."""
     (out,) = node.output
     bounds = {f"{out}_start": start, f"{out}_end": end}
     for name, value in bounds.items():

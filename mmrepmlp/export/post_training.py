@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""int8 quantization after training, by NNCF."""
+"""int8 quantization after training, with NNCF."""
 
 import ctypes
 import logging
@@ -27,21 +27,21 @@ def quantize_graph(
     evaluate: Callable[[object], float] | None = None,
     max_drop: float | None = None,
 ) -> Graph:
-    """Quantize a graph to int8: weights by channel, activations by the ranges that images give.
+    """Quantize a graph to int8: weights per channel, activations by their ranges on images.
 
     Args:
-        graph: A model of OpenVINO's, or an ONNX graph, of which only convolutions are quantized.
+        graph: An OpenVINO model, or an ONNX graph, in which only convolutions are quantized.
         images: Batches to calibrate with, as the graph takes them.
         name: Name of the graph's input.
-        evaluate: Gives the metric of an ONNX graph or a compiled model of OpenVINO's, the higher the better.
-            Default: None, no metric is looked at.
-        max_drop: How far the metric may drop; the layers that cost most are left in float until it does not drop
+        evaluate: Returns the metric of an ONNX graph or a compiled OpenVINO model, the higher the better.
+            Default: None, the metric is not considered.
+        max_drop: Largest allowed drop of the metric; the layers that cost most stay in float until it does not drop
             further. Default: None.
 
     Returns:
         The int8 graph.
     """
-    put_back = remember_signal_stack()
+    restore_stack = remember_signal_stack()
     logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level, which changes handlers of other loggers
     calibration = nncf.Dataset(list(images), lambda batch: {name: batch.numpy()})
     is_onnx = isinstance(graph, onnx.ModelProto)
@@ -55,7 +55,7 @@ def quantize_graph(
     )
 
     def measure(candidate: object, _: object) -> tuple[float, None]:
-        put_back()  # an evaluation may end processes
+        restore_stack()  # an evaluation may end processes
         return evaluate(positive_axes(candidate) if is_onnx else candidate), None
 
     try:
@@ -65,21 +65,21 @@ def quantize_graph(
             quantized = nncf.quantize_with_accuracy_control(
                 graph,
                 calibration,
-                calibration,  # layers are ranked by what their rounding does to the outputs for these images
+                calibration,  # layers are ranked by how much their rounding changes the outputs for these images
                 measure,
                 max_drop=max_drop,
                 drop_type=nncf.DropType.ABSOLUTE,
                 **settings,
             )
     finally:
-        put_back()
+        restore_stack()
     return positive_axes(quantized) if is_onnx else quantized
 
 
 def remember_signal_stack() -> Callable[[], None]:
-    """Remember the thread's alternate stack for signals, and return what puts it back.
+    """Remember the thread's alternate stack for signals, and return a function that restores it.
 
-    NNCF makes and frees cores of OpenVINO's in any order, which leaves a stack that is freed:
+    NNCF creates and frees OpenVINO cores in any order, which leaves a stack that is freed:
     see :func:`mmrepmlp.export.openvino.core`.
     """
     libc, stack = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # more than a stack_t
@@ -88,7 +88,7 @@ def remember_signal_stack() -> Callable[[], None]:
 
 
 def positive_axes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Count the axes of scales from the front, since ONNX Runtime takes no others everywhere."""
+    """Make the axes of scales positive, since not all of ONNX Runtime takes negative ones."""
     ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model).graph
     ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in (*inferred.value_info, *inferred.input)}

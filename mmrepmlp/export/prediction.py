@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks from images as they are read to predictions, as a program without any framework runs them."""
+"""Networks that map images as they are read to predictions, for programs without any framework."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ ROUNDING = 0.05  # of a network that rounds: a value halfway between two levels 
 
 @dataclass
 class Task:
-    """What a graph predicts."""
+    """The kind of predictions of a graph."""
 
     name: str  # classification, segmentation or features, the feature maps of a part of any other model
-    output: str  # scores of each class, classes or logits of each pixel, or maps
+    output: str  # scores of each class, classes or logits of each pixel, or feature maps
     # How the output is made: activation of scores, number of logits and threshold of a single one, part.
     settings: dict[str, object] = field(default_factory=dict)
 
@@ -39,14 +39,18 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
 
     Args:
         model: A model of mmpretrain, mmsegmentation or mmdetection, or any other with a backbone.
-        part: The part whose feature maps are wanted. Default: None, the whole of a classifier or segmentor, the neck of
-            others, or the backbone if there is none.
-        logits: Whether a segmentor ends in logits instead of classes. Default: False.
-        channels: Number of channels of its images. Default: None, as many as the model seems to take.
+        part: The part whose feature maps are exported. Default: None, the whole of a classifier or segmentor, the neck
+            of others, or the backbone if there is none.
+        logits: Whether a segmentor returns logits instead of classes. Default: False.
+        channels: Number of image channels. Default: None, as many as :func:`image_channels` finds.
+
+    Raises:
+        ValueError: ``logits`` is set, and the model is not a segmentor or not exported as a whole.
+        ExportError: The model is neither a classifier nor a segmentor, and has no backbone.
     """
     segments = part is None and hasattr(model, "encode_decode") and hasattr(model, "decode_head")
     if logits and not segments:
-        raise ValueError("logits=True: only whole segmentors end in logits.")
+        raise ValueError("logits=True: only whole segmentors return logits.")
     if segments:
         outputs = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
         threshold = {"threshold": float(model.decode_head.threshold)} if outputs == 1 else {}
@@ -63,14 +67,14 @@ def task_of(model: nn.Module, part: str | None = None, logits: bool = False, cha
 
 @torch.no_grad()
 def activation_of(model: nn.Module, channels: int) -> str | None:
-    """Which of :data:`ACTIVATIONS` leads from a classifier's raw output to the scores that it predicts; None if none
+    """Find which of :data:`ACTIVATIONS` maps a classifier's raw output to the scores that it predicts; None if none
     does."""
-    # Of the size that the backbone was built for: others may take no other.
+    # Of the size that the backbone was built for: some backbones take no other.
     images = preprocessing_of(model)(random_images((2, *image_size(model), channels)))
     try:
         raw = model(images, mode="tensor")
         scores = torch.stack([sample.pred_score for sample in model.predict(images)])
-    except Exception:  # of whatever kind of model that has a head
+    except Exception:  # any kind of model may have a head
         return None
     if not isinstance(raw, Tensor) or raw.shape != scores.shape:
         return None
@@ -78,13 +82,13 @@ def activation_of(model: nn.Module, channels: int) -> str | None:
 
 
 class PredictionNetwork(NamedOutputs):
-    """A model as a function of images, as they are read, that ends in predictions.
+    """A model as a function that maps images as they are read to predictions.
 
     Args:
         model: The model, in eval mode.
         task: What it predicts.
-        image: An image (1, H, W, C) of its dataset, uint8 or uint16, whose type and channels are taken. Default: None,
-            uint8 in as many channels as the model takes.
+        image: An image (1, H, W, C) of its dataset, uint8 or uint16, whose type and number of channels the network
+            takes. Default: None, uint8 in as many channels as the model takes.
     """
 
     axes: ClassVar[dict[str, int]] = {"batch": 0, "height": 1, "width": 2}
@@ -97,7 +101,7 @@ class PredictionNetwork(NamedOutputs):
         self.normalization = measure_normalization(preprocessing_of(model), self.channels, dtype)
 
     def make_images(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random images as :meth:`forward` takes them."""
+        """Make random images that :meth:`forward` takes."""
         return random_images((batch, height, width, self.channels), self.normalization.dtype, generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -113,19 +117,19 @@ class PredictionNetwork(NamedOutputs):
         return outputs
 
     def decode(self, inputs: Tensor) -> Tensor:
-        """A segmentor's logits at the size of its input, by the framework's own resizing."""
+        """Compute a segmentor's logits at the size of its input, with the framework's resizing."""
         size = inputs.shape[2:]
         return self.model.encode_decode(inputs, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
 
     def classify(self, logits: Tensor) -> Tensor:
-        """The class of each pixel, as mmsegmentation predicts it."""
+        """Return the class of each pixel, as mmsegmentation predicts it."""
         channels = self.task.settings["channels"]
         if channels == 1:
             return (logits.sigmoid() > self.task.settings["threshold"]).squeeze(1).to(torch.uint8)
         return logits.argmax(1).to(torch.uint8 if channels <= 256 else torch.int32)
 
     def error(self, images: Tensor, outputs: Sequence[Tensor]) -> float:
-        """How far the outputs of a graph are from the network's own, relative: of classes, by their logits."""
+        """Return the relative error of a graph's outputs; that of classes is in terms of their logits."""
         if self.task.output != "classes":
             return super().error(images, outputs)
         (classes,) = outputs
@@ -133,7 +137,7 @@ class PredictionNetwork(NamedOutputs):
 
     @torch.no_grad()
     def check(self, size: tuple[int, int]) -> None:
-        """Compare predictions with those of the framework's own path, preprocessor and ``predict``."""
+        """Compare predictions with those of the framework's preprocessor and ``predict``."""
         images = self.make_images(2, *size, generator=torch.Generator().manual_seed(1))
         actual = self.run(images)
         inputs = preprocessing_of(self.model)(images)
@@ -146,7 +150,7 @@ class PredictionNetwork(NamedOutputs):
             expected = (self.model.inference(inputs, [meta] * len(inputs)),)
         else:
             expected = (torch.cat([sample.pred_sem_seg.data for sample in self.model.predict(inputs)]),)
-        if self.task.output == "classes":  # of equal logits either is right
+        if self.task.output == "classes":  # of two equal logits, either class is right
             gaps = [self.error(images, (classes,)) for classes in (*actual, *expected)]
         else:
             gaps = [distance(a, e)[1] for a, e in zip(actual, expected, strict=True)]
@@ -157,11 +161,11 @@ class PredictionNetwork(NamedOutputs):
 
 
 def class_error(logits: Tensor, classes: Tensor, threshold: float | None = None) -> float:
-    """How far classes of pixels (N, H, W) are from being those of the largest logits (N, channels, H, W).
+    """Return how far classes of pixels (N, H, W) are from those of the largest logits (N, channels, H, W).
 
-    It is the largest amount by which the logit of a pixel's class is below its largest one, or by which a single logit
-    is on the other side of the threshold, relative to the largest absolute logit, so that either of two equal ones is
-    right; infinite for another shape or a class that does not exist.
+    The error is the largest amount by which the logit of a pixel's class is below the pixel's largest logit, or by
+    which a single logit is on the other side of the threshold, relative to the largest absolute logit. Of two equal
+    logits, either class is right. The error is infinite for another shape or a class that does not exist.
     """
     if logits.size(1) == 1:
         logits = logits - torch.logit(torch.tensor(threshold, dtype=logits.dtype))

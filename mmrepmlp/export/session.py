@@ -13,7 +13,7 @@ class OnnxNetwork(BatchedGraph):
     """An ONNX graph as a module, run by ONNX Runtime on the CPU in as many threads as torch has.
 
     Args:
-        graph: Path of the ONNX file, or what onnx reads it as.
+        graph: Path of the ONNX file, or the model that onnx reads from it.
     """
 
     def __init__(self, graph: str | Path | onnx.ModelProto) -> None:
@@ -30,7 +30,7 @@ class OnnxNetwork(BatchedGraph):
         content = graph.SerializeToString() if in_memory else name
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own classes have no public names
+        except Exception as error:  # ONNX Runtime's exceptions have no public names
             raise ValueError(f"{name} is not a graph that ONNX Runtime can run: {str(error).strip()}") from error
         (images,) = self.session.get_inputs()
         self.name = images.name

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from .cifar_resnet import CIFARResNet
-from .convs import ACBConv2d, DBBConv2d, RepVGGConv2d
+from .convs import ACBConv2d, DBBConv2d, ReparameterizableConv2d, RepVGGConv2d
 from .deploy_form import DeployForm
 from .images import image_channels, image_size
 from .repmlp_resnet import RepMLPResNet, RepMLPv1Block
@@ -19,6 +19,7 @@ __all__ = [
     "RepMLPv1Block",
     "RepOptVGG",
     "RepVGGConv2d",
+    "ReparameterizableConv2d",
     "image_channels",
     "image_size",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What backbones of a stem and stages of blocks have in common, and checks of arguments."""
+"""The base class of backbones with a stem and stages of blocks, and checks of arguments."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,22 @@ from mmrepmlp.reparam import Reparameterizable
 
 
 class StagedBackbone(Reparameterizable, BaseModule):
-    """A backbone with frozen stages, layer-wise learning rates, and loading of weights of any origin.
+    """Base class of backbones: frozen stages, layer-wise learning rates, and loading of weights of any origin.
 
-    A subclass has ``stages``, those that are built. Its stem is called ``stage0`` and its stages ``stage1`` and so on,
-    or it overrides :attr:`unbuilt` and :meth:`layers`.
+    A subclass sets ``stages``, the stages that are built. It names its stem ``stage0`` and its stages ``stage1`` and so
+    on, or overrides :attr:`unbuilt` and :meth:`layers`.
 
     Args:
         num_stages: Number of stages of the architecture.
-        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
-            them are not built.
+        out_indices: Stages whose feature maps are returned; negative numbers count from the end. Stages after the last
+            of these are not built.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
         norm_eval: Whether batch norms stay in eval mode during training.
         deploy: Whether to build the deploy form.
         init_cfg: Initialization config.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     origin: Origin
@@ -51,11 +51,11 @@ class StagedBackbone(Reparameterizable, BaseModule):
 
     @property
     def unbuilt(self) -> tuple[str, ...]:
-        """Beginnings of names of what is not built."""
+        """Prefixes of the names of modules that are not built."""
         return tuple(f"stage{i + 1}." for i in range(self.num_built, self.num_stages))
 
     def layers(self) -> list[list[nn.Module]]:
-        """The modules of each layer: of the stem, then of each block, with what lies in front of it."""
+        """Return the modules of each layer: those of the stem, then those of each block and of what precedes it."""
         return [[self.stage0], *([block] for stage in self.stages for block in stage)]
 
     def run_stages(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -88,10 +88,9 @@ class StagedBackbone(Reparameterizable, BaseModule):
                 module.requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Tell how deep a parameter sits, for layer-wise learning rate decay.
+        """Return the depth of a parameter, for layer-wise learning rate decay.
 
-        The stem is layer 0, every block is a layer, what lies in front of a block belongs to it, and what follows the
-        stages is the last layer.
+        The stem is layer 0, each block with what precedes it is a layer, and what follows the stages is the last layer.
 
         Args:
             param_name: Name of the parameter.
@@ -140,7 +139,7 @@ def check_positive(**arguments: int) -> None:
 
 
 def check_per_stage(number: int, **arguments: Sequence[int]) -> None:
-    """Check arguments that have a positive int for each of a number of stages."""
+    """Check arguments that list a positive int for each stage."""
     for name, value in arguments.items():
         ints = isinstance(value, Sequence) and all(isinstance(v, int) and v > 0 for v in value)
         if not ints or len(value) != number:
@@ -148,6 +147,6 @@ def check_per_stage(number: int, **arguments: Sequence[int]) -> None:
 
 
 def check_kernels(kernels: Sequence[int]) -> None:
-    """Check the sides of local branches' kernels."""
+    """Check the kernel sizes of local branches."""
     if any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) < len(kernels):
         raise ValueError(f"reparam_conv_kernels={kernels}: expected distinct, odd, positive ints, e.g. (1, 3).")

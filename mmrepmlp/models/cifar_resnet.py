@@ -10,8 +10,10 @@ THREE_STAGES = dict(
 
 @MODELS.register_module()
 def CIFARResNet(depth: int = 56, **settings: object) -> nn.Module:
-    """Build a ResNet for images of 32 x 32 pixels (ResNet paper, arXiv 1512.03385, section 4.2): mmpretrain's, with
-    three stages of basic blocks that are 16, 32 and 64 channels wide. Shortcuts between stages are projections.
+    """Build a ResNet for images of 32 x 32 pixels (ResNet paper, arXiv 1512.03385, section 4.2).
+
+    It is mmpretrain's, with three stages of basic blocks that are 16, 32 and 64 channels wide. Shortcuts between stages
+    are projections.
 
     Args:
         depth: Number of layers, 6 n + 2 for n blocks in each stage. Default: 56.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that several networks share, and what they need to know about compilers and exporters."""
+"""Layers that several networks share, and helpers for compilers and exporters."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -18,44 +18,44 @@ from mmrepmlp.reparam import Affine, Reparameterizable, affine, fuse_after
 
 
 def is_tracing() -> bool:
-    """Whether a compiler, an exporter or a tracer is recording the computation.
+    """Whether a compiler, an exporter or a tracer is tracing the computation.
 
-    What makes eager mode fast on one machine has no place in a graph that another one optimizes.
+    Shortcuts that make eager mode fast on one machine do not belong in a graph that another machine optimizes.
     """
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def refuse_fx(module: nn.Module, x: Tensor | Proxy) -> None:
-    """Raise an error where torch.fx, which follows no size and no choice of a module, is to record it."""
+    """Raise an error if torch.fx traces a module: it cannot follow the sizes and branches of the forward pass."""
     if isinstance(x, Proxy):
         raise MMRepMLPError(
-            f"{type(module).__name__} cannot be traced by torch.fx, as efficient_conv_bn_eval does: leave the part of "
-            "the model that contains it out of efficient_conv_bn_eval."
+            f"{type(module).__name__} cannot be traced by torch.fx, which efficient_conv_bn_eval uses. Leave the part "
+            "of the model that contains it out of efficient_conv_bn_eval."
         )
 
 
 def is_symbolic(size: int | torch.SymInt) -> bool:
-    """Whether an exporter leaves this number open: no branch may depend on its value then."""
+    """Whether a size is symbolic in an export, so that no branch may depend on its value."""
     return isinstance(size, torch.SymInt)
 
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
-    """``x * factor + addend``, broadcast; in eager mode in one pass over the memory."""
-    if is_tracing():  # compilers fuse it themselves, and torch 2.6 records no addcmul of symbolic sizes
+    """Compute ``x * factor + addend`` with broadcasting, in eager mode in one pass over the memory."""
+    if is_tracing():  # compilers fuse it themselves, and torch 2.6 cannot export addcmul with symbolic sizes
         return x * factor + addend
     return torch.addcmul(addend, x, factor)
 
 
 def count_tiles(size: int, side: int) -> int:
-    """How many tiles cover a side of a feature map."""
-    # Not -(-size // side): exporters round the quotient of a negative one up. No remainders either: of sizes that are
-    # symbolic, those of one stage after the other nest, and an exporter spends minutes on them.
+    """Return the number of tiles that cover one side of a feature map."""
+    # Not -(-size // side): exporters round negative quotients up. No remainders either: those of symbolic sizes nest
+    # from stage to stage, and an exporter spends minutes on them.
     return (size + side - 1) // side
 
 
 def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
     """Pad a feature map (..., H, W) with zeros at the bottom and the right to whole multiples of ``h`` by ``w``."""
-    if h == w == 1:  # nothing for an exporter to record where the size is symbolic
+    if h == w == 1:  # keeps the padding out of graphs with symbolic sizes
         return x
     bottom, right = (count_tiles(size, side) * side - size for size, side in zip(x.shape[-2:], (h, w)))
     if not is_symbolic(bottom) and not is_symbolic(right) and not bottom and not right:
@@ -64,25 +64,27 @@ def pad_to_multiple(x: Tensor, h: int, w: int) -> Tensor:
 
 
 def build_batch_norm(norm_cfg: dict, channels: int) -> _BatchNorm:
-    """Build the batch norm that a config names: BN, SyncBN or another subclass of torch's, which alone can be fused
-    into a convolution."""
+    """Build a batch norm from its config.
+
+    It has to be BN, SyncBN or another subclass of torch's batch norm: no other norm can be fused into a convolution.
+    """
     try:
         norm = build_norm_layer(norm_cfg, channels)[1]
     except (AssertionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"norm_cfg={norm_cfg} builds no norm ({type(error).__name__}: {error}). Expected e.g. dict(type='BN') or "
-            "dict(type='SyncBN')."
+            f"norm_cfg={norm_cfg} does not build a norm ({type(error).__name__}: {error}). Expected e.g. "
+            "dict(type='BN') or dict(type='SyncBN')."
         ) from error
     if not isinstance(norm, _BatchNorm):
         raise ValueError(
-            f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. Norms are fused into weights, which "
-            "only a batch norm allows: use dict(type='BN') or dict(type='SyncBN')."
+            f"norm_cfg={norm_cfg} builds a {type(norm).__name__}. Only batch norms can be fused into weights: use "
+            "dict(type='BN') or dict(type='SyncBN')."
         )
     return norm
 
 
 class ScaleShift(nn.Module):
-    """Scale and shift left over from a batch norm that no neighbour can take in: ``x * weight + bias``."""
+    """Scale and shift left over from a batch norm that no other layer can take in: ``x * weight + bias``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class ScaleShift(nn.Module):
 
 
 class ConvNorm(Reparameterizable):
-    """A convolution, the batch norm behind it, gone in deploy form, and perhaps a ReLU.
+    """A convolution, a batch norm, which the deploy form fuses into it, and optionally a ReLU.
 
     Args:
         conv: The convolution, with a bias in deploy form.
@@ -126,7 +128,7 @@ class ConvNorm(Reparameterizable):
 
     @property
     def pair(self) -> tuple[nn.Module, nn.Module]:
-        """The convolution, and the batch norm or what is left of it."""
+        """The convolution, and the batch norm or, in deploy form, an identity."""
         return getattr(self, self.names[0]), getattr(self, self.names[1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,23 +137,23 @@ class ConvNorm(Reparameterizable):
         return self.relu(norm(conv(pad_to_multiple(x, *conv.stride) if self.pad else x)))
 
     def to_affine(self) -> Affine:
-        """Kernel and bias of convolution and norm as one."""
+        """Return kernel and bias of the convolution with the norm fused into it."""
         return fuse_after(*map(affine, self.pair))
 
     def equivalents(self) -> dict[str, Affine]:
-        """The convolution."""
+        """Return the fused convolution."""
         return {self.names[0]: self.to_affine()}
 
     def vanishing(self) -> Iterable[str]:
-        """The batch norm."""
+        """Return the name of the batch norm."""
         return [self.names[1]]
 
 
 class GroupedLinear(nn.Module):
-    """Fully connected layers side by side, one for each group of features.
+    """Parallel fully connected layers, one for each group of features.
 
-    Computed as one batched matrix product. The weight keeps the shape of the grouped 1x1 convolution that the authors
-    and mmpretrain use, so that checkpoints are interchangeable.
+    They are computed as one batched matrix product. The weight keeps the shape of the grouped 1x1 convolution that the
+    authors and mmpretrain use, so that checkpoints are interchangeable.
 
     Args:
         groups: Number of groups G.
@@ -188,9 +190,9 @@ class GroupedLinear(nn.Module):
 
 
 def recompute(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Call a function of a module; in training with ``with_cp`` without keeping its activations.
+    """Call a function of a module, in training with ``with_cp`` without keeping its activations.
 
-    The backward pass then calls it once more.
+    The backward pass then calls the function again.
     """
     if not (module.with_cp and module.training and torch.is_grad_enabled()):
         return function(x)
@@ -201,7 +203,7 @@ def recompute(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor
 
 @contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
-    """Leave running statistics alone, so that a batch that passes twice counts once."""
+    """Keep running statistics unchanged, so that a batch that is computed twice counts once."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     saved = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""int8 in training; torch only. What quantizes exported graphs after training is in ``mmrepmlp.export``."""
+"""Quantization-aware training, with torch only. Exported graphs are quantized in ``mmrepmlp.export``."""
 
 from .aware import QuantizedRepMLPNet
 from .insert_bn import collect_statistics, insert_bn

@@ -22,27 +22,27 @@ from .grid import input_quantizer, round_weight
 class QuantizedRepMLPNet(RepMLPNet):
     """A RepMLPNet that can be trained for int8.
 
-    Until :meth:`enable_fake_quantization` it is the RepMLPNet of the same arguments, and loads what that loads. From
-    then on a pass computes what the deploy form will in int8, whatever form the network is in: for each product the
-    kernels, branches and batch norms are fused into one weight, which is rounded to 255 levels for each output
-    channel or output pixel, and the product's input is rounded to 256 levels between the moving averages of its
-    extremes. Gradients pass through rounding and fusing to the training form's parameters; running statistics of
-    batch norms stay as they are. Conversion to deploy form leaves weights on that grid.
+    Before :meth:`enable_fake_quantization`, it is a RepMLPNet with the same arguments, and loads the same checkpoints.
+    After it, a forward pass in any form computes what the deploy form will compute in int8: for each product, kernels,
+    branches and batch norms are fused into one weight, which is rounded to 255 levels for each output channel or output
+    pixel, and the input of the product is rounded to 256 levels between the moving averages of its extremes. Gradients
+    pass through rounding and fusing to the parameters of the training form; running statistics of batch norms do not
+    change. Conversion to deploy form leaves the weights on that grid.
 
     Args:
         arch: As in :class:`mmrepmlp.models.RepMLPNet`.
-        insert_bn: Whether to build the deploy form with a batch norm behind each ``fc3``, for recovering accuracy by
+        insert_bn: Whether to build the deploy form with a batch norm after each ``fc3``, to recover accuracy by
             fine-tuning; see :class:`mmrepmlp.engine.CollectStatisticsHook`. Default: False.
-        deploy: Whether to build the deploy form, without those norms. Default: False.
+        deploy: Whether to build the deploy form, without these norms. Default: False.
         **settings: Further arguments of :class:`mmrepmlp.models.RepMLPNet`; ``with_cp`` is not supported.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range, or ``with_cp`` is set.
     """
 
     def __init__(self, arch: str | dict, *, insert_bn: bool = False, deploy: bool = False, **settings) -> None:
         if settings.get("with_cp"):
-            raise ValueError("with_cp=True: a second pass would move the ranges of the inputs. Leave with_cp out.")
+            raise ValueError("with_cp=True: a second pass would change the ranges of the inputs. Leave with_cp out.")
         super().__init__(arch, deploy=deploy or insert_bn, **settings)
         if insert_bn and not deploy:
             for stage in self.stages:
@@ -59,13 +59,13 @@ class QuantizedRepMLPNet(RepMLPNet):
         self.fake_quantization = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Extract feature maps, as :meth:`RepMLPNet.forward`, rounded or not."""
+        """Extract feature maps as RepMLPNet does, rounded once fake quantization is enabled."""
         if not self.fake_quantization:
             return super().forward(x)
-        if is_tracing():  # what is exported is on the grid already
+        if is_tracing():  # exported weights are on the grid already
             if not self.deploy:
                 raise MMRepMLPError(
-                    "What trains for int8 can be exported or compiled in deploy form alone: convert it first."
+                    "A QuantizedRepMLPNet can only be exported or compiled in deploy form: convert it first."
                 )
             with self.rounded_inputs(self):
                 return super().forward(x)
@@ -74,40 +74,39 @@ class QuantizedRepMLPNet(RepMLPNet):
             return functional_call(network, self.rounded_layers(), (x,))
 
     def deploy_skeleton(self) -> RepMLPNet:
-        """The network in deploy form, without values, in the mode that this one is in."""
+        """Return the network in deploy form, without values, in the same mode as this one."""
         if self.skeleton is None:
             with torch.device("meta"):
-                # Past nn.Module's registration: its parameters are none of this network's.
+                # Bypasses nn.Module's registration: its parameters are not parameters of this network.
                 self.__dict__["skeleton"] = self.build_training_form(deploy=True)
         return self.skeleton.train(self.training)
 
     def rounded_layers(self) -> dict[str, Tensor]:
-        """The parameters of the deploy form, by name, as rounded functions of this network's."""
+        """Compute the parameters of the deploy form, by name, as rounded functions of this network's parameters."""
         inside, like = dict(self.named_parameters()), next(self.parameters())
         tensors = {name: inside.get(name) for name, _ in self.deploy_skeleton().named_parameters()}
         for name, layer in self.equivalents().items():
             tensors |= {f"{name}.weight": layer.weight.to(like), f"{name}.bias": layer.bias.to(like)}
-        if not torch.is_grad_enabled():  # torch's flop counter stumbles over views of parameters without a graph
+        if not torch.is_grad_enabled():  # torch's flop counter fails on views of parameters without a graph
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         for name in (f"{name}.weight" for name in quantizable_layers(self.deploy_skeleton())):
             tensors[name] = round_weight(tensors[name])
         return tensors
 
     def build_training_form(self, **changes: object) -> RepMLPNet:
-        """Build the RepMLPNet that this network, before rounding, is or would be the deploy form of, with changes of
-        its arguments."""
+        """Build the RepMLPNet in training form that has this network's arguments, with changes."""
         settings = {name: value for name, value in self.arguments.items() if name != "insert_bn"}
         return RepMLPNet(**{**settings, "deploy": False, **changes})
 
     @contextmanager
     def rounded_inputs(self, network: nn.Module) -> Iterator[None]:
-        """Round what the matrix products of a network are fed; in training mode the ranges follow it."""
+        """Round the inputs of the matrix products of a network; in training mode, their ranges are updated."""
 
         def round_input(name: str):
             quantizer = self.quantizers[key_of(name)]
             if self.training or not isinstance(quantizer, FakeQuantize):
                 return lambda _, inputs: quantizer(inputs[0])
-            levels = quantizer.quant_min, quantizer.quant_max  # of a range that evaluation leaves alone
+            levels = quantizer.quant_min, quantizer.quant_max  # evaluation does not change the range
             scale, zero = quantizer.scale, quantizer.zero_point
             return lambda _, inputs: torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, *levels)
 
@@ -134,16 +133,17 @@ class QuantizedRepMLPNet(RepMLPNet):
         adapt_state_dict(self, state_dict, prefix, args[0], *args[-2:], expected=plain)
         state_dict.update(additional)
         if self.deploy and additional[f"{prefix}fake_quantization_enabled"]:
-            # Weights may have been fused on the way in. What is on the grid stays.
+            # Weights may have been fused while loading. Those on the grid do not change.
             for name in (f"{prefix}{name}.weight" for name in quantizable_layers(self)):
                 if name in state_dict:
                     state_dict[name] = round_weight(state_dict[name])
-        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)  # past what RepMLPNet does to state dicts
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)  # not RepMLPNet's, which adapts state dicts
         self.fake_quantization = bool(self.fake_quantization_enabled)
 
     def take_additional(self, state_dict: dict, prefix: str) -> dict[str, Tensor]:
-        """Take the tensors that a RepMLPNet does not have out of a state dict; what it lacks is this network's."""
-        # Of a training form's norms behind fc3, which has no bias there, nothing is left once they are fused.
+        """Remove the tensors that a RepMLPNet does not have from a state dict, and return them; this network's own
+        replace those that it lacks."""
+        # In training form, where fc3 has no bias, the norms after fc3 are not inserted ones: they are fused.
         has_inserted = any(name.startswith(prefix) and name.endswith(".fc3.bias") for name in state_dict)
         present = {prefix + name: value for name, value in self.state_dict().items() if self.is_additional(name)}
         loaded = [name for name in present if name in state_dict and (has_inserted or ".fc3_bn." not in name)]
@@ -156,12 +156,12 @@ class QuantizedRepMLPNet(RepMLPNet):
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether a part of a model rounds as it was trained to."""
+    """Whether a part of a model has fake quantization enabled."""
     return any(isinstance(module, QuantizedRepMLPNet) and module.fake_quantization for module in model.modules())
 
 
 def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers of a network that remain as matrix products in deploy form, by name."""
+    """Return the layers of a network that remain as matrix products in deploy form, by name."""
     return {
         name: module
         for name, module in network.named_modules()
@@ -170,5 +170,5 @@ def quantizable_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def key_of(name: str) -> str:
-    """A dotted name as a key of a ModuleDict."""
+    """Convert a dotted name to a key of a ModuleDict."""
     return name.replace(".", "-")

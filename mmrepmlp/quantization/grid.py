@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The levels that numbers are rounded to, in training and in exported graphs alike."""
+"""The levels that numbers are rounded to, in training and in exported graphs."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ WEIGHT_LEVEL = 127  # the highest; the lowest is its negative, so that zero is i
 
 
 def input_quantizer() -> FakeQuantize:
-    """Rounds to 256 levels between moving averages of the extremes."""
+    """Make a quantizer that rounds to 256 levels between moving averages of the extremes."""
     return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
 
 

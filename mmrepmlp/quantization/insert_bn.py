@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch norms behind the fully connected layers of a deployed network, for fine-tuning it."""
+"""Batch norms after the fully connected layers of a deployed network, for fine-tuning it."""
 
 from collections.abc import Iterable
 
@@ -16,12 +16,12 @@ def insert_bn(
     batches: Iterable[Tensor],
     norm_cfg: dict = dict(type="BN", requires_grad=True),
 ) -> nn.Module:
-    """Put a batch norm behind ``fc3`` of every block in deploy form, as the identity, in place.
+    """Insert a batch norm after ``fc3`` of every block in deploy form, as the identity, in place.
 
     The statistics are those of the data, and weight and bias undo them. ``switch_to_deploy`` fuses the norms again.
 
     Args:
-        model: A network in deploy form, or another that maps images and has one inside.
+        model: A network in deploy form, or a model that takes images and contains one.
         batches: Images to collect statistics on, each of shape (N, C, H, W), normalized.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
 
@@ -39,14 +39,14 @@ def insert_bn(
 
 @torch.no_grad()
 def collect_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Give inserted batch norms the statistics of data, and weights and biases that undo them.
+    """Set the statistics of inserted batch norms to those of data, and their weights and biases to undo them.
 
     Args:
         model: A model with inserted batch norms that are the identity.
-        batches: Images, each of shape (N, C, H, W), normalized. Statistics are over those of all processes.
+        batches: Images, each of shape (N, C, H, W), normalized. Statistics are taken over all processes.
 
     Returns:
-        The number of images, of all processes.
+        The number of images in all processes.
 
     Raises:
         ValueError: There are no inserted batch norms, or no images.

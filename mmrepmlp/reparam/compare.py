@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a conversion changed nothing: the outputs before and after, element by element."""
+"""Verify that a conversion changes nothing: compare the outputs before and after, element by element."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 @dataclass
 class Difference:
-    """How far a conversion moved an output.
+    """The difference that a conversion makes to an output.
 
     Attributes:
-        output: Which output, as a dotted path into what the model returns.
+        output: Dotted path of the output in the model's return value.
         dtype: Precision of the converted weights.
         absolute: Largest absolute difference of any element.
-        relative: The same over the output's largest absolute value.
+        relative: The same, relative to the output's largest absolute value.
         tolerance: The largest allowed relative difference.
-        required: Whether a larger one is a reason to refuse the conversion. Default: True.
+        required: Whether to refuse the conversion if the difference is larger. Default: True.
     """
 
     output: str
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def within_tolerance(self) -> bool:
-        # Not the other way round: nan is no proof.
+        # Not the other way round: nan is not within the tolerance.
         return self.relative <= self.tolerance
 
     @property
@@ -43,9 +43,9 @@ class Difference:
 
 
 def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance: float) -> list[Difference]:
-    """Compare what a model returns before and after its conversion: tensors, or sequences or mappings of them.
+    """Compare the outputs of a model before and after its conversion: tensors, or sequences or mappings of them.
 
-    An output that there is only once, or with another shape, differs infinitely.
+    An output that is missing on one side, or has another shape, differs infinitely.
     """
     expected, actual = dict(named_tensors(before)), dict(named_tensors(after))
     return [
@@ -55,7 +55,8 @@ def compare_outputs(before: object, after: object, dtype: torch.dtype, tolerance
 
 
 def distance(actual: Tensor | None, expected: Tensor | None) -> tuple[float, float]:
-    """Largest absolute difference of two tensors, and the same over the largest finite absolute value of the second."""
+    """Return the largest absolute difference of two tensors, and the same relative to the largest finite absolute value
+    of the second."""
     if actual is None or expected is None or actual.shape != expected.shape:
         return float("inf"), float("inf")
     if not expected.numel():
@@ -68,7 +69,7 @@ def distance(actual: Tensor | None, expected: Tensor | None) -> tuple[float, flo
 
 
 def named_tensors(outputs: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Walk through nested sequences, mappings and data elements of tensors; names are dotted paths, e.g.
+    """Yield the tensors in nested sequences, mappings and data elements by name, a dotted path such as
     ``"output.0.1"``."""
     if isinstance(outputs, Tensor):
         yield name, outputs

@@ -17,34 +17,34 @@ WITH_FLOAT64 = ("cpu", "cuda", "meta")
 
 
 def to_float64(tensor: Tensor) -> Tensor:
-    """A tensor in float64, on the CPU where its device may not have that, as MPS."""
+    """Convert a tensor to float64, on the CPU if its device may lack float64, as MPS does."""
     return (tensor if tensor.device.type in WITH_FLOAT64 else tensor.cpu()).double()
 
 
 class Affine(NamedTuple):
-    """What a layer multiplies by and adds.
+    """Weight and bias of a layer in eval mode.
 
     Attributes:
-        weight: Of a convolution or linear layer, shape (O, ...); of a norm its scale, shape (C,). float64.
-        bias: Shape (O,) or (C,), float64.
+        weight: Weight of a convolution or linear layer, shape (O, ...), or scale of a norm, shape (C,); float64.
+        bias: Bias (O,) or shift (C,); float64.
     """
 
     weight: Tensor
     bias: Tensor
 
     def repeat(self, times: int) -> "Affine":
-        """Scale and shift of a norm for ``times`` outputs of each channel, one after the other."""
+        """Repeat scale and shift of a norm for ``times`` consecutive outputs of each channel."""
         return Affine(self.weight.repeat_interleave(times), self.bias.repeat_interleave(times))
 
 
 def affine(layer: nn.Module) -> Affine | None:
-    """Write a layer in eval mode as a multiplication and an addition.
+    """Return the weight and bias of a layer in eval mode.
 
     Args:
-        layer: A convolution, a linear layer, a batch norm, or a module with a method ``to_affine`` that says it itself.
+        layer: A convolution, a linear layer, a batch norm, or a module with a method ``to_affine`` that returns them.
 
     Returns:
-        Weight and bias; None for an identity, which is what fusing leaves of a norm.
+        Weight and bias; None for an identity, which fusing puts in the place of a norm.
 
     Raises:
         ValueError: A batch norm tracks no running statistics, so that its output depends on the batch.
@@ -57,7 +57,7 @@ def affine(layer: nn.Module) -> Affine | None:
 
 
 def affine_of_layer(layer: nn.Module) -> Affine:
-    """Weight and bias of a convolution, a linear layer or a batch norm alone."""
+    """Return the weight and bias of a convolution, a linear layer or a batch norm, whatever its ``to_affine``."""
     if isinstance(layer, _BatchNorm):
         return affine_of_norm(layer)
     weight, bias = to_float64(layer.weight), getattr(layer, "bias", None)
@@ -65,7 +65,7 @@ def affine_of_layer(layer: nn.Module) -> Affine:
 
 
 def affine_of_norm(norm: _BatchNorm) -> Affine:
-    """Scale and shift of a batch norm in eval mode."""
+    """Return the scale and shift of a batch norm in eval mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(
             f"{norm} has track_running_stats=False: its output depends on the batch and cannot be fused. "
@@ -79,28 +79,34 @@ def affine_of_norm(norm: _BatchNorm) -> Affine:
 
 
 def fuse_after(layer: Affine, norm: Affine | None) -> Affine:
-    """Fuse a norm behind a convolution or linear layer into it.
+    """Fuse a norm into the convolution or linear layer before it.
 
     Args:
         layer: Weight (O, ...) and bias.
-        norm: Scale (O,) and shift (O,); None for no norm. With a pointwise convolution behind the norm, a matrix (P, O)
-            and shift (P,).
+        norm: Scale (O,) and shift (O,), or a matrix (P, O) and shift (P,) if a pointwise convolution follows the norm;
+            None for no norm.
+
+    Returns:
+        Weight and bias of the fused layer.
     """
     if norm is None:
         return layer
     scale, shift = norm
-    weight, bias = (tensor.to(scale.device) for tensor in layer)  # of a constant kernel, which has no place of its own
+    weight, bias = (tensor.to(scale.device) for tensor in layer)  # constant kernels are on the CPU
     if scale.dim() == 2:
         return Affine((scale @ weight.flatten(1)).view(-1, *weight.shape[1:]), scale @ bias + shift)
     return Affine(weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias * scale + shift)
 
 
 def fuse_before(norm: Affine | None, layer: Affine) -> Affine:
-    """Fuse a norm in front of a pointwise convolution or linear layer into it.
+    """Fuse a norm into the pointwise convolution or linear layer after it.
 
     Args:
         norm: Scale and shift (I,); None for no norm.
         layer: Weight (O, I) or (O, I, 1, 1), and bias. Larger kernels cannot take in a shift where they see padding.
+
+    Returns:
+        Weight and bias of the fused layer.
     """
     if norm is None:
         return layer
@@ -113,6 +119,9 @@ def sum_kernels(layers: Iterable[Affine]) -> Affine:
 
     Args:
         layers: Kernels (O, I / groups, h, w) whose heights and widths differ by even numbers, and biases.
+
+    Returns:
+        Kernel and bias of the sum.
     """
     kernels, biases = zip(*layers)
     height, width = (max(kernel.size(dim) for kernel in kernels) for dim in (2, 3))
@@ -121,7 +130,12 @@ def sum_kernels(layers: Iterable[Affine]) -> Affine:
 
 
 def identity_kernel(like: Tensor, groups: int = 1) -> Tensor:
-    """The kernel (C, C / groups, 1, 1) of a convolution that changes nothing; ``like`` has C channels first."""
+    """Return the kernel (C, C / groups, 1, 1) of a convolution that changes nothing.
+
+    Args:
+        like: Tensor (C, ...) whose number of channels, dtype and device the kernel gets.
+        groups: Number of groups. Default: 1.
+    """
     channels = like.size(0)
     return torch.eye(channels // groups, dtype=like.dtype, device=like.device).repeat(groups, 1)[..., None, None]
 
@@ -130,11 +144,11 @@ def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Ten
     """Write a grouped convolution with "same" zero padding as fully connected layers, one for each group (paper
     section 3.3).
 
-    The columns of a matrix are what the convolution makes of the identity, one pixel of one channel at a time.
+    The columns of a matrix are the outputs of the convolution for the identity, one pixel of one channel at a time.
 
     Args:
         kernel: Shape (O, I / groups, k, k) with odd k.
-        h: Height of the tile the convolution runs on, in pixels.
+        h: Height of the tile that the convolution runs on, in pixels.
         w: Width of the tile, in pixels.
         groups: Number of groups. Default: O, a depth-wise convolution.
 
@@ -145,7 +159,7 @@ def conv_to_fc(kernel: Tensor, h: int, w: int, groups: int | None = None) -> Ten
     groups = outputs if groups is None else groups
     kernels = to_float64(kernel).view(outputs * inputs, 1, side, side)
     pixels = torch.eye(h * w, dtype=torch.float64, device=kernels.device).view(h * w, 1, h, w)
-    # Each pair of channels for itself, so that the identity has one channel.
+    # Each pair of channels separately, so that the identity has one channel.
     response = F.conv2d(pixels.expand(-1, len(kernels), -1, -1), kernels, padding=side // 2, groups=len(kernels))
     matrices = response.view(h * w, outputs, inputs, h * w).permute(1, 3, 2, 0)
     return matrices.reshape(groups, outputs // groups * h * w, inputs * h * w)

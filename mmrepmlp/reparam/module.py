@@ -18,19 +18,19 @@ from .wrapped import hooked_weights, make_weights_plain, parametrized, refuse_wr
 
 
 class Reparameterizable(nn.Module):
-    """A module with a training form and a deploy form.
+    """Base class of modules with a training form and a deploy form.
 
-    A subclass says in :meth:`equivalents` what the layers of its deploy form compute, in :meth:`vanishing` which of its
-    modules are then needed no more, and in :meth:`deploy_layers` which layers its deploy form has instead of others.
-    Conversion, and loading weights of the training form into the deploy form, follow from that.
+    A subclass returns the weights of the layers of its deploy form in :meth:`equivalents`, the names of modules that
+    the deploy form does without in :meth:`vanishing`, and the layers that only the deploy form has in
+    :meth:`deploy_layers`. Conversion, and loading weights of the training form into the deploy form, follow from these.
 
     Args:
         deploy: Whether the subclass builds the deploy form. Default: False.
-        **settings: Arguments of the next class.
+        **settings: Arguments of the next class in the method resolution order.
 
     Attributes:
-        fused: Whether the module's own layers are in deploy form; it says nothing of other such modules inside.
-        arguments: What the constructor was called with, by name.
+        fused: Whether the module's own layers are in deploy form, whatever re-parameterizable modules inside are.
+        arguments: The arguments that the constructor was called with, by name.
     """
 
     arguments: dict[str, object]
@@ -46,12 +46,14 @@ class Reparameterizable(nn.Module):
 
     @property
     def deploy(self) -> bool:
-        """Whether the module, with all inside, is in deploy form."""
+        """Whether the module and all re-parameterizable modules inside are in deploy form."""
         return self.fused and all(part.deploy for part in self.parts().values())
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "Reparameterizable":
-        """As in nn.Module; MMEngine's initializers, which know the kinds of layers alone, leave those of a module as
-        they should start."""
+        """Apply a function to all modules inside, as in nn.Module.
+
+        MMEngine's initializers, which only know the type of a layer, are followed by :meth:`restart`.
+        """
         if getattr(fn, "__module__", None) != "mmengine.model.weight_init":
             return super().apply(fn)
         before = {name: self.get_parameter(name).clone() for name in self.linear_additions()}
@@ -60,43 +62,44 @@ class Reparameterizable(nn.Module):
         return self
 
     def restart(self, initialized: Collection[str] = ()) -> None:
-        """Give layers the initial values that those of their kind do not have.
+        """Set initial values that differ from those of other layers of the same type.
 
         Args:
             initialized: Names of weights that stand for sums and have just been initialized as one part of them.
         """
 
     def linear_additions(self) -> dict[str, LinearAddition]:
-        """What parameters stand for, by name, where gradients are re-parameterized."""
+        """Return the sums that parameters stand for, by name, where gradients are re-parameterized."""
         return {}
 
     def parts(self) -> dict[str, "Reparameterizable"]:
-        """The outermost modules of this kind inside, by name."""
+        """Return the outermost re-parameterizable modules inside, by name."""
         return outermost(self, lambda module: module is not self and isinstance(module, Reparameterizable))
 
     def equivalents(self) -> dict[str, Affine]:
-        """Weight and bias of the layers of the deploy form that conversion writes, by name.
+        """Return weight and bias of the layers of the deploy form that conversion writes, by name.
 
-        Differentiable with respect to every parameter involved, float64, and valid in both forms. Default: those of the
-        modules of this kind inside.
+        They are differentiable with respect to every parameter involved, float64, and valid in both forms. Default:
+        those of the re-parameterizable modules inside.
         """
         return {
             f"{path}.{name}": layer for path, part in self.parts().items() for name, layer in part.equivalents().items()
         }
 
     def vanishing(self) -> Iterable[str]:
-        """Names of modules that the deploy form does without, beside those that modules of this kind inside name.
+        """Return the names of modules that the deploy form does without.
 
-        A batch norm leaves an identity, so that both forms call the same children; anything else is removed.
+        An identity replaces a batch norm, so that both forms call the same children; anything else is removed.
+        Re-parameterizable modules inside name their own.
         """
         return ()
 
     def deploy_layers(self) -> dict[str, nn.Module]:
-        """Build the layers that only the deploy form has, by name, for :meth:`equivalents` to be written into."""
+        """Build the layers that only the deploy form has, by name; conversion writes :meth:`equivalents` to them."""
         return {}
 
     def switch_to_deploy(self) -> None:
-        """Convert to deploy form in place. Does nothing on a module that is in deploy form already.
+        """Convert to deploy form in place; a module that is in deploy form stays as it is.
 
         Device, dtype, training mode and ``requires_grad`` stay as they are. If the conversion raises, nothing has
         changed.
@@ -105,13 +108,13 @@ class Reparameterizable(nn.Module):
             return
         with torch.no_grad(), steady_weights(self):
             if parametrized(self) or hooked_weights(self):
-                self.equivalents()  # what raises does so before anything changes
+                self.equivalents()  # to raise any error before anything changes
                 make_weights_plain(self)
             self.write(self.equivalents())
         forget_traces(self)
 
     def write(self, layers: Mapping[str, Affine]) -> None:
-        """Replace the parameters of layers, by name, and what vanishes."""
+        """Replace the parameters of layers, by name, and remove or replace the vanishing modules."""
         gone = {} if self.fused else {name: self.get_submodule(name) for name in self.vanishing()}
         new = {}
         if not self.fused:
@@ -130,13 +133,12 @@ class Reparameterizable(nn.Module):
             if target is not old:
                 replace_module(self, name, target.train(self.training if old is None else old.training))
         for name, module in gone.items():
-            is_norm = isinstance(module, (_BatchNorm, nn.Identity))  # of a norm that is fused already
+            is_norm = isinstance(module, (_BatchNorm, nn.Identity))  # an identity replaces a norm that was fused before
             replace_module(self, name, nn.Identity().train(module.training) if is_norm else None)
         self.fused = True
 
     def build_training_form(self, **changes: object) -> "Reparameterizable":
-        """Build the module that this one is, or would be, the deploy form of, with changes of its arguments; its
-        weights are not copied."""
+        """Build the training form of this module, with changed arguments; weights are not copied."""
         return type(self)(**{**self.arguments, "deploy": False, **changes})
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
@@ -146,21 +148,21 @@ class Reparameterizable(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fuse_loaded(self, state_dict: dict, prefix: str) -> None:
-        """Convert what a state dict has of this module's training form; anything else, or a part, stays as it is."""
-        given = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-        if not any(name.endswith("running_var") for name in given) or given.keys() <= self.state_dict().keys():
+        """Convert the tensors of this module in a state dict if they are those of its whole training form."""
+        loaded = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        if not any(name.endswith("running_var") for name in loaded) or loaded.keys() <= self.state_dict().keys():
             return
         with torch.device("meta"):
             source = self.build_training_form()
-        if required_tensors(source, given).keys() == given.keys():
-            for name in given:
+        if required_tensors(source, loaded).keys() == loaded.keys():
+            for name in loaded:
                 del state_dict[prefix + name]
-            fused = fuse_state_dict(source, given)
+            fused = fuse_state_dict(source, loaded)
             state_dict.update({prefix + name: value for name, value in fused.items()})
 
 
 def record_arguments(init: Callable) -> Callable:
-    """Let a constructor keep what it is called with, by name, unless that of a subclass has done so."""
+    """Let a constructor keep its arguments by name, unless the constructor of a subclass has kept its own."""
     names = list(inspect.signature(init).parameters)[1:]
 
     @functools.wraps(init)
@@ -172,10 +174,10 @@ def record_arguments(init: Callable) -> Callable:
 
 
 def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: Iterable[nn.Module]) -> None:
-    """Give a layer a weight and a bias, in the dtype and on the device of what they replace.
+    """Set weight and bias of a layer, in the dtype and on the device of the parameters that they replace.
 
-    A parameter of what was in the layer's place, perhaps the layer itself, keeps its ``requires_grad``. A new weight
-    can be trained if anything could that vanishes, a new bias if a norm could.
+    A parameter keeps the ``requires_grad`` of the one that it replaces, in ``old``, perhaps the layer itself. A new
+    weight is trainable if any vanishing module was, a new bias if a vanishing norm was.
     """
     inside = [module for part in gone for module in part.modules()]
     norms = [module for module in inside if isinstance(module, _BatchNorm)]
@@ -188,12 +190,12 @@ def write_layer(layer: nn.Module, values: Affine, old: nn.Module | None, gone: I
         else:
             like, trainable = before, before.requires_grad
         setattr(layer, name, nn.Parameter(value.detach().to(like), requires_grad=trainable))
-    if hasattr(layer, "drop_fused"):  # what its own ``to_affine`` counted in beside weight and bias
+    if hasattr(layer, "drop_fused"):  # parts besides weight and bias that its ``to_affine`` included
         layer.drop_fused()
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:
-    """Put a module in the place of a dotted name, or remove what is there."""
+    """Replace the module of a dotted name, or remove it."""
     parent, _, name = path.rpartition(".")
     if module is None:
         delattr(root.get_submodule(parent), name)
@@ -202,16 +204,23 @@ def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None
 
 
 def required_tensors(source: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a state dict has to hold for a network: all of its own but counters of batches, which may be missing."""
+    """Return the tensors that a state dict needs for a network: all but the counters of batches that it lacks."""
     wanted = source.state_dict().items()
     return {name: value for name, value in wanted if name in state or not name.endswith("num_batches_tracked")}
 
 
 def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the state dict of a module to deploy form, at least in float32; the module, without values, on the meta
-    device, is converted in place."""
+    """Convert the state dict of a module to deploy form, in float32 or higher precision.
+
+    Args:
+        source: The module in training form, on the meta device; it is converted in place.
+        state: The state dict.
+
+    Returns:
+        The state dict of the deploy form.
+    """
     precise = OrderedDict((n, v.float() if v.is_floating_point() and v.itemsize < 4 else v) for n, v in state.items())
-    # What the source notes of itself holds for the state, but for versions: counters of batches may be missing.
+    # The metadata of the source fits the state, except for versions: counters of batches may be missing.
     metadata = source.state_dict()._metadata.items()
     precise._metadata = {name: {key: notes[key] for key in notes if key != "version"} for name, notes in metadata}
     nn.Module.load_state_dict(source, precise, assign=True)
@@ -220,7 +229,7 @@ def fuse_state_dict(source: Reparameterizable, state: Mapping[str, Tensor]) -> d
 
 
 def outermost(root: nn.Module, test: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
-    """The modules that pass a test and are inside of no other that does, each once, by name."""
+    """Return the modules that pass a test and are not inside another one that does, each once, by name."""
     found: dict[str, nn.Module] = {}
 
     def walk(module: nn.Module, name: str) -> None:
@@ -235,8 +244,8 @@ def outermost(root: nn.Module, test: Callable[[nn.Module], bool]) -> dict[str, n
 
 
 def forget_traces(model: nn.Module) -> None:
-    """Remove recorded forward passes, as MMEngine's efficient_conv_bn_eval puts in the place of methods: they are those
-    of the training form."""
+    """Remove traced forward passes, with which MMEngine's efficient_conv_bn_eval replaces methods: they are of the
+    training form."""
     for module in model.modules():
         if isinstance(getattr(vars(module).get("forward"), "__self__", None), GraphModule):
             del module.forward

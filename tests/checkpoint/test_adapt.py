@@ -93,7 +93,7 @@ def another(**changes) -> dict[str, Tensor]:
         (lambda: another(arch=dict(sharesets_nums=[1, 2, 4, 16])), r"sharesets_nums \[1, 2, 4, 16\]"),
         (lambda: dict(another(img_size=(32, 96))), r"fc3.*tiles of 192 pixels, .* 16:16 .*img_size of the checkpoint"),
         (lambda: another(globalperceptron_ratio=2), r"gp_channels \[\[4\], \[8\], \[16, 16\], \[32\]\]"),
-        (lambda: {"layer1.0.conv1.weight": torch.zeros(1)}, "holds no RepMLPNet: its names are layer1"),
+        (lambda: {"layer1.0.conv1.weight": torch.zeros(1)}, "does not hold a RepMLPNet: its names are layer1"),
     ],
 )
 def test_another_network_is_refused_even_where_loading_is_not_strict(state, message, deploy):

@@ -90,7 +90,7 @@ def test_weights_of_other_networks_are_refused(deploy):
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         resnet = MODELS.build(dict(type="ResNet", depth=50, base_channels=8, stem_channels=8))
     with pytest.raises(
-        ValueError, match=r"holds no RepMLP-ResNet: its names are conv1.weight, .* Expected the authors'"
+        ValueError, match=r"does not hold a RepMLP-ResNet: its names are conv1.weight, .* Expected the authors'"
     ):
         network.load_state_dict(resnet.state_dict())
     with pytest.raises(ValueError, match="block='bottleneck', the model has block='light'"):

@@ -120,7 +120,7 @@ def test_tiles_of_as_many_pixels_are_told_apart(old, new, deploy, whole, tmp_pat
     assert not torch.equal(moved.state_dict()[name], source.state_dict()[name])
     log_once.cache_clear()
     moved.load_state_dict(dict(source.state_dict()))
-    assert f"does not say its tile sizes, taken as {new[0]}x{new[1]}" in logged[-1]
+    assert f"does not note tile sizes, taken as {new[0]}x{new[1]}" in logged[-1]
     torch.testing.assert_close(moved.state_dict()[name], source.state_dict()[name], rtol=0, atol=0)
 
 

@@ -123,7 +123,7 @@ def test_recomputed_layers_are_listened_to_once(tmp_path):
 
 
 def test_what_cannot_work_is_one_sentence(tmp_path):
-    with pytest.raises(CompressionError, match=r"has 80 steps, and .* start \+ per_half = 1500"):
+    with pytest.raises(CompressionError, match=r"has 80 steps, but .* start \+ per_half = 1500"):
         runner(tmp_path, dict(type="mmrepmlp.AOFPHook")).train()
     with pytest.raises(ValueError, match="target=1"):
         AOFPHook(target=1)

@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from torch.optim import SGD
 
 from mmrepmlp.compression import CompressionError, GSMHook
-from mmrepmlp.compression.gradient_hook import refuse_taken_apart
+from mmrepmlp.compression.gradient_hook import refuse_split_weights
 from mmrepmlp.compression.gsm_hook import cut_smallest, sparse_weights
 from mmrepmlp.registry import MODELS
 from mmrepmlp.reparam import switch_to_deploy
@@ -81,7 +81,7 @@ def test_zeros_of_fc3_survive_conversion_where_gradients_are_reparameterized():
 
 def test_a_schedule_that_leaves_weights_large_is_refused(tmp_path):
     run = runner(tmp_path, dict(type="mmrepmlp.GSMHook"), optimizer=dict(OPTIMIZER, weight_decay=0.5))
-    with pytest.raises(CompressionError, match=r"conv1.weight without a gradient .* e\^4.\d* alone, .* e\^8"):
+    with pytest.raises(CompressionError, match=r"conv1.weight without a gradient .* e\^4.\d*, .* e\^8"):
         run.train()
 
 
@@ -100,6 +100,6 @@ def test_weights_that_an_optimizer_takes_apart_are_refused(kind, refused):
     optimizer = build_optim_wrapper(
         network, dict(optimizer=dict(type=kind, lr=0.1), constructor="mmrepmlp.RepOptimizerConstructor")
     ).optimizer
-    refuse_taken_apart(optimizer, sparse_weights(network, ["ffn_fc1"]).values())
+    refuse_split_weights(optimizer, sparse_weights(network, ["ffn_fc1"]).values())
     with pytest.raises(CompressionError, match="fc3.weight stands for") if refused else nullcontext():
-        refuse_taken_apart(optimizer, sparse_weights(network, ["fc3"]).values())
+        refuse_split_weights(optimizer, sparse_weights(network, ["fc3"]).values())

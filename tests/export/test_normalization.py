@@ -51,7 +51,7 @@ def test_without_mean_and_with_one_channel():
 )
 def test_a_preprocessor_that_does_more_is_refused(more):
     preprocess = preprocessing_of(holder(ClsDataPreprocessor([1.0] * 3, [2.0] * 3)))
-    with pytest.raises(ExportError, match=r"does more to an image .*deploy --raw"):
+    with pytest.raises(ExportError, match=r"does more than scale and shift .*deploy --raw"):
         measure_normalization(lambda x: more(preprocess(x)), 3)
 
 
@@ -62,7 +62,7 @@ def test_images_of_16_bits_come_back_exactly():
     assert torch.equal(found.undo(preprocess(given)).to(torch.int32), given.to(torch.int32))
     narrow = measure_normalization(preprocess, 3)
     assert narrow.dtype is torch.uint8 and found.dtype is torch.uint16
-    with pytest.raises(ExportError, match=r"values from 0 to 65535, and the graph takes 0 to 255"):
+    with pytest.raises(ExportError, match=r"values from 0 to 65535, but the graph takes 0 to 255"):
         narrow.undo(preprocess(given))
 
 

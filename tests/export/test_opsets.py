@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmrepmlp.export import export_onnx
-from mmrepmlp.export.opsets import NEWEST, OLDEST, RECORDED, convert_opset, recorded_opset
+from mmrepmlp.export.opsets import EXPORTER_OPSETS, NEWEST, OLDEST, convert_opset, exporter_opset
 from tests.conftest import TINY
 from tests.helpers import randomize
 
@@ -43,17 +43,17 @@ def run(model, images):
     return session.run(None, {"images": images})
 
 
-@pytest.mark.parametrize("recorded, dynamic", zip(RECORDED, [ALL_AXES, ("batch",)]))
-def test_every_version_computes_the_same(recorded, dynamic, tmp_path):
+@pytest.mark.parametrize("exported, dynamic", zip(EXPORTER_OPSETS, [ALL_AXES, ("batch",)]))
+def test_every_version_computes_the_same(exported, dynamic, tmp_path):
     path = tmp_path / "network.onnx"
     network = randomize(Network(), torch.Generator().manual_seed(0), spread=0.1).eval()
-    export_onnx(network, path, size=(72, 88), dynamic=dynamic, opset=recorded)
+    export_onnx(network, path, size=(72, 88), dynamic=dynamic, opset=exported)
     model = onnx.load(path)
     generator = np.random.default_rng(0)
     sizes = [(72, 88), (40, 130)] if dynamic == ALL_AXES else [(72, 88)]
     images = [generator.standard_normal((3, 3, *size)).astype(np.float32) for size in sizes]
     expected = [run(model, batch) for batch in images]
-    for opset in (opset for opset in range(OLDEST, NEWEST + 1) if recorded_opset(opset) == recorded):
+    for opset in (opset for opset in range(OLDEST, NEWEST + 1) if exporter_opset(opset) == exported):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         converted = convert_opset(copy, opset)

@@ -398,7 +398,7 @@ def test_weights_that_torch_computes_are_converted(subject, wrap):
     assert all(module.training for module in model.modules())
     assert_equal_outputs(converted.eval(), expected, x, 1e-10)
     assert_equal_outputs(model.eval(), expected, x, 1e-15)  # the copy took nothing from it
-    with pytest.raises(ValueError, match=r"of which weight_norm, spectral_norm or pruning .* prune.remove"):
+    with pytest.raises(ValueError, match=r"from which weight_norm, spectral_norm or pruning .* prune.remove"):
         subject.build(deploy=True).load_state_dict(model.state_dict(), strict=False)
 
 

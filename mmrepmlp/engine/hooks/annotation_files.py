@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a dataset tell that frameworks do not look at."""
+"""Checks of the files of a dataset that frameworks do not make."""
 
 import os
 from collections import Counter
@@ -12,23 +12,27 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 IMAGES = (".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-HIDDEN = (".", "@", "$", "__MACOSX")  # how folders of systems and programs begin, e.g. .ipynb_checkpoints, @eaDir
+HIDDEN = (".", "@", "$", "__MACOSX")  # prefixes of folders that programs make, e.g. .ipynb_checkpoints, @eaDir
 
 SWITCH = "check_annotations=False in the config skips this check."
-TURNED = (
-    "{} is turned where it is read, by its EXIF orientation, and its annotation has the size of the stored image, "
-    "{} x {}. Unless it was made on the turned one, set color_type='color_ignore_orientation' of LoadImageFromFile."
+ROTATED = (
+    "{} is rotated when it is read, by its EXIF orientation, but its annotation has the size of the stored image, "
+    "{} x {}. Unless it was made on the rotated one, set color_type='color_ignore_orientation' in LoadImageFromFile."
 )
 
 
 class AnnotationError(ValueError):
-    """Annotations and model do not fit."""
+    """The annotations do not fit the model."""
 
 
 def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[str]]:
-    """List what a dataset lists that numbers folders or takes all images of a folder, without an annotation file: the
-    folder, None of other datasets; the folders in it that count as classes and are none, hidden or without an image;
-    and the numbers of images that are not read, by their extensions."""
+    """List the folders and images of a dataset that numbers folders or takes all images of a folder, without an
+    annotation file.
+
+    Returns:
+        The folder, or None for other datasets; the folders in it that count as classes, but are hidden or have no
+        image; and the number of images that are not read, by extension.
+    """
     folder, suffixes = getattr(dataset, "img_prefix", None), list(getattr(dataset, "extensions", ()))
     any_case = bool(suffixes)
     if hasattr(dataset, "img_suffix"):
@@ -36,7 +40,7 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
         suffixes = [dataset.img_suffix, *([dataset.seg_map_suffix] if masks.startswith(folder) else [])]
     if not (folder and suffixes and os.path.isdir(folder)) or os.path.isfile(dataset.ann_file):
         return None, [], Counter()
-    # Images that end in another way are of another kind, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
+    # Images with another suffix have another purpose, e.g. *_rightImg8bit.png beside *_leftImg8bit.png.
     read = {os.path.splitext(f"x{suffix}")[1] for suffix in suffixes}
     filled, unread = set(), Counter()
     for place, names in iter_images(folder):
@@ -50,7 +54,8 @@ def list_images(dataset: BaseDataset) -> tuple[str | None, list[str], Counter[st
 
 
 def iter_images(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Iterate over a folder and its subfolders, links included, with the names of the images in each, none hidden."""
+    """Iterate over a folder and its subfolders, links included, with the names of the images in each that are not
+    hidden."""
     visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in visited:  # a link that leads back
@@ -62,23 +67,27 @@ def iter_images(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def check_mask(path: str, labels: Tensor) -> None:
-    """Reject a mask of several channels, or of larger labels than the 8 bits hold as which mmsegmentation reads it."""
+    """Reject a mask with several channels, or with labels above the 8 bits that mmsegmentation reads."""
     if labels.size(0) != 1:
         raise AnnotationError(
-            f"{path} has {labels.size(-1)} channels; a mask has one, the number of the class. {SWITCH}"
+            f"{path} has {labels.size(-1)} channels; a mask needs one, with the number of the class. {SWITCH}"
         )
     with Image.open(path) as image:
         largest = np.asarray(image).max() if image.mode.startswith(("I", "F")) else 0
     if largest > 255:
         raise AnnotationError(
-            f"{path} has labels up to {largest}, and masks are read with 8 bits, which makes them other classes. "
+            f"{path} has labels up to {largest}, but masks are read with 8 bits, which makes them other classes. "
             f"Number the classes from 0 to 254; 255 is ignored. {SWITCH}"
         )
 
 
-def explain_turned(dataset: object, path: str, mask: str | None) -> str | None:
-    """A warning of an image that its EXIF orientation turns where it is read, empty unless its mask or the annotation
-    file has the size of the stored one; None for an image that is not turned."""
+def explain_rotation(dataset: object, path: str, mask: str | None) -> str | None:
+    """Warn about an image that is rotated by its EXIF orientation when it is read.
+
+    Returns:
+        The warning, empty unless the mask or the annotation file has the size of the stored image; None for an image
+        that is not rotated.
+    """
     with Image.open(path) as image:
         if "exif" not in image.info or image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return None
@@ -89,7 +98,7 @@ def explain_turned(dataset: object, path: str, mask: str | None) -> str | None:
     else:
         infos = (part.get_data_info(index) for part in iter_datasets(dataset) for index in range(len(part)))
         annotated = next(((info["width"], info["height"]) for info in infos if info["img_path"] == path), None)
-    return TURNED.format(path, *stored) if annotated == stored else ""
+    return ROTATED.format(path, *stored) if annotated == stored else ""
 
 
 def iter_datasets(dataset: object) -> Iterator[BaseDataset]:

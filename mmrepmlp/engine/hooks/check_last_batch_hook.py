@@ -15,10 +15,10 @@ from mmrepmlp.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckLastBatchHook(Hook):
-    """Say at the start that a training will end with the last batch of the epoch.
+    """Stop training at the start if it would fail on the last batch of the epoch.
 
-    Where that has a single image, a batch norm behind a global average has one number for each channel, and raises. The
-    first batch tells whether there is such a norm.
+    If that has a single image, a batch norm after a global average has one number for each channel, and raises an
+    error. The first batch shows whether there is such a norm.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class CheckLastBatchHook(Hook):
         self.norm: str | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the batch norms where the last batch has one image."""
+        """Watch the batch norms if the last batch has one image."""
         if not has_single(runner.train_dataloader, runner.max_iters):
             return
         size, synced = runner.train_dataloader.batch_sampler.batch_size, get_world_size() > 1
@@ -42,19 +42,19 @@ class CheckLastBatchHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
     ) -> None:
-        """End the training where there is such a norm."""
+        """Stop training if there is such a norm."""
         while self.handles:
             self.handles.pop().remove()
         if self.norm:
             setting = "drop_last" if runner.train_dataloader.batch_size else "batch_sampler.drop_last"
             raise MMRepMLPError(
-                f"The last batch of each epoch will have one image, of which model.{self.norm} cannot take statistics: "
-                f"its feature map is 1 x 1. Set train_dataloader.{setting}=True, or another batch_size."
+                f"The last batch of each epoch will have one image, from which model.{self.norm} cannot compute "
+                f"statistics: its feature map is 1 x 1. Set train_dataloader.{setting}=True, or another batch_size."
             )
 
 
 def has_single(loader: DataLoader, iterations: int) -> bool:
-    """Whether a training comes to a batch of one image, after larger ones."""
+    """Whether training reaches a batch of one image after larger ones."""
     batches = loader.batch_sampler
     size, sampler = getattr(batches, "batch_size", None), getattr(batches, "sampler", None)
     if not size or size == 1 or getattr(batches, "drop_last", True) or isinstance(sampler, InfiniteSampler):

@@ -13,12 +13,12 @@ from mmrepmlp.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckWeightsHook(Hook):
-    """Find the weights of a run, whoever wrote them, and say what is not loaded.
+    """Load the weights of a run from checkpoints of any origin, and report what is not loaded.
 
-    MMEngine looks under ``state_dict`` and for the model's own names, prints which tensors are missing, and goes on
-    with random weights. What wrappers put in front of the names, such as Lightning's ``model.``, is removed. A test
-    stops where the model lacks weights, a resumed training where the optimizer would not fit them; a training that
-    begins warns.
+    MMEngine looks under ``state_dict`` and for the model's own names, prints which tensors are missing, and continues
+    with random weights. This hook removes prefixes of wrappers from the names, such as Lightning's ``model.``. A test
+    stops if the model lacks weights, and a resumed training if the state of the optimizer would not fit them; a new
+    training warns.
     """
 
     priority = "LOWEST"  # after hooks that choose among the weights
@@ -27,9 +27,9 @@ class CheckWeightsHook(Hook):
         self.faults: dict[str, list[str]] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Load the weights; MMEngine gets them under the model's names."""
+        """Load the weights, and put them under the model's names for MMEngine."""
         model, state = without_wrappers(runner.model), unwrap(checkpoint)
-        if is_model_wrapper(model):  # of one that shards, which loads in ways of its own
+        if is_model_wrapper(model):  # one that shards weights, and loads them in its own way
             checkpoint["state_dict"] = fit_names(state, model.module.state_dict())
             return
         if runner.cfg.get("resume"):
@@ -41,12 +41,12 @@ class CheckWeightsHook(Hook):
                 without_wrappers(hook.ema_model.module).load_state_dict(checkpoint["state_dict"])
 
     def before_train(self, runner: Runner) -> None:
-        """Say what keeps its initial values."""
+        """Warn about weights that keep their initial values."""
         texts = [f"{kind}: {abbreviate(names)}" for kind, names in self.faults.items() if names]
         if texts:
             runner.logger.warning(
-                f"Not all of load_from={runner.cfg.get('load_from')} fits the model. Not loaded are tensors "
-                f"{'; '.join(texts)}. What the model lacks keeps its initial values."
+                f"load_from={runner.cfg.get('load_from')} does not fit the whole model. Tensors "
+                f"{'; '.join(texts)}. Weights of the model that are not loaded keep their initial values."
             )
         self.faults = {}
 
@@ -55,18 +55,18 @@ class CheckWeightsHook(Hook):
         if self.faults:
             raise_faults(needed(self.faults))
             if left := list(chain(*self.faults.values())):
-                runner.logger.info(f"Ignored, of parts that only train: {abbreviate(left)}.")
+                runner.logger.info(f"Ignored, since only training uses them: {abbreviate(left)}.")
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """The model that has the weights: not what runs it in several processes, or merges its predictions."""
+    """Return the model inside wrappers for several processes or test-time augmentation."""
     while isinstance(model, (BaseTTAModel, DataParallel, DistributedDataParallel)):
         model = model.module
     return model
 
 
 def check_resumable(model: nn.Module, state: dict) -> None:
-    """Reject a checkpoint without the parameters that the state of its optimizer would be for, naming both shapes."""
+    """Reject a checkpoint whose parameters do not fit the model, since the state of its optimizer would not either."""
     expected = dict(model.named_parameters())
     try:
         check_state_dict(expected, {name: value for name, value in state.items() if name in expected})

@@ -14,8 +14,8 @@ from .switch_to_deploy_hook import get_model
 class CollectStatisticsHook(Hook):
     """Initialize the batch norms after ``fc3`` of a deployed backbone from training images, before training.
 
-    For backbones built with ``insert_bn=True``. The outputs of the model do not change. Does nothing in a resumed
-    training.
+    For backbones built with ``insert_bn=True``. The outputs of the model do not change. The hook does nothing when
+    training is resumed.
 
     Args:
         batches: Number of training batches in each process. Default: 8.

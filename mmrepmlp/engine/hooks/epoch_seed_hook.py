@@ -9,9 +9,9 @@ from mmrepmlp.registry import HOOKS
 class EpochSeedHook(Hook):
     """Seed the random number generators before each epoch, so that a resumed training equals an uninterrupted one.
 
-    A checkpoint of MMEngine has no state of the random number generators. The seed of an epoch is the run's seed plus
+    MMEngine's checkpoints lack the state of the random number generators. The seed of an epoch is the run's seed plus
     the number of the epoch. Data loader workers have their own generators, which are re-seeded only with
-    ``persistent_workers=False``. Does nothing in iteration-based training.
+    ``persistent_workers=False``. The hook does nothing in iteration-based training.
     """
 
     priority = "VERY_HIGH"

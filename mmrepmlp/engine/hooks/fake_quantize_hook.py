@@ -12,7 +12,7 @@ class FakeQuantizeHook(Hook):
     """Enable fake quantization in every :class:`mmrepmlp.quantization.QuantizedRepMLPNet` of the model.
 
     Args:
-        begin: Epoch, counted from 0, at whose start to enable it; iteration-based training is one epoch. Default: 0.
+        begin: Epoch, from 0, at the start of which it is enabled; iteration-based training is one epoch. Default: 0.
     """
 
     def __init__(self, begin: int = 0) -> None:
@@ -25,13 +25,13 @@ class FakeQuantizeHook(Hook):
                 "Only RepMLPNet trains for int8. Quantize this model after training: mmrepmlp deploy --precision int8."
             )
             if any(isinstance(module, RepMLPNet) for module in runner.model.modules()):
-                advice = "Write type='mmrepmlp.QuantizedRepMLPNet' for 'mmrepmlp.RepMLPNet', with its arguments."
+                advice = "Use type='mmrepmlp.QuantizedRepMLPNet' in place of 'mmrepmlp.RepMLPNet', with its arguments."
             raise ValueError(f"FakeQuantizeHook: the model has no QuantizedRepMLPNet. {advice}")
         if not 0 <= self.begin < runner.max_epochs:
             raise ValueError(
-                f"FakeQuantizeHook: begin={self.begin}, but training is over after {runner.max_epochs} epochs, so it "
-                "would never quantize (iteration-based training counts as one epoch). Choose a number from 0 to "
-                "below that."
+                f"FakeQuantizeHook: with begin={self.begin}, fake quantization would never start, since training has "
+                f"{runner.max_epochs} epochs (iteration-based training counts as one). Choose a number from 0 to "
+                f"{runner.max_epochs - 1}."
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -43,5 +43,5 @@ class FakeQuantizeHook(Hook):
 
 
 def quantized_networks(runner: Runner) -> list[QuantizedRepMLPNet]:
-    """All QuantizedRepMLPNets in the runner's model."""
+    """Return all QuantizedRepMLPNets in the runner's model."""
     return [module for module in runner.model.modules() if isinstance(module, QuantizedRepMLPNet)]

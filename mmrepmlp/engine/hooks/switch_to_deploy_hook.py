@@ -51,8 +51,8 @@ class SwitchToDeployHook(Hook):
 def deployed_copy(model: nn.Module) -> nn.Module:
     """Convert a copy: other hooks keep references to the runner's model and swap its weights after the evaluation.
 
-    Modules that are not converted, and what those around converted ones keep of the last iteration, are shared with the
-    model: copying tensors of a graph raises.
+    Modules that are not converted are shared with the model, and so are the attributes of modules around converted
+    ones: they may be tensors of the last iteration's graph, which cannot be copied.
     """
     parts = set(convertible_modules(model).values())
     inside = {module for part in parts for module in part.modules()}
@@ -69,7 +69,7 @@ def holds_modules(value: object) -> bool:
 
 
 def get_model(runner: Runner) -> nn.Module:
-    """The runner's model without a distributed wrapper."""
+    """Return the runner's model without a distributed wrapper."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

@@ -7,18 +7,19 @@ from mmrepmlp.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Lower learning rates for earlier layers of the backbone, for segmentors, detectors and classifiers alike.
+    """Layer-wise learning rate decay: lower learning rates for earlier layers of the backbone.
 
-    The learning rate of a parameter is multiplied by ``layer_decay_rate ** (n - 1 - layer)``, where the backbone's
-    ``get_layer_depth`` returns ``layer`` and the number of layers ``n``. Parameters outside of the backbone keep the
-    full rate. Other settings are MMEngine's: ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``.
+    It works for segmentors, detectors and classifiers. The learning rate of a parameter is multiplied by
+    ``layer_decay_rate ** (n - 1 - layer)``, where the backbone's ``get_layer_depth`` returns ``layer`` and the number
+    of layers ``n``. Parameters outside of the backbone keep the full rate. Other settings are MMEngine's:
+    ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``.
 
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper.
         paramwise_cfg: MMEngine's settings, and ``layer_decay_rate``, above 0 and at most 1.
 
     Raises:
-        ValueError: ``layer_decay_rate`` is missing or out of its range, or the backbone has no ``get_layer_depth``.
+        ValueError: ``layer_decay_rate`` is missing or out of range, or the backbone has no ``get_layer_depth``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -30,7 +31,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, dict(bypass_duplicate=False) | paramwise_cfg)
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
-        """Make a parameter group for each parameter below ``module``."""
+        """Add a parameter group for each parameter of ``module``."""
         super().add_params(params, module, prefix, **kwargs)
         if prefix:
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers that move a weight as if the sum that it stands for were trained."""
+"""Optimizers that update a weight as if the parts of the sum that it stands for were trained."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,19 @@ class ReparameterizedWeight:
     """A weight that stands for a sum."""
 
     name: str
-    group: int  # index of the parameter group that holds it alone
+    group: int  # index of the parameter group that holds nothing else
     addition: LinearAddition
 
     def parameter(self, optimizer: Optimizer) -> nn.Parameter:
-        """The weight itself."""
+        """Return the weight itself."""
         return optimizer.param_groups[self.group]["params"][0]
 
 
 class GradientReparameterization(Optimizer):
-    """What changes gradients before a step of torch's optimizers, in ``before_step``, and gives them back behind it, in
-    ``after_step``; ``weights`` are those of the parameters that stand for sums."""
+    """Base class of optimizers that change gradients before a step and restore them after it.
+
+    A subclass does so in ``before_step`` and ``after_step``; ``weights`` are the weights that stand for sums.
+    """
 
     def __init__(self, params: Iterable[dict], *, weights: Sequence[ReparameterizedWeight], **settings: object) -> None:
         super().__init__(params, **settings)
@@ -34,7 +36,7 @@ class GradientReparameterization(Optimizer):
         self.register_hooks()
 
     def register_hooks(self) -> None:
-        """Call the two methods around each step."""
+        """Call the two methods before and after each step."""
         # torch calls __setstate__ also when it loads a state dict.
         if enter_step not in self._optimizer_step_pre_hooks.values():
             self.register_step_pre_hook(enter_step)
@@ -49,23 +51,23 @@ class GradientReparameterization(Optimizer):
 
 
 def enter_step(optimizer: GradientReparameterization, args: tuple, settings: dict) -> None:
-    """Hook in front of a step."""
+    """Run ``before_step``, as a hook of the optimizer."""
     if any(argument is not None for argument in (*args[1:], *settings.values())):  # the first is the optimizer
-        raise ValueError("step(closure): gradients are re-parameterized before the step. Compute them first.")
+        raise ValueError("step(closure): gradients are re-parameterized before the step. Compute them before the call.")
     with torch.no_grad():
         optimizer.before_step()
 
 
 def leave_step(optimizer: GradientReparameterization, args: tuple, settings: dict) -> None:
-    """Hook behind a step."""
+    """Run ``after_step``, as a hook of the optimizer."""
     with torch.no_grad():
         optimizer.after_step()
 
 
 class ReparameterizedSGD(GradientReparameterization, SGD):
-    """SGD on sums of linear operators, from their sums alone (RepOptimizer, ICLR 2023, section 3).
+    """SGD on the parts of sums of linear operators, given only the sums (RepOptimizer, ICLR 2023, section 3).
 
-    Momentum and weight decay are linear as well, so that changing the gradient is all. Arguments are those of
+    Momentum and weight decay are linear as well, so that it is enough to change the gradient. Arguments are those of
     :class:`GradientReparameterization` and torch's SGD.
     """
 
@@ -79,29 +81,28 @@ class ReparameterizedSGD(GradientReparameterization, SGD):
                 parameter.grad = weight.addition.transform(parameter.grad)
 
     def after_step(self) -> None:
-        """Give the gradients back."""
+        """Restore the gradients."""
         for weight, gradient in zip(self.weights, self.gradients):
             weight.parameter(self).grad = gradient
         del self.gradients
 
 
 class ReparameterizedAdamW(GradientReparameterization, AdamW):
-    """AdamW on sums of linear operators, from their sums alone.
+    """AdamW on the parts of sums of linear operators, given only the sums.
 
-    Its step is no linear function of the gradient, so each part has moments of its own: those of the kernels, which
-    are small, belong to parameters in groups of their own that hold nothing but the last step. Arguments are those of
+    Its step is not a linear function of the gradient, so each part has its own moments: those of the kernels, which are
+    small, belong to parameters in additional groups, which only hold the last step. Arguments are those of
     :class:`GradientReparameterization` and torch's AdamW.
 
     Raises:
-        ValueError: An option computes steps in a way that cannot be taken apart.
+        ValueError: An option is set with which steps cannot be split among the parts.
     """
 
     def __init__(self, params: Iterable[dict], *, weights: Sequence[ReparameterizedWeight], **settings: object) -> None:
         for option in ("fused", "differentiable", "capturable"):
             if settings.get(option):
                 raise ValueError(
-                    f"AdamW with {option}=True cannot take the step of a weight apart into those of its addends. Leave "
-                    f"{option} out."
+                    f"AdamW with {option}=True cannot split the step of a weight among its addends. Leave {option} out."
                 )
         super().__init__(params, weights=weights, **settings)
         self.first_kernels = len(self.param_groups)
@@ -116,7 +117,7 @@ class ReparameterizedAdamW(GradientReparameterization, AdamW):
         return {**super().__getstate__(), "first_kernels": self.first_kernels}
 
     def before_step(self) -> None:
-        """Give each part its gradient."""
+        """Set the gradient of each part."""
         self.steps: list[tuple[Tensor | None, Tensor | None]] = []
         for index, weight in enumerate(self.weights):
             parameter = weight.parameter(self)
@@ -128,7 +129,7 @@ class ReparameterizedAdamW(GradientReparameterization, AdamW):
                     kernel.grad = part
 
     def after_step(self) -> None:
-        """Add up the steps of the parts, and give the gradients back."""
+        """Add up the steps of the parts, and restore the gradients."""
         for index, (weight, (gradient, before)) in enumerate(zip(self.weights, self.steps)):
             parameter, group = weight.parameter(self), self.param_groups[weight.group]
             if gradient is None:
@@ -142,5 +143,5 @@ class ReparameterizedAdamW(GradientReparameterization, AdamW):
         del self.steps
 
     def kernels(self, index: int) -> list[Tensor]:
-        """The steps of the kernels of a weight, by its index."""
+        """Return the steps of the kernels of a weight, by its index."""
         return self.param_groups[self.first_kernels + index]["params"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training forms of re-parameterizable convolutions are made of.
+"""The branches of re-parameterizable convolutions in training form.
 
-A branch maps (N, in_channels, H, W) to (N, out_channels, H', W'), and says in ``to_affine`` the kernel and the bias of
-the one convolution that does the same.
+A branch maps (N, in_channels, H, W) to (N, out_channels, H', W'). Its ``to_affine`` returns the kernel and bias of the
+equivalent convolution.
 """
 
 import torch
@@ -19,8 +19,8 @@ class CroppedConv2d(nn.Conv2d):
     """A convolution without bias whose padding may be negative."""
 
     def __init__(self, in_channels: int, out_channels: int, geometry: Geometry, groups: int) -> None:
-        where = (geometry.kernel_size, geometry.stride, geometry.zeros, geometry.dilation)
-        super().__init__(in_channels, out_channels, *where, groups=groups, bias=False)
+        settings = (geometry.kernel_size, geometry.stride, geometry.zeros, geometry.dilation)
+        super().__init__(in_channels, out_channels, *settings, groups=groups, bias=False)
         self.geometry = geometry
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class CroppedConv2d(nn.Conv2d):
 
 
 class IdentityBranch(nn.Module):
-    """A batch norm alone, which a convolution with a kernel of one pixel and a stride of 1 computes as well."""
+    """A batch norm without a convolution, equivalent to a pointwise convolution with stride 1."""
 
     def __init__(self, channels: int, geometry: Geometry, groups: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -41,14 +41,16 @@ class IdentityBranch(nn.Module):
         return self.bn(pad(x, self.geometry.padding))
 
     def to_affine(self) -> Affine:
-        """Kernel (C, C / groups, 1, 1) and bias (C,)."""
+        """Return a kernel (C, C / groups, 1, 1) and a bias (C,)."""
         norm = affine(self.bn)
         return fuse_after(Affine(identity_kernel(norm.weight, self.groups), torch.zeros_like(norm.bias)), norm)
 
 
 class ChainBranch(nn.Module):
-    """A pointwise convolution, a batch norm, and another branch behind it, which has no padding, but sees a border of
-    what the former make of zeros."""
+    """A pointwise convolution and a batch norm, followed by another branch.
+
+    The second branch has no padding: the batch norm pads its own output.
+    """
 
     def __init__(
         self,
@@ -67,16 +69,17 @@ class ChainBranch(nn.Module):
         self.second = branch
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run both."""
+        """Run both parts."""
         return self.second(self.first(x))
 
     def output_layers(self) -> list[nn.Module]:
-        """The layers with a row for each output channel: those behind, and an average lets the first one's through."""
-        own = [self.first.conv, self.first.bn.bn] if isinstance(self.second.conv, Average) else []
-        return [*own, self.second.conv, self.second.bn]
+        """Return the layers with a row for each output channel: those of the second part, and those of the first if an
+        average follows, which keeps the channels."""
+        first = [self.first.conv, self.first.bn.bn] if isinstance(self.second.conv, Average) else []
+        return [*first, self.second.conv, self.second.bn]
 
     def to_affine(self) -> Affine:
-        """Kernel (O, I / groups, h, w) and bias (O,)."""
+        """Return a kernel (O, I / groups, h, w) and a bias (O,)."""
         first, second = fuse_after(affine(self.first.conv), affine(self.first.bn.bn)), affine(self.second)
         matrices = first.weight.flatten(1).unflatten(0, (self.groups, -1))
         kernels = second.weight.unflatten(0, (self.groups, -1))
@@ -86,7 +89,7 @@ class ChainBranch(nn.Module):
 
 
 class Average(nn.Module):
-    """The average over a window, zeros of the padding included; as a convolution, whose kernel is constant."""
+    """The average over a window, including the zeros of the padding: a convolution with a constant kernel."""
 
     def __init__(self, channels: int, geometry: Geometry, groups: int) -> None:
         super().__init__()
@@ -94,16 +97,16 @@ class Average(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average."""
-        where = self.geometry
-        x = pad(x, where.zeros)  # pooling pads by half a window at most
-        if where.dilation == (1, 1):
-            return F.avg_pool2d(x, where.kernel_size, where.stride)
-        height, width = where.kernel_size
+        geometry = self.geometry
+        x = pad(x, geometry.zeros)  # pooling pads by half a window at most
+        if geometry.dilation == (1, 1):
+            return F.avg_pool2d(x, geometry.kernel_size, geometry.stride)
+        height, width = geometry.kernel_size
         kernel = x.new_full((x.size(1), 1, height, width), 1 / (height * width))
-        return F.conv2d(x, kernel, None, where.stride, 0, where.dilation, x.size(1))
+        return F.conv2d(x, kernel, None, geometry.stride, 0, geometry.dilation, x.size(1))
 
     def to_affine(self) -> Affine:
-        """Kernel (C, C / groups, h, w), and no bias."""
+        """Return a kernel (C, C / groups, h, w) and a bias of zeros."""
         height, width = self.geometry.kernel_size
         ones = torch.ones(self.out_channels, dtype=torch.float64, device="cpu")
         kernel = identity_kernel(ones, self.groups).expand(-1, -1, height, width) / (height * width)
@@ -111,7 +114,7 @@ class Average(nn.Module):
 
 
 class IdentityBasedConv(nn.Module):
-    """A pointwise convolution whose weight is added to the identity, where it starts."""
+    """A pointwise convolution that adds its weight, zero at first, to the identity."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -123,15 +126,15 @@ class IdentityBasedConv(nn.Module):
         return F.conv2d(x, self.weight + identity_kernel(self.weight, self.groups), groups=self.groups)
 
     def to_affine(self) -> Affine:
-        """Kernel (C, C / groups, 1, 1), and no bias."""
+        """Return a kernel (C, C / groups, 1, 1) and a bias of zeros."""
         weight = to_float64(self.weight)
         return Affine(weight + identity_kernel(weight, self.groups), torch.zeros_like(weight[:, 0, 0, 0]))
 
 
 class PaddingBatchNorm(nn.Module):
-    """A batch norm, and a border of what its running statistics make of zero.
+    """A batch norm that pads its output with the values that it maps zero to, by its running statistics.
 
-    A convolution before it then sees a border of zeros, so that padding and norm can change places.
+    This is equivalent to padding the input of the pointwise convolution before it with zeros.
     """
 
     def __init__(self, channels: int, padding: tuple[int, int], norm_cfg: dict) -> None:

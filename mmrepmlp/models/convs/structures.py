@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which branches the convolutions of the authors' other papers have."""
+"""The convolutions of the authors' other papers: ACNet, RepVGG and Diverse Branch Block."""
 
 from dataclasses import replace
 
@@ -14,17 +14,20 @@ from .geometry import Geometry
 
 
 def conv_branch(in_channels: int, out_channels: int, geometry: Geometry, groups: int, norm_cfg: dict) -> ConvNorm:
-    """A convolution and its batch norm."""
+    """Build a convolution and its batch norm."""
     return ConvNorm(CroppedConv2d(in_channels, out_channels, geometry, groups), norm_cfg)
 
 
 @MODELS.register_module()
 class ACBConv2d(ReparameterizableConv2d):
-    """An asymmetric convolution block (ACNet, ICCV 2019): the convolution, another of its middle column and another of
-    its middle row. Arguments are those of :class:`ReparameterizableConv2d`."""
+    """Asymmetric convolution block (ACNet, ICCV 2019).
+
+    Its branches are the convolution, one of its middle column and one of its middle row. Arguments are those of
+    :class:`ReparameterizableConv2d`.
+    """
 
     def official_names(self) -> dict[str, str]:
-        """The authors' names of modules, and ours."""
+        """Map the authors' names of modules to ours."""
         return {
             "square_conv": "branches.square.conv",
             "square_bn": "branches.square.bn",
@@ -36,7 +39,7 @@ class ACBConv2d(ReparameterizableConv2d):
         }
 
     def build_branches(self, geometry: Geometry, norm_cfg: dict) -> dict[str, nn.Module]:
-        """The convolution and, of kernels with several rows and columns, its middle column and row."""
+        """Build the convolution and, if its kernel has several rows and columns, those of its middle column and row."""
         height, width = geometry.kernel_size
         sizes = {"square": (height, width)}
         if height > 1 and width > 1:
@@ -49,11 +52,14 @@ class ACBConv2d(ReparameterizableConv2d):
 
 @MODELS.register_module()
 class RepVGGConv2d(ReparameterizableConv2d):
-    """RepVGG's convolution (CVPR 2021): the convolution, a pointwise one and, where input and output have as many
-    channels and the stride is 1, a batch norm alone. Arguments are those of :class:`ReparameterizableConv2d`."""
+    """Convolution of RepVGG (CVPR 2021).
+
+    Its branches are the convolution, a pointwise one and, with as many channels in as out and stride 1, a batch norm.
+    Arguments are those of :class:`ReparameterizableConv2d`.
+    """
 
     def official_names(self) -> dict[str, str]:
-        """The authors' names of modules, and ours."""
+        """Map the authors' names of modules to ours."""
         return {
             "rbr_dense": "branches.dense",
             "rbr_1x1": "branches.pointwise",
@@ -62,7 +68,7 @@ class RepVGGConv2d(ReparameterizableConv2d):
         }
 
     def build_branches(self, geometry: Geometry, norm_cfg: dict) -> dict[str, nn.Module]:
-        """The two convolutions and the batch norm."""
+        """Build the two convolutions and the batch norm."""
         channels, middle = (self.in_channels, self.out_channels), geometry.middle(1, 1)
         branches = {
             "dense": conv_branch(*channels, geometry, self.groups, norm_cfg),
@@ -75,23 +81,24 @@ class RepVGGConv2d(ReparameterizableConv2d):
 
 @MODELS.register_module()
 class DBBConv2d(ReparameterizableConv2d):
-    """A diverse branch block (CVPR 2021): the convolution, a pointwise one, a pointwise one before another of the same
-    kernel, and a pointwise one before an average. A depthwise convolution has no pointwise branch and averages its
-    input.
+    """Diverse branch block (CVPR 2021).
+
+    Its branches are the convolution, a pointwise one, a pointwise one before another of the same kernel size, and a
+    pointwise one before an average. A depthwise convolution has no pointwise branch and averages its input.
 
     Args:
-        inner_channels: Number of channels behind the pointwise convolution that another follows. Default: None, as many
-            as the input's, twice as many in a depthwise convolution.
+        inner_channels: Number of channels between the pointwise convolution and the other one of its branch. Default:
+            None, as many as the input has; twice as many in a depthwise convolution.
         **settings: Further arguments, those of :class:`ReparameterizableConv2d`.
     """
 
     @property
     def depthwise(self) -> bool:
-        """Whether each channel is convolved for itself."""
+        """Whether each channel is convolved separately."""
         return self.groups == self.in_channels == self.out_channels
 
     def official_names(self) -> dict[str, str]:
-        """The authors' names of modules, and ours."""
+        """Map the authors' names of modules to ours."""
         chain, average = "branches.pointwise_kxk", "branches.average"
         return {
             "dbb_origin": "branches.origin",
@@ -110,12 +117,12 @@ class DBBConv2d(ReparameterizableConv2d):
     def build_branches(
         self, geometry: Geometry, norm_cfg: dict, inner_channels: int | None = None
     ) -> dict[str, nn.Module]:
-        """The branches, of which those with two convolutions pad in between."""
+        """Build the branches; those with two convolutions pad between them."""
         groups, inner = self.groups, inner_channels or self.in_channels * (2 if self.depthwise else 1)
         if inner % groups:
             raise ValueError(f"inner_channels={inner} is not divisible by groups={groups}.")
         channels = (self.in_channels, self.out_channels)
-        inside = replace(geometry, padding=(0, 0))  # of a map that is padded already
+        inside = replace(geometry, padding=(0, 0))  # the feature map is padded already
         window = Average(self.out_channels, geometry if self.depthwise else inside, groups)
         average = ConvNorm(window, norm_cfg)
         kxk = conv_branch(inner, self.out_channels, inside, groups, norm_cfg)

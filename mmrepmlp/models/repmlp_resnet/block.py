@@ -16,24 +16,26 @@ from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, rec
 
 
 class RepMLPv1Block(Reparameterizable, BaseModule):
-    """The first RepMLP block (arXiv 2105.01883, section 3): a layer in place of a convolution of any network.
+    """The first RepMLP block (arXiv 2105.01883, section 3), a layer in place of a convolution of any network.
 
-    A feature map is cut into partitions of h by w pixels. The global perceptron adds to each partition what two fully
-    connected layers make of the averages of all of them; then the partition perceptron, fully connected over pixels and
-    channels of a group, and the local perceptron, convolutions of the same groups, map each partition, and their
-    results are added up. Unlike :class:`RepMLPBlock` it mixes channels, may change their number, and its feature map
-    has one size, since the global perceptron has weights for each partition. A feature map that is one partition as
-    built has no global perceptron; then any whole number of partitions passes.
+    A feature map is cut into partitions of h by w pixels. The global perceptron passes the averages of all partitions
+    through two fully connected layers, and adds the result to the partitions. Then the partition perceptron, fully
+    connected over pixels and channels of a group, and the local perceptron, convolutions with the same groups, map each
+    partition, and their results are added up.
+
+    Unlike :class:`RepMLPBlock`, it mixes channels and may change their number. It takes feature maps of one size only,
+    since the global perceptron has weights for each partition. If ``map_size`` is one partition, there is no global
+    perceptron, and the block takes feature maps of any whole number of partitions.
 
     Args:
         in_channels: Number of input channels C.
         out_channels: Number of output channels O.
-        map_size: Height and width of the map in pixels.
-        h: Height of a partition in pixels; divides that of the map.
-        w: Width of a partition in pixels; divides that of the map.
-        reparam_conv_kernels: Sides of the local perceptron's kernels in pixels, odd; None or empty for no local
+        map_size: Height and width of the feature map in pixels.
+        h: Height of a partition in pixels; divides that of the feature map.
+        w: Width of a partition in pixels; divides that of the feature map.
+        reparam_conv_kernels: Kernel sizes of the local perceptron in pixels, odd; None or empty for no local
             perceptron. Default: (1, 3, 5).
-        globalperceptron_reduction: What the width between the two layers of the global perceptron is divided by.
+        globalperceptron_reduction: Factor by which the global perceptron reduces the width between its two layers.
             Default: 1.
         groups: Number of groups g of the partition and the local perceptron; divides C and O. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
@@ -41,7 +43,7 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -90,27 +92,27 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         for name in ("in_channels", "out_channels"):
             if numbers[name] % self.groups:
                 raise ValueError(
-                    f"groups={self.groups} does not divide RepMLP's {name}={numbers[name]}: give a divisor of both of "
-                    "its numbers of channels."
+                    f"groups={self.groups} does not divide RepMLP's {name}={numbers[name]}: set groups to a divisor of "
+                    "in_channels and out_channels."
                 )
         if self.map_size[0] % self.h or self.map_size[1] % self.w:
             raise ValueError(
-                f"map_size={self.map_size} is not divisible into partitions of h={self.h} by w={self.w} pixels: give "
-                "divisors of height and width of the map, or the backbone another img_size."
+                f"map_size={self.map_size} is not divisible into partitions of h={self.h} by w={self.w} pixels: set h "
+                "and w to divisors of its height and width, or change the img_size of the backbone."
             )
         check_kernels(self.reparam_conv_kernels)
 
     @property
     def local_branches(self) -> list[ConvNorm]:
-        """The convolutions beside the fully connected layer; none in deploy form."""
+        """The convolutions parallel to the fully connected layer; none in deploy form."""
         return [module for module in self.children() if isinstance(module, ConvNorm)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, O, H, W).
 
         Raises:
-            ValueError: The map has another size than the block was built for; without a global perceptron: it is no
-                whole number of partitions.
+            ValueError: The feature map has another size than the block was built for or, without a global perceptron,
+                is not a whole number of partitions.
         """
         refuse_fx(self, x)
         self._check_size(x)
@@ -124,7 +126,7 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         return out.permute(0, 3, 1, 4, 2, 5).reshape(n, self.out_channels, height, width)
 
     def perceive_partitions(self, partitions: Tensor) -> Tensor:
-        """Partition and local perceptron: map (M, C, h, w) to (M, O, h, w)."""
+        """Apply partition and local perceptron: map (M, C, h, w) to (M, O, h, w)."""
         out = self.fc3(partitions.flatten(1).unflatten(1, (self.groups, -1)).transpose(0, 1))
         out = self.fc3_bn(out.transpose(0, 1).flatten(1)[..., None, None]).view(-1, self.out_channels, self.h, self.w)
         for branch in self.local_branches:
@@ -137,14 +139,14 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
             return
         if self.has_global_perceptron and size != self.map_size:
             raise ValueError(
-                f"The map has {size[0]}x{size[1]} pixels, but RepMLPv1Block was built for "
-                f"{self.map_size[0]}x{self.map_size[1]}, since the fully connected layers of its global perceptron "
-                "have weights for each partition: give images of the backbone's img_size, or build it with another."
+                f"The feature map has {size[0]}x{size[1]} pixels, but RepMLPv1Block was built for "
+                f"{self.map_size[0]}x{self.map_size[1]}: the fully connected layers of its global perceptron have "
+                "weights for each partition. Use images of the backbone's img_size, or build it with another."
             )
         if size[0] % self.h or size[1] % self.w:
             raise ValueError(
-                f"The map has {size[0]}x{size[1]} pixels, which is no whole number of partitions of {self.h}x{self.w}: "
-                "give images of the backbone's img_size, or of a multiple."
+                f"The feature map has {size[0]}x{size[1]} pixels, which is not a whole number of partitions of "
+                f"{self.h}x{self.w}. Use images of the backbone's img_size, or of a multiple."
             )
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -156,12 +158,12 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         if noted != [(self.h, self.w)]:
             raise ValueError(
                 f"{prefix}fc3 is for partitions of h={noted[0][0]} by w={noted[0][1]} pixels, the model has h={self.h} "
-                f"and w={self.w}. Build it with those of the state dict."
+                f"and w={self.w}. Build the model with those of the state dict."
             )
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def equivalents(self) -> dict[str, Affine]:
-        """Local branches and batch norms as part of the fully connected layers (paper section 3.3)."""
+        """Fuse local branches and batch norms into the fully connected layers (paper section 3.3)."""
         layers = {"fc3": affine(self.fc3)}
         if self.has_global_perceptron:
             layers["fc1_fc2.fc1"] = affine(self.fc1_fc2.fc1)
@@ -179,17 +181,17 @@ class RepMLPv1Block(Reparameterizable, BaseModule):
         return layers
 
     def vanishing(self) -> Iterable[str]:
-        """The batch norms, and the local branches."""
+        """Return the names of the batch norms and of the local branches."""
         branches = (name for name, module in self.named_children() if isinstance(module, ConvNorm))
         return ["fc3_bn", *(["avg.bn"] if self.has_global_perceptron else []), *branches]
 
 
 class ResidualBlock(BaseModule):
-    """Layers one after the other beside a shortcut; a ReLU follows the sum (section 3.4 and appendix A).
+    """Residual block: a sequence of layers beside a shortcut, and a ReLU after the sum (section 3.4 and appendix A).
 
     Args:
-        shortcut: What is beside the layers.
-        layers: The layers by their names; ``"relu"`` for the ReLU that follows the sum.
+        shortcut: The module beside the layers.
+        layers: The layers by name, in order; None under ``"relu"`` runs the ReLU of the block.
         with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
     """
 
@@ -207,7 +209,7 @@ class ResidualBlock(BaseModule):
         return recompute(self, self.compute, x)
 
     def compute(self, x: Tensor) -> Tensor:
-        """The forward pass, which may run twice."""
+        """Run the forward pass, twice where activations are recomputed."""
         out = x
         for name in self.path:
             out = getattr(self, name)(out)
@@ -225,16 +227,17 @@ def padded_conv(
     norm_cfg: dict,
     deploy: bool,
 ) -> ConvNorm:
-    """A convolution padded by zeros so that a stride of 1 keeps the size of a feature map, its norm and a ReLU."""
-    where = (in_channels, out_channels, kernel_size, stride, dilation * (kernel_size // 2), dilation)
-    return ConvNorm(nn.Conv2d(*where, bias=deploy), norm_cfg, relu, deploy=deploy)
+    """Build a convolution, zero-padded so that stride 1 keeps the size of a feature map, with a norm and a ReLU."""
+    padding = dilation * (kernel_size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=deploy)
+    return ConvNorm(conv, norm_cfg, relu, deploy=deploy)
 
 
 def plain_bottleneck(
     in_channels: int, out_channels: int, stride: int, dilation: int, *, with_cp: bool, **settings: object
 ) -> ResidualBlock:
-    """ResNet-50's own block, with stride and dilation on the 3x3 convolution; ``settings`` of all blocks here are
-    ``norm_cfg`` and ``deploy``."""
+    """Build the block of ResNet-50, with stride and dilation on the 3x3 convolution; ``settings`` of all blocks here
+    are ``norm_cfg`` and ``deploy``."""
     inside, shortcut = out_channels // 4, nn.Identity()
     if stride != 1 or in_channels != out_channels:
         shortcut = padded_conv(in_channels, out_channels, 1, stride, relu=False, **settings)
@@ -247,8 +250,8 @@ def plain_bottleneck(
 
 
 def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings: object) -> ResidualBlock:
-    """RepMLP, with further arguments of :class:`RepMLPv1Block`, between two 1x1 convolutions, on an eighth of the
-    channels (appendix A)."""
+    """Build RepMLP between two 1x1 convolutions, on an eighth of the channels (appendix A); ``repmlp`` holds further
+    arguments of :class:`RepMLPv1Block`."""
     inside = channels // 8
     layers = dict(
         light_conv1=padded_conv(channels, inside, 1, **settings),
@@ -262,8 +265,8 @@ def repmlp_light_block(channels: int, repmlp: dict, *, with_cp: bool, **settings
 def repmlp_bottleneck(
     channels: int, reduction: int, repmlp: dict, *, with_cp: bool, **settings: object
 ) -> ResidualBlock:
-    """RepMLP, with further arguments of :class:`RepMLPv1Block`, between two 3x3 convolutions, which divide the channels
-    by ``reduction``, and these between 1x1 ones, which divide them by 4 (section 3.4)."""
+    """Build RepMLP between two 3x3 convolutions, which divide the channels by ``reduction``, and these between two 1x1
+    convolutions, which divide them by 4 (section 3.4); ``repmlp`` holds further arguments of :class:`RepMLPv1Block`."""
     outer, inner = channels // 4, channels // 4 // reduction
     if not inner:
         raise ValueError(f"reduction={reduction}: expected at most {outer}, the number of channels to divide.")

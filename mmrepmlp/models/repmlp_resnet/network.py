@@ -22,36 +22,36 @@ GROUPS = dict(light=4, bottleneck=8)
 class RepMLPResNet(StagedBackbone):
     """RepMLP-ResNet: a ResNet-50 with RepMLP in the blocks of some stages (arXiv 2105.01883).
 
-    The first block of each stage is ResNet's own, and so are all blocks of other stages. State dicts of the authors'
-    code load in both forms; in deploy form so do training-form ones, fused on the way in.
+    The first block of each stage, and all blocks of the other stages, are those of ResNet. State dicts of the authors'
+    code load in both forms. The deploy form also loads state dicts in training form, and fuses them.
 
     **Images have one size**, ``img_size``: the fully connected layers of the global perceptron have weights for each
-    partition of a feature map. Images of other sizes are refused, unless every feature map with RepMLP is one partition
-    as built, which has no global perceptron: then sizes whose feature maps are whole numbers of partitions pass.
+    partition of a feature map. Images of other sizes raise an error, unless every feature map with RepMLP is one
+    partition at ``img_size``. There is no global perceptron then, and images may have any size whose feature maps are
+    whole numbers of partitions.
 
     Args:
-        block: What replaces ResNet's blocks: ``"light"``, between 1x1 convolutions, for speed, or ``"bottleneck"``,
-            between 3x3 ones, for accuracy. Default: "light".
-        depth: Number of layers; 50. Default: 50.
+        block: Block with RepMLP that replaces ResNet's: ``"light"``, between 1x1 convolutions, for speed, or
+            ``"bottleneck"``, between 3x3 ones, for accuracy. Default: "light".
+        depth: Number of layers of the ResNet; only 50 is supported. Default: 50.
         img_size: Height and width of the images in pixels. Default: 224.
         repmlp_stages: Stages with RepMLP, from 0. Default: (1, 2), the paper's c3 and c4.
-        h: Height of a partition in pixels; divides that of the stages' maps. Default: 7.
+        h: Height of a partition in pixels; divides that of the stages' feature maps. Default: 7.
         w: Width of a partition in pixels. Default: 7.
-        reparam_conv_kernels: Sides of the local perceptron's kernels in pixels, odd; None for no local perceptron.
+        reparam_conv_kernels: Kernel sizes of the local perceptron in pixels, odd; None for no local perceptron.
             Default: (1, 3, 5).
-        reduction: What the 3x3 convolutions of ``block="bottleneck"`` divide the channels by in front of RepMLP: an
+        reduction: Factor by which the 3x3 convolution before RepMLP reduces the channels in ``block="bottleneck"``: an
             int, or one for each of ``repmlp_stages``. Default: None, 2 in stages 0 and 1 and 4 in stages 2 and 3.
         groups: Number of groups of the partition and the local perceptron: an int, or one for each of
             ``repmlp_stages``. Default: None, 4 for ``block="light"`` and 8 for ``block="bottleneck"``.
-        globalperceptron_reduction: What the width inside the global perceptron is divided by: an int, or one for each
-            of ``repmlp_stages``. Default: 1.
+        globalperceptron_reduction: Factor by which the global perceptron reduces its inner width: an int, or one for
+            each of ``repmlp_stages``. Default: 1.
         in_channels: Number of image channels. Default: 3.
         base_channels: Number of channels of the stem; the stages have 4, 8, 16 and 32 times as many. Default: 64.
         strides: Stride of the first block of each stage. Default: (1, 2, 2, 2).
-        dilations: Distance of neighbouring taps, stage by stage, of the 3x3 convolutions of ResNet's own blocks.
-            Default: (1, 1, 1, 1).
-        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
-            them are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
+        dilations: Dilation of the 3x3 convolutions of ResNet's blocks in each stage. Default: (1, 1, 1, 1).
+        out_indices: Stages whose feature maps are returned; negative numbers count from the end. Stages after the last
+            of these are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
             Default: (3, ).
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
@@ -62,7 +62,7 @@ class RepMLPResNet(StagedBackbone):
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range; the message says what is expected.
+        ValueError: An argument is out of range; the message says what is expected.
     """
 
     origin = REPMLP_RESNET
@@ -153,7 +153,7 @@ def resolve_repmlp(
     groups: int | Sequence[int] | None,
     globalperceptron_reduction: int | Sequence[int],
 ) -> dict[int, dict[str, int]]:
-    """Distribute the arguments that RepMLP blocks have to the stages that have such blocks."""
+    """Return the arguments of the RepMLP blocks for each stage that has them."""
     if block not in BLOCKS:
         raise ValueError(f"block={block!r}: expected one of {', '.join(map(repr, BLOCKS))}.")
     stages = (stages,) if isinstance(stages, int) else tuple(stages)
@@ -164,7 +164,7 @@ def resolve_repmlp(
     if block == "bottleneck":
         arguments["reduction"] = [REDUCTIONS[i] for i in stages] if reduction is None else reduction
     elif reduction is not None:
-        raise ValueError(f"reduction={reduction!r} has no meaning for block='light': leave it out.")
+        raise ValueError(f"reduction={reduction!r} has no effect with block='light': leave it out.")
     values = {name: per_stage(name, value, stages) for name, value in arguments.items()}
     return {stage: {name: values[name][i] for name in values} for i, stage in enumerate(stages)}
 
@@ -180,7 +180,7 @@ def per_stage(name: str, value: int | Sequence[int], stages: Sequence[int]) -> l
 
 
 def map_sizes(img_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Height and width in pixels of the map of each stage, behind the stem's two strides of 2."""
+    """Return height and width in pixels of the feature map of each stage, after the stem's two strides of 2."""
     sizes, size = [], img_size
     for stride in (2, 2, *strides):
         size = tuple((side - 1) // stride + 1 for side in size)

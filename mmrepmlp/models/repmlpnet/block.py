@@ -31,31 +31,33 @@ from .tiling import PAD_MODES, join_tiles, split_tiles
 class RepMLPBlock(Reparameterizable, BaseModule):
     """The block of RepMLPNet (paper section 3): global, channel and local perceptron over tiles of h by w pixels.
 
-    A building block for any network: it takes feature maps of any size, tile by tile, and keeps their shape.
+    It can be used in any network: it takes feature maps of any size, tile by tile, and keeps their shape.
 
     Args:
         channels: Number of input and output channels C.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
-        reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None or empty for no local
-            perceptron. Default: None.
-        globalperceptron_ratio: What C is divided by in the global perceptron's bottleneck. Default: 4.
+        reparam_conv_kernels: Kernel sizes of the local branches in pixels, odd; None or empty for no local perceptron.
+            Default: None.
+        globalperceptron_ratio: Factor by which the bottleneck of the global perceptron reduces C. Default: 4.
         gp_channels: Width of that bottleneck, in place of the ratio. Default: None.
-        num_sharesets: Number of sets S that share a fully connected layer; divides C. Default: 1.
-        pad_mode: What fills the last tiles of a map that is no whole number of tiles: ``"zeros"`` or ``"shift"``
-            (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
-        fc3_norm_init: Initial weight of the batch norm behind the fully connected layer. Below 1, training starts out
-            from the convolutions, which know of neighbourhood and do not depend on the place in the tile: for small
-            datasets. Default: 1.
+        num_sharesets: Number S of sets of channels, each of which shares a fully connected layer; divides C.
+            Default: 1.
+        pad_mode: How to complete the last tiles of a feature map that is not a whole number of tiles: ``"zeros"`` or
+            ``"shift"`` (the last tile moves back inside the feature map; one smaller than a tile is mirrored).
+            Default: "shift".
+        fc3_norm_init: Initial weight of the batch norm after the fully connected layer. Below 1, training starts mostly
+            from the convolutions, which know about neighbourhoods and do not depend on the position in the tile; this
+            suits small datasets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
-        gradient_reparam: Whether to train in the structure of the deploy form: ``fc3`` alone holds the sum of what
-            would be the fully connected layer, times ``fc3_norm_init``, and the local branches, with one batch norm
-            behind it. ``mmrepmlp.RepOptimizerConstructor`` moves it as if they were there. Default: False.
+        gradient_reparam: Whether to train in the structure of the deploy form: ``fc3`` holds the sum of the fully
+            connected layer, times ``fc3_norm_init``, and the local branches, and one batch norm follows.
+            ``mmrepmlp.RepOptimizerConstructor`` updates it as if these were trained separately. Default: False.
         deploy: Whether to build the deploy form. Default: False.
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         self.fc3 = SetSharingLinear(num_sharesets, h * w, bias=deploy)
         self.fc3_bn = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_sharesets)
         self.addition: LinearAddition | None = None
-        self.has_network = False  # a RepMLPNet, which notes the tiles of all its blocks
+        self.has_network = False  # whether it is part of a RepMLPNet, which notes the tiles of all its blocks
         self.fc3_norm_init = 1.0
         if deploy:
             return
@@ -98,7 +100,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
 
     @torch.no_grad()
     def restart(self, initialized: Collection[str] = ()) -> None:
-        """Give the batch norm behind ``fc3`` its initial weight, or add those of the local branches to ``fc3``."""
+        """Initialize the batch norm after ``fc3``, or add initial weights of the local branches to ``fc3``."""
         if self.fc3_norm_init != 1 and getattr(self.fc3_bn, "affine", False):
             nn.init.constant_(self.fc3_bn.weight, self.fc3_norm_init)
         for addition in [self.linear_additions()[name] for name in initialized]:
@@ -123,7 +125,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
 
     @property
     def local_branches(self) -> list[ConvNorm]:
-        """The convolutions beside the fully connected layer; none in deploy form."""
+        """The convolutions parallel to the fully connected layer; none in deploy form."""
         return [module for module in self.children() if isinstance(module, ConvNorm)]
 
     def forward(
@@ -133,15 +135,15 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         shortcut: Tensor | None = None,
         drop_path: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Gate what the channel and local perceptron see by the global perceptron (paper section 3).
+        """Gate the output of channel and local perceptron by the global perceptron (paper section 3).
 
         Args:
             x: Shape (N, C, H, W), with any H and W.
-            gate_input: What the global perceptron sees, of the same shape, where a norm in front of the block is fused
-                into it. Default: ``x``.
-            shortcut: What to add to the result, of the same shape. Default: nothing.
+            gate_input: Input of the global perceptron, of the same shape, where the norm before the block is fused into
+                it. Default: None, the same as ``x``.
+            shortcut: Tensor to add to the result, of the same shape. Default: None.
             drop_path: Stochastic depth of the path beside the shortcut. It is applied to the gate (N, C, 1, 1), which
-                drops the path. Default: none.
+                drops the path. Default: None.
 
         Returns:
             Shape (N, C, H, W).
@@ -153,7 +155,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         return out * gate if shortcut is None else multiply_add(out, gate, shortcut)
 
     def perceive_tiles(self, x: Tensor) -> Tensor:
-        """Channel and local perceptron, before the gate: map (N, C, H, W) to (N, C, H, W)."""
+        """Apply channel and local perceptron, without the gate: map (N, C, H, W) to (N, C, H, W)."""
         refuse_fx(self, x)
         tiles = split_tiles(x, self.num_sharesets, self.h, self.w, self.pad_mode)
         if self.fused:
@@ -167,7 +169,7 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         return join_tiles(out, x.shape, self.h, self.w, self.pad_mode)
 
     def equivalents(self) -> dict[str, Affine]:
-        """Locality Injection: local branches and batch norms as part of the fully connected layer (section 3.3)."""
+        """Fuse local branches and batch norms into the fully connected layer (Locality Injection, section 3.3)."""
         fc3 = affine(self.fc3)
         if self.fused:
             return {"fc3": fc3}
@@ -180,11 +182,11 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         return {"fc3": sum_kernels(layers)}
 
     def vanishing(self) -> Iterable[str]:
-        """The batch norm behind ``fc3``, and the local branches."""
+        """Return the names of the batch norm after ``fc3`` and of the local branches."""
         return ["fc3_bn", *(name for name, module in self.named_children() if isinstance(module, ConvNorm))]
 
     def linear_additions(self) -> dict[str, LinearAddition]:
-        """What parameters stand for, by name, where gradients are re-parameterized."""
+        """Return the sums that parameters stand for, by name, where gradients are re-parameterized."""
         return {} if self.addition is None or self.fused else {"fc3.weight": self.addition}
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -197,9 +199,10 @@ class RepMLPBlock(Reparameterizable, BaseModule):
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
 
     def insert_bn(self, norm_cfg: dict = dict(type="BN", requires_grad=True)) -> None:
-        """Put a batch norm behind the fully connected layer of the deploy form, in place.
+        """Insert a batch norm after the fully connected layer of the deploy form, in place.
 
-        It is the identity in eval mode, with a mean of 0 and a variance of 1; :meth:`switch_to_deploy` fuses it.
+        It is the identity in eval mode, with a mean of 0 and a variance of 1;
+        :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy` fuses it.
 
         Args:
             norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
@@ -210,14 +213,14 @@ class RepMLPBlock(Reparameterizable, BaseModule):
             self.fc3_bn, self.fused = norm.train(self.training), False
 
     def local_inject(self) -> None:
-        """The authors' name for :meth:`switch_to_deploy`."""
+        """Call :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy`, by the authors' name."""
         self.switch_to_deploy()
 
 
 class PixelConv(nn.Conv2d):
-    """A pointwise convolution of feature maps of one pixel, (N, C, 1, 1), computed as the matrix product that it is.
+    """A pointwise convolution of feature maps of one pixel, (N, C, 1, 1), computed as a matrix product.
 
-    For so little work a convolution spends several times as long on its preparations.
+    For so little work, preparing a convolution takes several times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,7 +229,8 @@ class PixelConv(nn.Conv2d):
 
 
 class GlobalPerceptron(nn.Module):
-    """Gate the channels by what the whole map shows (paper section 3.1): average, squeeze to ``hidden``, excite."""
+    """Gates of the channels from the average over the feature map, by squeeze (to ``hidden``) and excitation (paper
+    section 3.1)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -260,12 +264,12 @@ class SetSharingLinear(GroupedLinear):
 class SetConv2d(nn.Conv2d):
     """The local perceptron: a depth-wise convolution of tiles, one kernel for each set (paper section 3.3).
 
-    Computed with all rows side by side as channels: a convolution over S channels alone, one or four in the early
-    stages, runs up to 40 times slower.
+    It is computed with all rows as channels: a convolution over only S channels, one or four in the early stages, runs
+    up to 40 times slower.
 
     Args:
         num_sets: Number of sets S.
-        kernel_size: Side of the kernel in pixels, odd; zeros pad the tiles so that they keep their size.
+        kernel_size: Size of the kernel in pixels, odd; zero padding keeps the size of the tiles.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
     """
@@ -280,7 +284,7 @@ class SetConv2d(nn.Conv2d):
             out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
             return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
         _, sets, rows, _ = tiles.shape
-        # The number of groups can be neither symbolic nor zero, and torch.jit.trace would keep it.
+        # The number of groups can be neither symbolic nor zero, and torch.jit.trace would make it a constant.
         if is_symbolic(rows) or torch.jit.is_tracing() or not tiles.numel():
             maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
             return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)

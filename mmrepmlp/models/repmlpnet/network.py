@@ -27,10 +27,9 @@ KEYS = ("channels", "depths", "sharesets_nums")
 class RepMLPNet(StagedBackbone):
     """RepMLPNet, a hierarchical vision MLP with re-parameterized locality (CVPR 2022, arXiv 2112.11081).
 
-    Takes images of any size: ``img_size`` only sets the size of the tiles, ``img_size / stride`` in each stage, that
-    the fully connected layers see. State dicts with mmpretrain's names or the authors' load alike; in deploy form so
-    do training-form ones, fused on the way in. The fully connected layers of a state dict of another ``img_size`` are
-    resampled.
+    It takes images of any size: ``img_size`` only sets the size of the tiles that the fully connected layers see,
+    ``img_size / stride`` in each stage. It loads state dicts with mmpretrain's names or the authors'. The deploy form
+    also loads those in training form, and fuses them. Fully connected layers from another ``img_size`` are resampled.
 
     Args:
         arch: A letter (T, B, D, L), a long name (tiny, base, deep, large), both in any case, or a dict with the lists
@@ -38,25 +37,29 @@ class RepMLPNet(StagedBackbone):
         img_size: Height and width in pixels of the image that makes one tile. Default: 224.
         in_channels: Number of image channels. Default: 3.
         patch_size: Height and width in pixels of the patches of the stem. Default: 4.
-        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
-            them are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
+        out_indices: Stages whose feature maps are returned; negative numbers count from the end. Stages after the last
+            of these are not built, since no gradient would reach them, and their tensors in a state dict are ignored.
             Default: (3, ).
-        reparam_conv_kernels: Sides of the local branches' kernels in pixels, odd; None for no local perceptron.
+        reparam_conv_kernels: Kernel sizes of the local branches in pixels, odd; None for no local perceptron.
             Default: (1, 3), as in all released models.
-        globalperceptron_ratio: What the channels are divided by in the global perceptrons' bottlenecks. Default: 4.
-        ffn_channels: Width of the hidden layer of each unit's feed-forward network, a list for each stage that is
-            built, as compression leaves them. Default: None, four times the channels.
-        gp_channels: Width of the bottleneck of each unit's global perceptron, likewise. Default: None.
-        pad_mode: What fills the last tiles where a feature map is no whole number of tiles: ``"zeros"`` or ``"shift"``
-            (the last tile moves back inside the map; a map smaller than a tile is mirrored). Default: "shift".
-        fc3_norm_init: Initial weight of the batch norms behind the fully connected layers; below 1, training starts out
-            from the local perceptron, which suits small datasets. Default: 1.
+        globalperceptron_ratio: Factor by which the bottlenecks of the global perceptrons reduce the channels.
+            Default: 4.
+        ffn_channels: Hidden width of the feed-forward network of each unit, a list for each stage that is built, as in
+            the configs of compressed networks. Default: None, four times the channels.
+        gp_channels: Width of the bottleneck of the global perceptron of each unit, likewise. Default: None, by
+            ``globalperceptron_ratio``.
+        pad_mode: How to complete the last tiles of a feature map that is not a whole number of tiles: ``"zeros"`` or
+            ``"shift"`` (the last tile moves back inside the feature map; one smaller than a tile is mirrored).
+            Default: "shift".
+        fc3_norm_init: Initial weight of the batch norms after the fully connected layers; below 1, training starts
+            mostly from the local perceptron, which suits small datasets. Default: 1.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         final_norm: Whether a batch norm follows the last stage. Default: True.
         drop_path_rate: Stochastic depth of the last unit; it grows linearly from 0 at the first. Default: 0.
-        gradient_reparam: Whether to train in the structure of the deploy form, by ``mmrepmlp.RepOptimizerConstructor``;
-            ``fc3_norm_init`` is then the constant scale of the fully connected layers beside the local branches'
-            kernels, which they hold. Checkpoints are those of a network without local branches. Default: False.
+        gradient_reparam: Whether to train in the structure of the deploy form, with
+            ``mmrepmlp.RepOptimizerConstructor``. The weights of the fully connected layers then include the kernels of
+            the local branches, and ``fc3_norm_init`` is the constant scale of the rest. Checkpoints are those of a
+            network without local branches. Default: False.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
         norm_eval: Whether batch norms stay in eval mode during training. Default: False.
@@ -65,7 +68,7 @@ class RepMLPNet(StagedBackbone):
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range; the message says what is expected.
+        ValueError: An argument is out of range; the message says what is expected.
     """
 
     origin = REPMLPNET
@@ -104,7 +107,7 @@ class RepMLPNet(StagedBackbone):
             raise ValueError(f"drop_path_rate={drop_path_rate}: expected a number from 0 up to, but not including, 1.")
 
         check_per_unit(self.depths[: self.num_built], ffn_channels=ffn_channels, gp_channels=gp_channels)
-        # Convolutions of adjoining windows: paper section 3.5.
+        # Convolutions whose windows do not overlap (paper section 3.5).
         patches = nn.Conv2d(in_channels, self.channels[0], self.patch_size, stride=self.patch_size, bias=deploy)
         joining = dict(norm_cfg=norm_cfg, relu=True, pad=True, deploy=deploy)
         self.patch_embed = ConvNorm(patches, names=("projection", "norm"), **joining)
@@ -154,7 +157,7 @@ class RepMLPNet(StagedBackbone):
 
     @property
     def widths(self) -> dict[str, object]:
-        """``arch``, ``ffn_channels`` and ``gp_channels`` of a network with layers as wide as this one's are."""
+        """Arguments ``arch``, ``ffn_channels`` and ``gp_channels`` of a network with layers as wide as these are."""
         convs = [self.patch_embed.projection, *(layer.conv for layer in self.downsample_layers)]
         channels = [conv.out_channels for conv in convs] + self.channels[self.num_built :]
         return dict(
@@ -169,7 +172,7 @@ class RepMLPNet(StagedBackbone):
 
     @property
     def unbuilt(self) -> tuple[str, ...]:
-        """Beginnings of names of what is not built."""
+        """Prefixes of the names of modules that are not built."""
         indices = range(self.num_built, self.num_stages)
         names = [name for i in indices for name in (f"stages.{i}.", f"downsample_layers.{i - 1}.")]
         return (*names, "final_norm.") if names else ()
@@ -196,20 +199,20 @@ class RepMLPNet(StagedBackbone):
         return tuple(outs)
 
     def equivalents(self) -> dict[str, Affine]:
-        """The layers of all units, the stem and the downsampling, and ``final_norm``."""
+        """Return the layers of all units, of the stem and the downsampling, and ``final_norm``."""
         norm = affine(self.final_norm)
         return super().equivalents() | ({} if norm is None else {"final_norm": norm})
 
     def deploy_layers(self) -> dict[str, nn.Module]:
-        """``final_norm``, a scale and a shift."""
+        """Build ``final_norm``, a scale and a shift."""
         return {"final_norm": ScaleShift(self.widths["arch"]["channels"][-1])}
 
     def locality_injection(self) -> None:
-        """The authors' name for :meth:`switch_to_deploy`."""
+        """Call :meth:`~mmrepmlp.reparam.Reparameterizable.switch_to_deploy`, by the authors' name."""
         self.switch_to_deploy()
 
     def layers(self) -> list[list[nn.Module]]:
-        """The stem, and each unit, the first of a stage with the downsampling in front of it."""
+        """Return the stem, and each unit, the first of a stage with the downsampling before it."""
         layers = [[self.patch_embed]]
         for i, stage in enumerate(self.stages):
             layers += [[unit] for unit in stage]
@@ -219,8 +222,7 @@ class RepMLPNet(StagedBackbone):
 
 
 def resolve_arch(arch: str | dict) -> dict[str, list[int]]:
-    """Look an architecture up by name, or check one that is given as a dict; its lists are in the order of
-    :data:`KEYS`."""
+    """Look up an architecture by name, or check a dict of settings; returns its lists in the order of :data:`KEYS`."""
     if isinstance(arch, str):
         for names, settings in ARCHITECTURES.items():
             if arch.lower() in names:
@@ -247,7 +249,7 @@ def check_per_unit(depths: Sequence[int], **widths: Sequence[Sequence[int]] | No
     """Check arguments that give a width for each unit.
 
     Raises:
-        ValueError: They are not a positive number for each unit of each stage.
+        ValueError: An argument does not have a positive int for each unit of each stage.
     """
     for name, value in widths.items():
         if value is not None and [len(stage) for stage in value[: len(depths)]] != list(depths):
@@ -257,6 +259,6 @@ def check_per_unit(depths: Sequence[int], **widths: Sequence[Sequence[int]] | No
 
 
 def resolve_tiles(img_size: tuple[int, int], patch_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-    """Tile size (h, w) in pixels of each stage: the feature map of an image of ``img_size`` is one tile."""
+    """Return the tile size (h, w) in pixels of each stage: the feature map of an image of ``img_size`` is one tile."""
     strides = [[patch * 2**stage for patch in patch_size] for stage in range(stages)]
     return [tuple(-(-side // step) for side, step in zip(img_size, stride)) for stride in strides]

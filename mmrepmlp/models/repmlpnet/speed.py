@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How eager mode computes the same numbers faster.
+"""Faster ways to compute the same numbers in eager mode.
 
-The layers spell out the plain formula. A compiler, an exporter or a tracer records that formula, and hooks see it:
-whole maps, each module once. Only where nobody records or watches, the functions here choose an equivalent way that
-suits the cache and the libraries of the machine at hand.
+The layers implement the plain formula. Compilers, exporters and tracers see that formula, and so do hooks: whole
+feature maps, each module called once. Where none of them is active, the functions here choose an equivalent computation
+that suits the cache and the libraries of the machine.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from torch.nn.modules import module as torch_module
 
 from ..common import is_tracing
 
-# Tiles of at least this many pixels are multiplied by oneDNN, where it is there.
+# Tiles of at least this many pixels are multiplied by oneDNN, where it is available.
 LARGE_TILE = 512
-# Elements of a hidden activation that one pass may hold without gradients: 6 MB in float32. Larger ones leave the
+# Largest hidden activation of one pass without gradients, in elements: 6 MB in float32. Larger ones do not fit into the
 # cache of a processor, and cost more in page faults than in arithmetic.
 HIDDEN_ELEMENTS = 3 * 2**19
 
@@ -42,12 +42,12 @@ def suits_onednn(tiles: Tensor) -> bool:
 
 
 def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
-    """Multiply tiles as :func:`multiply_tiles` does by oneDNN, which eager PyTorch offers for float32 through
-    convolutions alone.
+    """Multiply tiles as :func:`multiply_tiles` does with oneDNN, which eager PyTorch offers for float32 only through
+    convolutions.
 
-    The large operand, a matrix of P rows, plays the image, P pixels of P channels as it lies in memory; each tile
-    plays a 1x1 kernel. The other way round oneDNN would rearrange the large operand in each call. In the memory of the
-    result the rows come first, as in a feature map of one tile.
+    The large operand, a matrix of P rows, serves as the image, P pixels of P channels as it lies in memory; each tile
+    serves as a 1x1 kernel. The other way round, oneDNN would rearrange the large operand in each call. In memory, the
+    rows of the result come first, as in a feature map of one tile.
     """
     products = [
         F.conv2d(matrix[None, None].permute(0, 3, 1, 2), rows[:, :, None, None])[0, :, 0]
@@ -57,22 +57,22 @@ def multiply_by_onednn(tiles: Tensor, matrices: Tensor) -> Tensor:
 
 
 def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modules: nn.Module) -> Tensor:
-    """Call a pointwise function on a map, on a CPU slice by slice where that keeps its hidden activation in the cache.
+    """Call a pointwise function on a feature map, on a CPU in slices whose hidden activations fit into the cache.
 
-    A GPU would wait for the many calls.
+    On a GPU, many small calls would take longer.
 
     Args:
-        function: Maps (n, C, h, W) to the same shape, each pixel for itself; takes ``out``, where to write the result.
+        function: Maps (n, C, h, W) to the same shape, each pixel separately, and writes to ``out`` if that is set.
         x: Shape (N, C, H, W).
         width: Hidden elements for each element of ``x``.
-        *modules: What the function calls. With gradients, in training mode, while a graph is recorded, or where one of
-            them has forward hooks, there is one call on the whole map.
+        *modules: The modules that the function calls. With gradients, in training mode, while a graph is traced, or if
+            one of them has forward hooks, there is one call on the whole feature map.
 
     Returns:
         Shape (N, C, H, W).
     """
-    recorded = torch.is_grad_enabled() or is_tracing() or any(module.training for module in modules)
-    whole = recorded or x.device.type != "cpu" or has_forward_hooks(*modules)
+    whole = torch.is_grad_enabled() or is_tracing() or any(module.training for module in modules)
+    whole = whole or x.device.type != "cpu" or has_forward_hooks(*modules)
     if whole or x[:1].numel() * x.size(0) * width <= HIDDEN_ELEMENTS:
         return function(x)
     result = torch.empty_like(x)
@@ -82,7 +82,7 @@ def run_in_slices(function: Callable[..., Tensor], x: Tensor, width: int, *modul
 
 
 def split(x: Tensor, width: int) -> Iterator[Tensor]:
-    """Views of a map whose hidden activations stay in the cache: some samples, or some rows of one."""
+    """Split a feature map into views whose hidden activations fit into the cache: some samples, or some rows of one."""
     samples = HIDDEN_ELEMENTS // (x.shape[1:].numel() * width)
     if samples:
         return iter(x.split(samples))
@@ -91,7 +91,7 @@ def split(x: Tensor, width: int) -> Iterator[Tensor]:
 
 
 def has_forward_hooks(*modules: nn.Module) -> bool:
-    """Whether somebody watches one of these modules or what is in them."""
+    """Whether these modules or their children have forward hooks, global ones included."""
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return True
     return any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules())

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From feature maps to tiles and back.
+"""Cut feature maps into tiles, and join them again.
 
-Channel c of a map belongs to set ``c mod S``. A map (N, C, H, W) is cut into th * tw tiles of h * w pixels; the tiles
-of all samples and of the C / S channels of a set are the M = N * th * tw * C / S rows that share one fully connected
-layer, hence the layout (S, M, h * w).
+Channel c of a feature map belongs to set ``c mod S``. A feature map (N, C, H, W) is cut into th * tw tiles of h * w
+pixels; the tiles of all samples and of the C / S channels of a set are the M = N * th * tw * C / S rows that share one
+fully connected layer, hence the layout (S, M, h * w).
 
-Where a side of the map is no whole number of tiles, the last tile has to get pixels from somewhere: see
-:data:`PAD_MODES`.
+Where a side of the feature map is not a whole number of tiles, :data:`PAD_MODES` complete the last tile.
 """
 
 import torch
@@ -15,22 +14,24 @@ from torch import Tensor
 
 from ..common import count_tiles, is_symbolic
 
-# zeros: the last tile is filled up with zeros. shift: the last tile moves back until it lies inside the map, over
-# pixels that the one before it has as well, and keeps what only it has; a map smaller than a tile is mirrored.
+# zeros: zeros complete the last tile. shift: the last tile moves back until it lies inside the feature map, where it
+# overlaps the one before; from its output, only the pixels outside the overlap are used. A feature map smaller than a
+# tile is mirrored.
 PAD_MODES = ("zeros", "shift")
 
 
 def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros") -> Tensor:
     """Cut a feature map into tiles, set by set (paper section 3.1).
 
-    A map of exactly one tile is not copied: the result is a view.
+    A feature map of exactly one tile is not copied: the result is a view.
 
     Args:
         x: Shape (N, C, H, W).
         num_sets: Number of sets S; divides C.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
-        pad_mode: What fills the last tiles of a map that is no whole number of tiles, one of :data:`PAD_MODES`.
+        pad_mode: How to complete the last tiles of a feature map that is not a whole number of tiles, one of
+            :data:`PAD_MODES`. Default: "zeros".
 
     Returns:
         Shape (S, M, h * w).
@@ -42,14 +43,14 @@ def split_tiles(x: Tensor, num_sets: int, h: int, w: int, pad_mode: str = "zeros
 
 
 def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, pad_mode: str = "zeros") -> Tensor:
-    """Put tiles back together, the inverse of :func:`split_tiles`.
+    """Join tiles to a feature map, the inverse of :func:`split_tiles`.
 
     Args:
         tiles: Shape (S, M, h * w).
-        size: The feature map's (N, C, H, W); what padding added to it is dropped.
+        size: Shape (N, C, H, W) of the feature map; padding is removed.
         h: Height of a tile in pixels.
         w: Width of a tile in pixels.
-        pad_mode: As the map was split.
+        pad_mode: The mode that the feature map was split with. Default: "zeros".
 
     Returns:
         Shape (N, C, H, W).
@@ -62,7 +63,7 @@ def join_tiles(tiles: Tensor, size: tuple[int, int, int, int], h: int, w: int, p
 
 
 def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
-    """Extend one side of a map to whole tiles."""
+    """Extend one side of a feature map to whole tiles."""
     size = as_number(x.size(dim))
     if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, padded_positions(size, side, x.device))
@@ -77,7 +78,7 @@ def pad_to_tiles(x: Tensor, dim: int, side: int, pad_mode: str) -> Tensor:
 
 
 def crop_padding(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Tensor:
-    """Cut one side of a map back to its size before :func:`pad_to_tiles`."""
+    """Crop one side of a feature map to its size before :func:`pad_to_tiles`."""
     size = as_number(size)
     if is_symbolic(size) and pad_mode == "shift":
         return x.index_select(dim, kept_positions(size, side, x.device))
@@ -87,35 +88,36 @@ def crop_padding(x: Tensor, dim: int, size: int, side: int, pad_mode: str) -> Te
 
 
 def mirror(positions: Tensor, size: int) -> Tensor:
-    """Fold positions beyond the end of a line of ``size`` pixels back into it."""
+    """Mirror positions beyond the end of a line of ``size`` pixels back into it."""
     period = as_tensor(2 * (size - 1), positions).clamp(min=1)
     positions = positions.remainder(period)
     return torch.minimum(positions, period - positions)
 
 
 def padded_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
-    """What ``shift`` fills whole tiles with, for a symbolic size: no branch may depend on it."""
+    """Return the positions of the pixels that ``shift`` puts into whole tiles, without branches on a symbolic size."""
     positions = torch.arange(count_tiles(size, side) * side, device=device)
     return mirror(positions - tile_shift(positions, size, side), size)
 
 
 def kept_positions(size: torch.SymInt, side: int, device: torch.device) -> Tensor:
-    """Where in whole tiles the pixels of a map are, the inverse of :func:`padded_positions`."""
+    """Return where in whole tiles the pixels of a feature map are, the inverse of :func:`padded_positions`."""
     positions = torch.arange(size, device=device)
     return positions + tile_shift(positions, size, side)
 
 
 def tile_shift(positions: Tensor, size: int, side: int) -> Tensor:
-    """For each position how far ``shift`` moves its tile back to lie inside the map, though not beyond its start."""
-    starts = positions - positions % side  # a floor division would be recorded as nine operators
+    """Return for each position by how much ``shift`` moves its tile back to lie inside the feature map, but not beyond
+    its start."""
+    starts = positions - positions % side  # a floor division would be exported as nine operators
     return (starts - as_tensor(size - side, positions).clamp(min=0)).clamp(min=0)
 
 
 def as_number(size: int | torch.SymInt | Tensor) -> int | torch.SymInt:
-    """A size as something to compute with: torch.jit.trace gives out tensors of one element."""
+    """Convert a size, which is a tensor of one element in torch.jit.trace, to a number."""
     return int(size) if isinstance(size, Tensor) else size
 
 
 def as_tensor(number: int, like: Tensor) -> Tensor:
-    """A number as a tensor, which an exporter can compute with where it leaves the number open."""
+    """Convert a number to a tensor, with which exporters can compute where the number is symbolic."""
     return torch.scalar_tensor(number, dtype=like.dtype, device=like.device)

@@ -14,15 +14,15 @@ from .speed import run_in_slices
 
 
 class RepMLPNetUnit(Reparameterizable, BaseModule):
-    """A RepMLPBlock and a feed-forward network, each behind a batch norm and beside a shortcut (paper section 3.5).
+    """A RepMLPBlock and a feed-forward network, each with a batch norm before it and a shortcut (paper section 3.5).
 
-    In deploy form the norms are gone: ``norm2`` lives in the feed-forward network's first convolution; ``norm1``
-    cannot move into ``fc3``, whose weights serve many channels, and stays as a scale and shift.
+    In deploy form, ``norm2`` is fused into the first convolution of the feed-forward network. ``norm1`` cannot be fused
+    into ``fc3``, whose weights serve many channels, and becomes a scale and shift.
 
     Args:
         channels: Number of input and output channels.
         drop_path_rate: Probability that a sample skips the block, and likewise the feed-forward network. Default: 0.
-        ffn_expansion: Width of the feed-forward network's hidden layer as a multiple of ``channels``. Default: 4.
+        ffn_expansion: Hidden width of the feed-forward network as a multiple of ``channels``. Default: 4.
         ffn_channels: That width, in place of the multiple. Default: None.
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
@@ -57,7 +57,7 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         return recompute(self, self.compute, x)
 
     def compute(self, x: Tensor) -> Tensor:
-        """The forward pass, which may run twice."""
+        """Run the forward pass, twice where activations are recomputed."""
         normed = self.norm1(x)
         gate_input = x if self.fused else normed
         x = self.repmlp_block(normed, gate_input, shortcut=x, drop_path=self.drop_path)
@@ -66,11 +66,11 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         return run_in_slices(self.feed_forward, x, expansion, self.norm2, self.ffn_block, self.drop_path)
 
     def feed_forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """The second half: map (N, C, H, W) to (N, C, H, W), each pixel for itself."""
+        """Run the second half: map (N, C, H, W) to (N, C, H, W), each pixel separately."""
         return torch.add(x, self.drop_path(self.ffn_block(self.norm2(x))), out=out)
 
     def equivalents(self) -> dict[str, Affine]:
-        """The layers of block and feed-forward network, the norms fused into what follows them, and ``norm1``."""
+        """Return the layers of block and feed-forward network, with the norms before them fused, and ``norm1``."""
         layers, norm1, norm2 = super().equivalents(), affine(self.norm1), affine(self.norm2)
         if not self.fused:
             # The average of the global perceptron commutes with norm1.
@@ -79,16 +79,16 @@ class RepMLPNetUnit(Reparameterizable, BaseModule):
         return {**layers, "norm1": norm1}
 
     def vanishing(self) -> Iterable[str]:
-        """``norm2``."""
+        """Return the name of ``norm2``."""
         return ["norm2"]
 
     def deploy_layers(self) -> dict[str, nn.Module]:
-        """``norm1``, a scale and a shift."""
+        """Build ``norm1``, a scale and a shift."""
         return {"norm1": ScaleShift(self.norm1.num_features)}
 
 
 class ConvFFN(Reparameterizable):
-    """Feed-forward network of two pointwise convolutions (paper section 3.5), ``hidden`` wide inside."""
+    """Feed-forward network of two pointwise convolutions, ``hidden`` channels wide between them (paper section 3.5)."""
 
     def __init__(self, channels: int, hidden: int, norm_cfg: dict, deploy: bool) -> None:
         super().__init__(deploy=deploy)

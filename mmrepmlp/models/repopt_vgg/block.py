@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of RepOptVGG: what is trained, and what finds the scales to train it by."""
+"""The blocks of RepOptVGG: the one that is trained, and the one that finds the scales to train with."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -27,12 +27,12 @@ Scales = Mapping[str, Tensor]  # of the parts "conv", "1x1" and, where there is 
 class RepOptBlock(ConvNorm):
     """A 3x3 convolution, a batch norm and a ReLU (RepOptimizer, ICLR 2023, section 3.2).
 
-    With scales, the convolution stands for the sum of itself, a pointwise one and a shortcut, each times a constant.
+    With scales, its kernel stands for the sum of a 3x3 kernel, a pointwise one and a shortcut, each times a constant.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
-        stride: Distance of the outputs in pixels. Default: 1.
+        stride: As in nn.Conv2d. Default: 1.
         norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
         with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
         deploy: Whether to build the deploy form. Default: False.
@@ -57,28 +57,28 @@ class RepOptBlock(ConvNorm):
         return recompute(self, super().forward, x)
 
     def scale_shapes(self) -> dict[str, tuple[int]]:
-        """Which scales the block has, and their shapes."""
+        """Return the shapes of the scales, by name."""
         parts = ("conv", "1x1", "identity") if self.has_shortcut else ("conv", "1x1")
         return dict.fromkeys(parts, (self.conv.out_channels,))
 
     @torch.no_grad()
     def set_scales(self, scales: Scales, initialize: bool) -> None:
-        """Let the convolution stand for a sum, and perhaps make its initial weight the sum of initial parts ("rule of
-        initialization")."""
+        """Let the convolution stand for a sum with these scales, and optionally initialize it as the sum of initial
+        parts ("rule of initialization")."""
         self.scales = {name: scales[name].detach().to(self.conv.weight) for name in self.scale_shapes()}
         if initialize:
             self.restart(self.linear_additions())
 
     @torch.no_grad()
     def restart(self, initialized: Collection[str] = ()) -> None:
-        """Add the initial values of the other parts to the convolution's."""
+        """Add the initial values of the other parts to those of the convolution."""
         for addition in [self.linear_additions()[name] for name in initialized]:
             pointwise = nn.Conv2d(self.conv.in_channels, self.conv.out_channels, 1, bias=False).weight
             parts = [pointwise.to(self.conv.weight)[:, :, 0, 0], self.scales.get("identity")]
             self.conv.weight.copy_(addition.fuse(self.conv.weight, parts))
 
     def linear_additions(self) -> dict[str, LinearAddition]:
-        """What parameters stand for, by name, where gradients are re-parameterized."""
+        """Return the sums that parameters stand for, by name, where gradients are re-parameterized."""
         if not self.scales or self.fused:
             return {}
         addends: list[Addend] = [MiddleTap(self.scales["1x1"], self.conv.in_channels)]
@@ -100,13 +100,15 @@ class ChannelScale(nn.Module):
 
 
 class LinearAddBlock(Reparameterizable):
-    """The sum of a 3x3 convolution, a pointwise one and a shortcut, each times a trainable scale; a batch norm, a ReLU
-    (RepOptimizer, ICLR 2023, section 3.3).
+    """The block of the hyper-search for scales (RepOptimizer, ICLR 2023, section 3.3).
+
+    It adds up a 3x3 convolution, a pointwise one and a shortcut, each times a trainable scale; a batch norm and a ReLU
+    follow.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
-        stride: Distance of the outputs in pixels. Default: 1.
+        stride: As in nn.Conv2d. Default: 1.
         scale_init: Initial scale of the convolutions; that of the shortcut is 1. Default: 1.
         norm_cfg: Config of the batch norm. Default: ``dict(type='BN', requires_grad=True)``.
         with_cp: Whether to recompute activations in the backward pass to save memory. Default: False.
@@ -123,7 +125,7 @@ class LinearAddBlock(Reparameterizable):
     ) -> None:
         super().__init__()
         self.with_cp, self.has_shortcut = with_cp, in_channels == out_channels and stride == 1
-        # The norm first: behind a convolution mmcv.cnn.fuse_conv_bn would fuse it into that, and not into the sum.
+        # The norm comes first: mmcv.cnn.fuse_conv_bn fuses a norm that is registered after a convolution into that.
         self.bn = build_batch_norm(norm_cfg, out_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.relu = nn.ReLU(inplace=True)
@@ -138,7 +140,7 @@ class LinearAddBlock(Reparameterizable):
         return recompute(self, self.compute, x)
 
     def compute(self, x: Tensor) -> Tensor:
-        """The forward pass, which may run twice."""
+        """Run the forward pass, twice where activations are recomputed."""
         if self.fused:
             return self.relu(self.bn(self.conv(x)))
         refuse_fx(self, x)
@@ -148,7 +150,7 @@ class LinearAddBlock(Reparameterizable):
         return self.relu(self.bn(out))
 
     def equivalents(self) -> dict[str, Affine]:
-        """The 3x3 convolution, with all in front of the ReLU."""
+        """Return the 3x3 convolution, with all that comes before the ReLU fused into it."""
         if self.fused:
             return {"conv": affine(self.conv)}
         parts = [
@@ -161,6 +163,6 @@ class LinearAddBlock(Reparameterizable):
         return {"conv": fuse_after(sum_kernels(parts), affine(self.bn))}
 
     def vanishing(self) -> Iterable[str]:
-        """The batch norm, the pointwise convolution and the scales."""
+        """Return the names of the batch norm, of the pointwise convolution and of the scales."""
         scales = ["scale_conv", "scale_1x1", *(["scale_identity"] if self.has_shortcut else [])]
         return ["bn", "conv_1x1", *scales]

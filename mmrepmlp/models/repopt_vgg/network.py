@@ -22,21 +22,20 @@ FORMS = ("target", "hyper_search")
 
 @MODELS.register_module()
 class RepOptVGG(StagedBackbone):
-    """RepOpt-VGG, a plain stack of 3x3 convolutions that trains as RepVGG does (RepOptimizer, ICLR 2023,
-    arXiv 2205.15242).
+    """RepOpt-VGG, a plain stack of 3x3 convolutions that trains as RepVGG does (ICLR 2023, arXiv 2205.15242).
 
-    The target form is what is trained, by ``mmrepmlp.RepOptimizerConstructor``, with the scales that training the
-    hyper-search form on a small dataset leaves. The deploy form has no batch norms. Checkpoints of the authors' code
-    load in all forms; in deploy form so do those of the two others.
+    Training the hyper-search form on a small dataset finds the scales with which ``mmrepmlp.RepOptimizerConstructor``
+    trains the target form. The deploy form has no batch norms. Checkpoints of the authors' code load in all forms. The
+    deploy form also loads those of the other two.
 
     Args:
         arch: B1, B2, L1, L2, or a dict with the lists ``depths`` and ``channels``, one entry for each stage.
         form: ``"target"`` or ``"hyper_search"``. Default: "target".
         in_channels: Number of image channels. Default: 3.
         strides: Strides of the stem and of the first block of each stage. Default: (2, 2, 2, 2, 2).
-        out_indices: Stages whose feature maps to return; negative ones count from the end. Stages behind the last of
-            them are not built, since no gradient would reach them, and their tensors in a state dict and their scales
-            are ignored. Default: (3, ).
+        out_indices: Stages whose feature maps are returned; negative numbers count from the end. Stages after the last
+            of these are not built, since no gradient would reach them, and their tensors in a state dict and their
+            scales are ignored. Default: (3, ).
         norm_cfg: Config of the batch norms. Default: ``dict(type='BN', requires_grad=True)``.
         frozen_stages: Stages to freeze: -1 for none, 0 for the stem, k for the stem and the first k stages.
             Default: -1.
@@ -46,7 +45,7 @@ class RepOptVGG(StagedBackbone):
         init_cfg: Initialization config. Default: None.
 
     Raises:
-        ValueError: An argument is out of its range; the message says what is expected.
+        ValueError: An argument is out of range; the message says what is expected.
     """
 
     origin = REPOPT_VGG
@@ -83,7 +82,7 @@ class RepOptVGG(StagedBackbone):
         self.freeze_stages()
 
     def build_block(self, in_channels: int, out_channels: int, stride: int, index: int, deploy: bool) -> nn.Module:
-        """The block at an index of its stage."""
+        """Build the block at an index of its stage."""
         if deploy or self.form == "target":
             return RepOptBlock(in_channels, out_channels, stride, self.norm_cfg, self.with_cp, deploy)
         # The deeper the block, the larger the share of its shortcut (section 3.3).
@@ -97,7 +96,7 @@ class RepOptVGG(StagedBackbone):
 
     @property
     def blocks(self) -> dict[str, RepOptBlock | LinearAddBlock]:
-        """All blocks by their names."""
+        """All blocks, by name."""
         return self.parts()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -112,14 +111,14 @@ class RepOptVGG(StagedBackbone):
         return self.run_stages(self.stage0(x))
 
     def load_scales(self, path: str) -> None:
-        """Let the convolutions stand for the sums that a hyper-search was about; initialize an untrained network so.
+        """Load the scales that a hyper-search found, and initialize the network with them if it is untrained.
 
         Args:
-            path: Checkpoint of a hyper-search, or a file of its scales alone.
+            path: Checkpoint of a hyper-search, or a file that only has its scales.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: They are the scales of another network, or this network is no target form.
+            ValueError: The scales belong to another network, or this network is not in target form.
         """
         if self.form != "target" or self.deploy:
             raise ValueError(
@@ -134,7 +133,7 @@ class RepOptVGG(StagedBackbone):
 
 
 def resolve(arch: str | dict) -> tuple[list[int], list[int]]:
-    """Depths and channels of the stages of an architecture, by its name or as they are."""
+    """Return the depths and channels of the stages of an architecture, by its name or from a dict."""
     settings = ARCHITECTURES.get(arch.upper()) if isinstance(arch, str) else arch
     if not isinstance(settings, dict) or set(settings) != {"depths", "channels"}:
         raise ValueError(

@@ -34,14 +34,14 @@ class Workload:
     @cached_property
     def onnx_file(self) -> Path:
         """The network as an ONNX graph for images of this shape, exported on first use."""
-        from mmrepmlp.export.graph import record
+        from mmrepmlp.export.graph import export_graph
         from mmrepmlp.export.network import NamedOutputs
 
         if self.hardware.is_gpu:
             raise MMRepMLPError("computes on the CPU; measure it with --device cpu.")
         number, _, height, width = self.images.shape
         path = self.folder / "network.onnx"
-        record(NamedOutputs(self.network).eval(), path, (number, height, width))
+        export_graph(NamedOutputs(self.network).eval(), path, (number, height, width))
         return path
 
 

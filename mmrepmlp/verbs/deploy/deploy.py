@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmrepmlp.checkpoint import atomic_folder, check_overwrite, meta_of
 from mmrepmlp.export import OnnxReport, export_onnx
-from mmrepmlp.export.graph import DYNAMIC_AXES, OPSET, check_axes, prove_equal
+from mmrepmlp.export.graph import DYNAMIC_AXES, OPSET, check_axes, verify_graph
 from mmrepmlp.export.prediction import PredictionNetwork, Task, task_of
 from mmrepmlp.models import image_size
 from mmrepmlp.models.backbone import check_positive
@@ -224,7 +224,7 @@ def deploy_checkpoint(
         )
         graph, metrics, unit = deployment.load(), None, None
         if precision == "float32":
-            proof = Proof(prove_equal(network, graph, shape, dynamic, FLOAT_TOLERANCE))
+            proof = Proof(verify_graph(network, graph, shape, dynamic, FLOAT_TOLERANCE))
         else:
             compared = [fit(image, sides[1:]) for image in samples]
             compared = compared or [network.make_images(*shape) for _ in range(RANDOM_IMAGES)]

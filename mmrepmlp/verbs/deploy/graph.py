@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from torch import Tensor, nn
 
-from mmrepmlp.export.graph import record
+from mmrepmlp.export.graph import export_graph
 from mmrepmlp.export.int8_weights import store_weights_as_int8
 from mmrepmlp.export.prediction import PredictionNetwork
 
@@ -32,7 +32,7 @@ def make_graph(
     """
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder, "recorded.onnx")
-        record(network, recorded, shape, dynamic)
+        export_graph(network, recorded, shape, dynamic)
         store_weights_as_int8(recorded)
         if out.suffix == ".onnx":
             runtime, graph = "onnxruntime", onnx.load(str(recorded))

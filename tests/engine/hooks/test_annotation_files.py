@@ -25,7 +25,7 @@ from tests.engine.annotated import (
     write_image,
 )
 
-TURNED = 6  # EXIF orientation of a camera that was held upright
+ROTATED = 6  # EXIF orientation of a camera that was held upright
 
 
 def write_mask(path: Path, values: np.ndarray) -> None:
@@ -50,9 +50,9 @@ def warnings_of(caplog) -> list[str]:
 @pytest.mark.parametrize(
     "values, message",
     [
-        (np.zeros((8, 8, 3), np.uint8) + 230, r"1\.png has 3 channels; a mask has one"),
-        (np.zeros((8, 8, 4), np.uint8), r"1\.png has 4 channels; a mask has one"),
-        (np.zeros((8, 8, 2), np.uint8), r"1\.png has 2 channels; a mask has one"),  # grey and alpha
+        (np.zeros((8, 8, 3), np.uint8) + 230, r"1\.png has 3 channels; a mask needs one"),
+        (np.zeros((8, 8, 4), np.uint8), r"1\.png has 4 channels; a mask needs one"),
+        (np.zeros((8, 8, 2), np.uint8), r"1\.png has 2 channels; a mask needs one"),  # grey and alpha
         (np.uint16([[0, 1], [256, 1]]).repeat(4, 0).repeat(4, 1), r"1\.png has labels up to 256, .* 8 bits"),
         (np.uint16([[0, 1], [255, 1]]).repeat(4, 0).repeat(4, 1), None),
         (np.uint8([[0, 1], [255, 1]]).repeat(4, 0).repeat(4, 1), None),
@@ -79,8 +79,8 @@ def test_a_mask_with_a_palette_is_one_of_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("color_type, said", [("color", 1), ("grayscale", 1), ("color_ignore_orientation", 0)])
-@pytest.mark.parametrize("orientation", [1, 3, TURNED])
-def test_turned_images_beside_masks_that_are_not(tmp_path, caplog, color_type, said, orientation):
+@pytest.mark.parametrize("orientation", [1, 3, ROTATED])
+def test_rotated_images_beside_masks_that_are_not(tmp_path, caplog, color_type, said, orientation):
     for name in "12":
         write_image(tmp_path / f"img/{name}.jpg", orientation=orientation)  # a square, whose mask fits anyhow
         write_mask(tmp_path / f"ann/{name}.png", np.zeros((8, 8), np.uint8))
@@ -88,19 +88,19 @@ def test_turned_images_beside_masks_that_are_not(tmp_path, caplog, color_type, s
     check(segmentor(2), *(dataset[i]["data_samples"] for i in range(2)), dataset=dataset)
     messages = warnings_of(caplog)
     assert len(messages) == said * (orientation != 1)  # one line for both
-    assert all("1.jpg is turned" in m and "color_type='color_ignore_orientation'" in m for m in messages)
+    assert all("1.jpg is rotated" in m and "color_type='color_ignore_orientation'" in m for m in messages)
 
 
 @pytest.mark.parametrize("size, said", [((12, 8), 1), ((8, 12), 0)])
-def test_turned_images_beside_boxes(tmp_path, caplog, size, said):
-    """Boxes on the turned image are right, and the sizes in the file tell."""
-    write_image(tmp_path / "img/1.jpg", 12, 8, orientation=TURNED)
+def test_rotated_images_beside_boxes(tmp_path, caplog, size, said):
+    """Boxes on the rotated image are right, and the sizes in the file tell."""
+    write_image(tmp_path / "img/1.jpg", 12, 8, orientation=ROTATED)
     load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True), dict(type="PackDetInputs")]
     dataset = boxed(tmp_path, "a", size=size, pipeline=load)
     sample = dataset[0]["data_samples"]
-    assert sample.ori_shape == (12, 8)  # so it was turned
+    assert sample.ori_shape == (12, 8)  # so it was rotated
     check(detector(1), sample, dataset=dataset)
-    assert ["1.jpg is turned" in message for message in warnings_of(caplog)] == [True] * said
+    assert ["1.jpg is rotated" in message for message in warnings_of(caplog)] == [True] * said
     load[0]["color_type"] = "color_ignore_orientation"
     dataset = boxed(tmp_path, "a", size=size, pipeline=load)
     check(detector(1), dataset[0]["data_samples"], dataset=dataset)

@@ -49,7 +49,7 @@ def test_only_what_will_fail_is_told(model, name, images, loader, iterations, si
         run(model, images, loader, iterations)
         return
     setting = "drop_last" if "batch_size" in loader else r"batch_sampler\.drop_last"
-    message = rf"one image, of which model\.{name} cannot .* Set train_dataloader\.{setting}=True"
+    message = rf"one image, from which model\.{name} cannot .* Set train_dataloader\.{setting}=True"
     with pytest.raises(MMRepMLPError, match=message):
         run(model, images, loader, iterations)
 

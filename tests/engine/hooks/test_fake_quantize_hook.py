@@ -18,13 +18,15 @@ def begin_training(backbone: nn.Module, **settings) -> None:
 def test_an_epoch_that_never_comes_is_refused():
     network = QuantizedRepMLPNet(arch=TINY, img_size=64)
     begin_training(network, begin=1)
-    with pytest.raises(ValueError, match="begin=2, but training is over after 2 epochs"):
+    with pytest.raises(
+        ValueError, match="with begin=2, fake quantization would never start, since training has 2 epochs"
+    ):
         begin_training(network, begin=2)
 
 
 def test_a_plain_network_is_refused():
     for backbone, advice in (
-        (RepMLPNet(TINY, 64), "Write type='mmrepmlp.QuantizedRepMLPNet'"),
+        (RepMLPNet(TINY, 64), "Use type='mmrepmlp.QuantizedRepMLPNet'"),
         (nn.Conv2d(3, 8, 3), r"Only RepMLPNet trains for int8\. .* --precision int8"),
     ):
         with pytest.raises(ValueError, match=f"the model has no QuantizedRepMLPNet. {advice}"):

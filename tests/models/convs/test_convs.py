@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import inspect
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import initialize
 from torch import nn
 
-from mmrepmlp.models import ACBConv2d, DBBConv2d, RepVGGConv2d
+from mmrepmlp.models import ACBConv2d, DBBConv2d, ReparameterizableConv2d, RepVGGConv2d
 from tests.helpers import randomize, relative_error
 
 from .official import OfficialACB, OfficialDBB, OfficialRepVGG
@@ -156,6 +157,12 @@ def test_attributes_are_those_of_a_convolution(kind):
     module = ConvModule(4, 8, 3, padding=1, conv_cfg=dict(type=f"mmrepmlp.{kind.__name__}"), norm_cfg=dict(type="BN"))
     module.init_weights()
     assert type(module.conv) is kind and module(torch.randn(2, 4, 6, 6)).shape == (2, 8, 6, 6)
+
+
+@all_structures
+def test_the_signature_is_that_of_the_constructor(kind):
+    _, *expected = inspect.signature(ReparameterizableConv2d.__init__).parameters.values()
+    assert [*inspect.signature(kind).parameters.values()] == expected
 
 
 @all_structures

@@ -146,7 +146,7 @@ def test_one_partition_as_built_takes_any_whole_number_of_them(deploy):
     with torch.no_grad():
         expected = torch.cat([torch.cat([block(p) for p in row.split(2, 3)], 3) for row in x.split(3, 2)], 2)
         assert relative_error(block(x), expected) < 1e-12
-    with pytest.raises(ValueError, match="7x8 pixels, which is no whole number of partitions of 3x2"):
+    with pytest.raises(ValueError, match="7x8 pixels, which is not a whole number of partitions of 3x2"):
         block(torch.randn(1, 4, 7, 8, dtype=torch.float64))
 
 
@@ -171,7 +171,7 @@ BAD = [
     (dict(reparam_conv_kernels=(3, 3)), r"reparam_conv_kernels=\(3, 3\): expected distinct"),
     (dict(globalperceptron_reduction=0), "globalperceptron_reduction=0: expected a positive int"),
     (dict(globalperceptron_reduction=49), "globalperceptron_reduction=49: expected at most 48"),
-    (dict(norm_cfg=dict(type="GN", num_groups=1)), "only a batch norm allows"),
+    (dict(norm_cfg=dict(type="GN", num_groups=1)), "Only batch norms can be fused"),
 ]
 
 

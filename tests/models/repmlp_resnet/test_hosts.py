@@ -46,10 +46,10 @@ def test_it_is_exported(block, tmp_path):
     network = tiny(block, out_indices=(0, 1))
     report = export_onnx(network, tmp_path / "network.onnx", size=(64, 64))
     assert max(report.errors.values()) < 1e-4 and "BatchNormalization" not in report.operators
-    reason = "since the fully connected layers of its global perceptron"
+    reason = "the fully connected layers of its global perceptron"
     for settings, advice in (
         (dict(size=(96, 96)), ""),
-        (dict(size=(64, 64), dynamic=("height", "width")), r".*Make less of it symbolic \(--dynamic"),
+        (dict(size=(64, 64), dynamic=("height", "width")), r".*Make fewer axes symbolic \(--dynamic"),
     ):
         with pytest.raises(ExportError, match=reason + advice):
             export_onnx(network, tmp_path / "other.onnx", **settings)

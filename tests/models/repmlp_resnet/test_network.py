@@ -126,9 +126,7 @@ def test_sizes_follow_the_arithmetic_of_convolutions():
 @pytest.mark.parametrize("deploy", [False, True])
 def test_other_sizes_are_refused_with_the_reason(deploy):
     network = tiny(deploy=deploy)
-    with pytest.raises(
-        ValueError, match=r"has 16x16 pixels, but .* built for 8x8, since the fully connected .*img_size"
-    ):
+    with pytest.raises(ValueError, match=r"has 16x16 pixels, but .* built for 8x8: the fully connected .*img_size"):
         network(images(1, 128))
     network(images(1, 63))  # its feature maps have the same sizes
     with pytest.raises(ValueError, match="built for 8x8"):
@@ -139,12 +137,12 @@ BAD = [
     (dict(block="heavy"), "block='heavy': expected one of 'light', 'bottleneck'"),
     (dict(depth=101), "depth=101: expected one of 50"),
     (dict(img_size=(64,)), r"img_size=\(64,\): expected a positive int or a pair"),
-    (dict(img_size=72), r"map_size=\(9, 9\) is not divisible into partitions of h=2 by w=2 .* another img_size"),
+    (dict(img_size=72), r"map_size=\(9, 9\) is not divisible into partitions of h=2 by w=2 .* change the img_size"),
     (dict(repmlp_stages=(1, 4)), r"repmlp_stages=\(1, 4\): expected distinct ints from 0 to 3"),
     (dict(repmlp_stages=(1, 1)), r"repmlp_stages=\(1, 1\): expected distinct"),
     (dict(groups=3), "groups=3 does not divide RepMLP's in_channels=8"),
     (dict(groups=(4, 4, 4)), r"groups=\(4, 4, 4\): expected a positive int, or one for each of repmlp_stages=\(1, 2\)"),
-    (dict(reduction=2), "reduction=2 has no meaning for block='light'"),
+    (dict(reduction=2), "reduction=2 has no effect with block='light'"),
     (dict(block="bottleneck", reduction=0), r"reduction=0: expected a positive int, or one"),
     (dict(block="bottleneck", reduction=(1, 33), groups=1), "reduction=33: expected at most 32"),
     (dict(globalperceptron_reduction="4"), "globalperceptron_reduction='4': expected a positive int"),

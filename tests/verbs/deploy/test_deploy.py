@@ -285,7 +285,7 @@ def test_refusals_write_nothing(learned, config, tmp_path):
         (dict(size=(0, 64)), ValueError, "height=0: expected a positive int"),
         (dict(opset=17), ValueError, "opset: without effect without raw=True"),
         (dict(raw=True, precision="int8"), ValueError, "precision, work_dir: without effect with raw=True"),
-        (dict(logits=True), ValueError, "only whole segmentors end in logits"),
+        (dict(logits=True), ValueError, "only whole segmentors return logits"),
         (dict(part="neck2"), ValueError, "part='neck2': expected None, or a part of the model"),
         (dict(checkpoint=tmp_path / "other.pth"), ValueError, "head.fc.weight"),
         (dict(checkpoint=tmp_path / "none.pth"), FileNotFoundError, "none.pth"),
