@@ -122,7 +122,7 @@ def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     "config, message",
     [
         ("none.py", "none.py"),
-        ("mmnone::folder/none.py", "mmnone::folder/none.py names no config of an installed package"),
+        ("mmnone::folder/none.py", "mmnone::folder/none.py does not name a config of an installed package"),
         (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Name a whole config"),
     ],
     ids=["file", "package", "part"],

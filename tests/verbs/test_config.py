@@ -23,7 +23,7 @@ def test_settings_are_merged_before_anything_is_asked_of_the_config():
 
 def test_configs_of_packages_are_read_and_others_named():
     assert read_config("mmrepmlp::repmlpnet/repmlpnet-t224_8xb32_in1k.py").model.backbone.arch == "T"
-    with pytest.raises(ValueError, match="nobody::folder/none.py names no config of an installed package"):
+    with pytest.raises(ValueError, match="nobody::folder/none.py does not name a config of an installed package"):
         read_config("nobody::folder/none.py")
     with pytest.raises(FileNotFoundError, match="none.py"):
         read_config("mmrepmlp::repmlpnet/none.py")

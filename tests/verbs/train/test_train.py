@@ -53,7 +53,7 @@ def test_what_is_overridden_or_added_is_logged_in_one_line_each(config, determin
     (log,) = tmp_path.glob("*/*.log")
     text = log.read_text()
     messages = [line.split(" - INFO - ")[1] for line in text.splitlines() if " - INFO - " in line]
-    assert messages.count(f"BroadcastBuffersHook is added: {BROADCAST}") == 1
+    assert messages.count(f"BroadcastBuffersHook added: {BROADCAST}") == 1
     for kind in (BroadcastBuffersHook, CheckAnnotationsHook):
         assert sum(isinstance(hook, kind) for hook in runner.hooks) == 1
     for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
