@@ -141,7 +141,7 @@ def test_an_empty_checkpoint(call, command, config, tmp_path):
 def test_a_folder_that_is_not_a_deployed_one(call, config, tmp_path):
     assert_one_line(call("test", config=config, checkpoint=tmp_path), "is not a deployed network")
     assert_one_line(
-        call("test", "--tta", config=config, checkpoint=tmp_path), "takes no deploy, tta, dtype or launcher"
+        call("test", "--tta", config=config, checkpoint=tmp_path), "deploy, tta, dtype and launcher do not apply"
     )
 
 

@@ -97,7 +97,9 @@ def test_what_is_missing_is_named_by_its_setting(root, dataset, message):
 @pytest.mark.parametrize("kind, suffix", [("BaseSegDataset", ".jpg"), ("CityscapesDataset", "_leftImg8bit.png")])
 def test_images_with_another_extension(root, kind, suffix):
     dataset = dict(SEGMENTED, type=f"mmseg.{kind}", data_root=str(root))
-    assert re.search(rf"ends in '{suffix}'; found: \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset))
+    assert re.search(
+        rf"ends in '{suffix}'; found: \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset)
+    )
 
 
 def test_a_coco_dataset_none_of_whose_categories_is_named(root):

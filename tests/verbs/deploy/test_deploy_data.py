@@ -116,7 +116,7 @@ def test_images_are_fitted_to_the_size_of_the_graph(tmp_path):
     segmentor = Segmentor(tmp_path, 3, np.uint8)
     smaller = segmentor.deploy("smaller", runtime="openvino", precision="int8", size=(32, 40), max_drop=None)
     assert smaller.proof.images == f"{NUMBER} images of the test set" and smaller.metrics is None
-    assert "judged by its predictions alone" in " ".join(smaller.remarks)
+    assert "checked by predictions only" in " ".join(smaller.remarks)
     slide = {"model.test_cfg": dict(mode="slide", crop_size=(32, 48), stride=(16, 16))}
     sliding = segmentor.deploy("sliding", slide, runtime="openvino", logits=True).deployment.settings["input"]
     assert (sliding["height"], sliding["width"]) == (32, 48)  # of the window

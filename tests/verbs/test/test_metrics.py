@@ -12,7 +12,7 @@ from mmseg.evaluation import IoUMetric
 
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.deploy.folder import DeploymentError
-from mmrepmlp.verbs.deploy.proof import check_drop
+from mmrepmlp.verbs.deploy.verification import check_drop
 from mmrepmlp.verbs.explain import ExplainedError, explained
 from mmrepmlp.verbs.test.metrics import check_scored, largest_step, main_metric, numbers, scale_of
 

@@ -56,7 +56,7 @@ def test_what_is_overridden_or_added_is_logged_in_one_line_each(config, determin
     assert messages.count(f"BroadcastBuffersHook added: {BROADCAST}") == 1
     for kind in (BroadcastBuffersHook, CheckAnnotationsHook):
         assert sum(isinstance(hook, kind) for hook in runner.hooks) == 1
-    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
+    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook added, and persistent_workers is False, "):
         assert sum(message.startswith(start) for message in messages) == deterministic
     assert text.count(f"WARNING - {WITHOUT_CONSTRUCTOR}") == ("optim_wrapper.constructor" not in settings)
 
