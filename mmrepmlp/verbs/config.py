@@ -44,8 +44,8 @@ def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
                 "mmdet::atss/atss_r50_fpn_1x_coco.py."
             ) from error
         places = [place for place in extract_tb(error.__traceback__) if place.name == "<module>"]
-        where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
-        raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{where}") from error
+        location = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+        raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{location}") from error
     if not isinstance(cfg.get("model"), Mapping):
         raise ValueError(f"{config} has no model. Pass a complete config; those in configs/_base_ are only parts.")
     weights, folder = Path(str(cfg.get("load_from"))), Path(config).parent

@@ -84,8 +84,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, (OSError, ImportError)):
         return str(error).rpartition("\n")[2] if WORKER in str(error) else str(error)
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    own = isinstance(error, ValueError) and frames and frames[-1].f_globals.get("__name__", "").startswith("mmrepmlp.")
-    if own or isinstance(error, MMRepMLPError):
+    ours = isinstance(error, ValueError) and frames and frames[-1].f_globals.get("__name__", "").startswith("mmrepmlp.")
+    if ours or isinstance(error, MMRepMLPError):
         return str(error)
     in_builder = any(frame.f_code.co_name in BUILDERS for frame in frames)
     found = explain_build(error, frames[-1]) if in_builder and isinstance(error, (KeyError, TypeError)) else None

@@ -104,8 +104,8 @@ class ConversionReport:
         for dtype, required in dict.fromkeys((d.dtype, d.required) for d in self.differences):
             same = [d for d in self.differences if (d.dtype, d.required) == (dtype, required)]
             worst = max(same, key=lambda d: d.relative)
-            what = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
-            name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
+            kind = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
+            name = f"{kind}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
             allowed = f"{worst.tolerance:.0e}" if required else "not limited"
             errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", allowed)
         for difference in self.compression:

@@ -177,7 +177,7 @@ def test_the_program_needs_no_framework(deployed, bare_python, digits, tmp_path)
     for arguments, message in (
         (("none.png",), "error: none.png does not exist"),
         ((images / "broken.png",), "error: none of the images could be predicted"),
-        ((), "name an image or a folder, or pass --benchmark"),
+        ((), "pass an image, a folder, or --benchmark"),
     ):
         done = run(*arguments)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
