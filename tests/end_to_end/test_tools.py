@@ -123,7 +123,7 @@ def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     [
         ("none.py", "none.py"),
         ("mmnone::folder/none.py", "mmnone::folder/none.py does not name a config of an installed package"),
-        (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Name a whole config"),
+        (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Pass a complete config"),
     ],
     ids=["file", "package", "part"],
 )

@@ -16,7 +16,7 @@ def test_settings_are_merged_before_anything_is_asked_of_the_config():
     cfg = load_config(CONFIG, {"model.head.num_classes": 7}, launcher="pytorch")
     assert cfg.model.head.num_classes == 7 and cfg.launcher == "pytorch"
     part = ROOT / "configs/_base_/datasets/digits.py"
-    with pytest.raises(ValueError, match="digits.py has no model. Name a whole config"):
+    with pytest.raises(ValueError, match="digits.py has no model. Pass a complete config"):
         load_config(part)
     assert load_config(part, {"model.type": "ImageClassifier"}).model.type == "ImageClassifier"
 

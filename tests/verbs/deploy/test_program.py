@@ -127,7 +127,7 @@ def test_images_of_another_type_are_skipped():
     made = network()
     with pytest.raises(ValueError, match="is uint16 with 3 channels, but the graph takes uint8 with 3"):
         made.predict(half_light().astype(np.uint16))
-    with pytest.raises(ValueError, match="is uint8 of 4 channels"):
+    with pytest.raises(ValueError, match="is uint8 with 4 channels"):
         made.predict(half_light(channels=4))
     seen = []
     network(kind="uint16", graph=lambda x: seen.append(x) or [x[..., 0]]).predict(half_light())

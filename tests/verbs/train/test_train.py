@@ -67,7 +67,7 @@ def test_what_a_training_begins_with_is_said_on_the_terminal(trained, config, tm
     train(config, str(tmp_path), cfg_options=settings, progress=True)
     out = capfd.readouterr().out
     assert "Not loaded are tensors of another shape: head.fc.weight" in out and "keeps its initial values" in out
-    assert f"{tmp_path} has checkpoints already: epoch_9.pth. Those of this training" in out
+    assert f"{tmp_path} already has checkpoints: epoch_9.pth. This run writes" in out
 
 
 def test_a_setting_of_the_loop_that_does_not_exist_is_named(config, tmp_path):
