@@ -3,8 +3,8 @@
 
 Importing the package makes ``type='mmrepmlp.RepMLPNet'`` known to every OpenMMLab registry and lets MMEngine read and
 resume its own checkpoints on current torch, without running code that a checkpoint may hold; :mod:`mmengine_compat`
-lists every such effect. They come with :mod:`mmrepmlp.registry`, which the command ``mmrepmlp`` imports when a verb
-begins, so that its help does not wait for the frameworks.
+lists all of these side effects. Importing :mod:`mmrepmlp.registry` applies them. The command ``mmrepmlp`` does so only
+when a verb starts, so that ``--help`` does not wait for the frameworks.
 """
 
 import os
@@ -21,10 +21,10 @@ ON_FIRST_USE = {"registry": ".registry", "switch_to_deploy": ".reparam", **NETWO
 
 
 def is_command(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
-    """Whether a process is the command ``mmrepmlp`` itself, or ``python -m mmrepmlp``; if in doubt, it is not.
+    """Whether the process runs the command ``mmrepmlp`` or ``python -m mmrepmlp``; False if in doubt.
 
     Args:
-        argv: ``sys.argv``, which begins with ``-m`` as long as Python looks for the module to run.
+        argv: ``sys.argv``, which starts with ``-m`` while Python looks for the module to run.
         orig_argv: ``sys.orig_argv``.
     """
     if argv[0] == "-m":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations on configs and checkpoints: the Python API behind the command.
+"""Python API behind the command ``mmrepmlp``: operations on configs and checkpoints.
 
 Names are imported on first use, so that unused packages need not be installed and cost no import time.
 """

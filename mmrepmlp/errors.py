@@ -2,4 +2,4 @@
 
 
 class MMRepMLPError(RuntimeError):
-    """Something that was asked for cannot be done; the message says why, and what to do next."""
+    """Raised when a request cannot be fulfilled; the message says why, and what to do next."""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries of the scope ``mmrepmlp``, children of MMEngine's.
 
-``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it sees the
-scope for the first time. With it come the effects that :mod:`mmengine_compat` lists.
+``type='mmrepmlp.RepMLPNet'`` resolves from every OpenMMLab registry: MMEngine imports this module when it first sees
+the scope. Importing it applies the side effects that :mod:`mmengine_compat` lists.
 """
 
 from .frameworks import check_frameworks
 
-check_frameworks()  # before whatever imports them
+check_frameworks()  # before the imports below need them
 
 from mmengine.registry import Registry, root  # noqa: E402
 
@@ -17,7 +17,12 @@ mmengine_compat.install()
 
 
 def child(name: str, *locations: str) -> Registry:
-    """A child of one of MMEngine's registries; ``locations`` are modules to import before the first look-up."""
+    """Create a child of one of MMEngine's registries.
+
+    Args:
+        name: Name of the parent in ``mmengine.registry``.
+        locations: Modules to import before the first look-up. Default: ``mmrepmlp.engine``.
+    """
     parent = getattr(root, name)
     return Registry(parent.name, parent=parent, scope="mmrepmlp", locations=list(locations) or ["mmrepmlp.engine"])
 

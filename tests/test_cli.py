@@ -52,7 +52,7 @@ def test_settings_are_read_as_by_mmengine():
     ("text", "message"),
     [
         ("model.head", "expected KEY=VALUE, not 'model.head'"),
-        ("hooks=[dict(type='A',b=1)]", "a value cannot be read; expected numbers, words, and lists"),
+        ("hooks=[dict(type='A',b=1)]", "cannot parse a value; expected numbers, words, or lists"),
     ],
 )
 @pytest.mark.parametrize("verb", [*VERBS, None])
@@ -185,7 +185,7 @@ def test_numbers_are_counted_from_1(capsys):
     for text in ("0", "-1", "1.5", "x"):
         with pytest.raises(SystemExit):
             main(["infer", "c.py", "k.pth", "i", "--out", "o", f"--batch={text}"])
-        assert f"argument --batch: expected a number from 1 up, not '{text}'" in capsys.readouterr().err
+        assert f"argument --batch: expected a positive integer, not '{text}'" in capsys.readouterr().err
 
 
 @needs_export

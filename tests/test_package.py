@@ -71,7 +71,7 @@ def test_missing_packages_are_named_with_both_ways_to_install_them(hidden, comma
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1
     assert done.stderr.splitlines()[-1] == (
         f"ImportError: mmrepmlp needs {' and '.join(hidden)}: pip install 'mmrepmlp[cls]' (or seg, det) installs "
-        "open-mmlab's packages, pip install 'mmrepmlp[onedl-cls]' (or onedl-seg, onedl-det) those that onedl maintains."
+        "open-mmlab's packages, pip install 'mmrepmlp[onedl-cls]' (or onedl-seg, onedl-det) those maintained by onedl."
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp benchmark``, where users of OpenMMLab look for it."""
+"""Run ``mmrepmlp benchmark``; users of OpenMMLab look for it here."""
 
 import sys
 

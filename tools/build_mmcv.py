@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile mmcv for the torch of this Python, or find the wheel that was compiled before; the wheel's path is printed.
+"""Compile mmcv for the torch of this Python, or find a wheel compiled before; print the path of the wheel.
 
-Uses nothing but the standard library, torch, and what requirements/build.txt lists: it runs before anything else is
-installed.
+Needs only the standard library, torch, and the packages in requirements/build.txt: it runs before others are installed.
 """
 
 import argparse
@@ -27,12 +26,12 @@ from torch.utils.cpp_extension import CUDA_HOME, ROCM_HOME  # noqa: E402
 
 SOURCES = Path("mmcv/ops/csrc/pytorch")
 UNITS = 4
-# Files of one group define the same names, so no two of them can be compiled as one unit.
+# Files of a group define the same names, so no two of them can be in one compilation unit.
 CLASHING = (
     ("cpu/bezier_align.cpp", "cpu/roi_align.cpp", "cpu/roi_align_rotated.cpp", "cpu/rotated_feature_align.cpp"),
     ("cpu/sparse_indice.cpp", "cpu/sparse_maxpool.cpp", "cpu/sparse_reordering.cpp"),
 )
-# They define macros named min and max, whose undefinition alone does not save the templates of a file behind them.
+# These define macros named min and max, which break templates in files after them even when undefined.
 LAST = ("psamask.cpp", "cpu/psamask.cpp")
 OTHER_DEVICES = ("FORCE_CUDA", "FORCE_MLU", "FORCE_MPS", "FORCE_NPU", "FORCE_MUSA", "MMCV_WITH_DIOPI")
 
@@ -42,14 +41,14 @@ def say(text: str) -> None:
 
 
 def for_cpu_only() -> bool:
-    """Whether mmcv's setup will compile the operators for the CPU alone."""
+    """Whether mmcv's setup compiles the operators only for the CPU."""
     forced = any(os.environ.get(name, "0") == "1" for name in OTHER_DEVICES)
     rocm = torch.version.hip is not None and ROCM_HOME is not None
     return not (forced or rocm or torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def cache_key(requirement: str) -> str:
-    """Everything that a compiled mmcv depends on; a cached wheel is used only if every line is the same."""
+    """Return everything that a compiled mmcv depends on; a cached wheel is used only if all lines are the same."""
     compiler = os.environ.get("CXX", "g++")
     gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     lines = [
@@ -65,15 +64,19 @@ def cache_key(requirement: str) -> str:
 
 
 def pip(*arguments: str) -> list[str]:
-    """A pip command that compiles with the installed torch, and without pip's cache, which would return a wheel
-    that was compiled for another torch."""
+    """Return a pip command that compiles with the installed torch and without pip's cache, which might return a wheel
+    for another torch."""
     return [sys.executable, "-m", "pip", *arguments, "--no-deps", "--no-build-isolation", "--no-cache-dir"]
 
 
 def unpack(requirement: str, folder: Path) -> Path:
-    """Download the source of ``name==version`` into ``folder``; returns where it lies unpacked."""
+    """Download and unpack the source of ``name==version`` into ``folder``; return its path.
+
+    Raises:
+        subprocess.CalledProcessError: The download failed.
+    """
     folder.mkdir(exist_ok=True)
-    # pip runs setup.py on the way, which fails on Python 3.13 until it is modernized; the source is there all the same.
+    # pip also runs setup.py, which fails on Python 3.13 until it is modernized; the source is unpacked anyway.
     command = [*pip("download", "-q", "--no-binary", requirement.split("==")[0], requirement), "--no-clean"]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
     sources = [path.parent for path in folder.glob("pip-download-*/*/setup.py")]
@@ -83,7 +86,7 @@ def unpack(requirement: str, folder: Path) -> Path:
 
 
 def modernize(source: Path) -> None:
-    """Make mmcv's setup.py work with the C++ that this torch's headers need, and on Python 3.13."""
+    """Make mmcv's setup.py work on Python 3.13 and with the C++ standard that torch's headers need."""
     headers = Path(torch.__path__[0], "include/ATen/ATen.h").read_text()
     setup = (source / "setup.py").read_text()
     if "202002L" in headers:
@@ -95,14 +98,14 @@ def modernize(source: Path) -> None:
 
 
 def deal(files: dict[str, int], count: int) -> list[list[str]]:
-    """Divide files among units of about the same size, with no two that clash in one.
+    """Divide files among units of about the same size, without clashing files in any.
 
     Args:
         files: Size of each file, in bytes.
-        count: Number of units; at least as many as files that clash.
+        count: Number of units, at least as many as there are files in a clashing group.
 
     Returns:
-        For each unit its files, those of :data:`LAST` behind all others.
+        Files of each unit, those of :data:`LAST` at its end.
     """
     group = {file: index for index, files_of_group in enumerate(CLASHING) for file in files_of_group}
     units: list[list[str]] = [[] for _ in range(count)]
@@ -113,7 +116,7 @@ def deal(files: dict[str, int], count: int) -> list[list[str]]:
 
 
 def merge(source: Path, count: int = UNITS) -> None:
-    """Replace mmcv's C++ files by a few that include them: nearly all the time goes into reading torch's headers."""
+    """Replace mmcv's C++ files by a few that include them, since parsing torch's headers takes most of the time."""
     folder = source / SOURCES
     originals = folder.with_name("merged")
     files = {
@@ -131,10 +134,10 @@ def merge(source: Path, count: int = UNITS) -> None:
 
 
 def compile_wheel(source: Path, folder: Path) -> Path:
-    """Write the wheel of a source to ``folder``, with a line for each file compiled.
+    """Compile a source to a wheel in ``folder``, and print a line for each compiled file.
 
     Raises:
-        subprocess.CalledProcessError: It does not compile; its log is in ``output``.
+        subprocess.CalledProcessError: The source does not compile; the log is in ``output``.
     """
     log, started = [], time.monotonic()
     command = pip("wheel", "-v", "-w", str(folder), str(source))
@@ -153,7 +156,7 @@ def compile_wheel(source: Path, folder: Path) -> Path:
 
 
 def build(requirement: str, folder: Path) -> Path:
-    """Compile ``name==version`` in ``folder``, merged into a few units where that is possible."""
+    """Compile ``name==version`` in ``folder``, merged into a few units if possible."""
     if for_cpu_only():
         source = unpack(requirement, folder / "merged")
         modernize(source)
@@ -169,7 +172,7 @@ def build(requirement: str, folder: Path) -> Path:
 
 
 def cached_wheel(requirement: str, cache: Path) -> Path:
-    """The compiled wheel of ``name==version`` in ``cache``, built first unless it is there."""
+    """Return the compiled wheel of ``name==version`` in ``cache``; build it first if it is missing."""
     key = cache_key(requirement)
     target = cache / f"{requirement.replace('==', '-')}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if wheels := list(target.glob("*.whl")):
@@ -193,7 +196,7 @@ def cached_wheel(requirement: str, cache: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("requirement", help="mmcv==VERSION or onedl-mmcv==VERSION")
-    parser.add_argument("--cache", type=Path, required=True, help="folder in which compiled wheels are kept")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for compiled wheels")
     args = parser.parse_args(arguments)
     try:
         print(cached_wheel(args.requirement, args.cache))

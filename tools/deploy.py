@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp deploy``, where users of OpenMMLab look for it."""
+"""Run ``mmrepmlp deploy``; users of OpenMMLab look for it here."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Functions shared by the scripts that start several processes, which source this file.
+# Functions of the scripts that start several processes; they source this file.
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 

@@ -7,8 +7,8 @@
 #   CONFIG   config file
 #   GPUS     number of processes on this machine, from 1; one for each GPU
 #
-# Variables (defaults): NNODES (1), the number of machines, on each of which the script is started; NODE_RANK (0), the
-# number of this one; MASTER_ADDR (127.0.0.1) and PORT (29500), of machine 0; PYTHON (python).
+# Variables (defaults): NNODES (1), number of machines, with the script started on each; NODE_RANK (0), number of this
+# machine; MASTER_ADDR (127.0.0.1) and PORT (29500) of machine 0; PYTHON (python).
 set -euo pipefail
 tools=$(dirname "${BASH_SOURCE[0]}")
 . "$tools/dist_run.sh"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp infer``, where users of OpenMMLab look for it."""
+"""Run ``mmrepmlp infer``; users of OpenMMLab look for it here."""
 
 import sys
 

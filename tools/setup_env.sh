@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Install mmrepmlp and its dependencies, including a compiled mmcv.
 #
-#   tools/setup_env.sh              into the virtual environment .venv, which is created
-#   VENV= tools/setup_env.sh        into the environment of $PYTHON; its torch is kept, and so are versions within the
-#                                   ranges of setup.py, instead of those pinned in requirements/
+#   tools/setup_env.sh              create the virtual environment .venv and install into it
+#   VENV= tools/setup_env.sh        install into the environment of $PYTHON; keeps its torch, and versions within the
+#                                   ranges of setup.py instead of those pinned in requirements/
 #
 # Variables (defaults): VENV (.venv), PYTHON (python3), TORCH (the version in requirements/torch.txt),
 # STACK (openmmlab; or onedl, for the packages that OneDL maintains under the same import names),
 # XDG_CACHE_HOME (~/.cache): compiled mmcv wheels are cached in its mmrepmlp/ folder.
-# Safe to interrupt and run again: a compiled mmcv is kept, an unfinished environment is recreated.
+# It can be interrupted and run again: a compiled mmcv is kept, an unfinished environment is recreated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +29,7 @@ check_stack() {
     || die "STACK is '$STACK'; expected openmmlab or onedl"
 }
 
-# OpenMMLab's packages and OneDL's write to the same folders: one over the other is neither.
+# OpenMMLab's packages and OneDL's write to the same folders, so that installing both breaks both.
 check_other_stack() {
   local other='onedl-mm(cv|engine|pretrain|segmentation|detection)' found
   [ "$STACK" = openmmlab ] || other='mm(cv|engine|pretrain|segmentation|det)'
@@ -51,7 +51,7 @@ check_machine() {
 }
 
 create_venv() {
-  # An interrupted pip can leave a partial package that it considers installed: recreate such an environment.
+  # An interrupted pip may leave a partial package that it considers installed: recreate such an environment.
   if [ -e "$VENV/.unfinished" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     say "creating $VENV with $("$PYTHON" -V)"
     "$PYTHON" -m venv --clear "$VENV"
@@ -74,12 +74,12 @@ install_torch() {
   fi
 }
 
-# While mmcv compiles, what does not depend on it is installed.
+# While mmcv compiles, install the packages that do not depend on it.
 install_mmcv() {
   say "$MMCV, and meanwhile the packages that do not depend on it"
   local built
   built=$(mktemp)
-  set -m  # in a process group of its own, which ends with the script
+  set -m  # in a separate process group, which is ended with the script
   "$PYTHON" tools/build_mmcv.py "$MMCV" --cache "$CACHE" >"$built" &
   set +m
   # shellcheck disable=SC2064
@@ -99,7 +99,7 @@ install_packages() {
 
 check_install() {
   "$PYTHON" -c 'import mmcv.ops, mmpretrain, mmseg, mmdet, mmrepmlp' \
-    || die "the packages are installed but do not import together; the error above says which"
+    || die "the packages are installed, but cannot be imported together; see the error above"
   [ -z "$VENV" ] || rm -f "$VENV/.unfinished"
   say "ready: $("$PYTHON" -c 'import torch, mmcv, mmrepmlp; print(f"mmrepmlp {mmrepmlp.__version__}, torch {torch.__version__}, mmcv {mmcv.__version__}")')"
 }

@@ -9,8 +9,8 @@
 #   CONFIG      config file
 #   CHECKPOINT  checkpoint file
 #
-# Variables (defaults): GPUS (8), the number of processes; GPUS_PER_NODE (GPUS, at most 8); CPUS_PER_TASK (5);
-# SRUN_ARGS (none), further arguments of srun: --gres=none on machines without GPUs; PORT (29500); PYTHON (python).
+# Variables (defaults): GPUS (8), number of processes; GPUS_PER_NODE (GPUS, at most 8); CPUS_PER_TASK (5); SRUN_ARGS
+# (none), further arguments of srun, e.g. --gres=none on machines without GPUs; PORT (29500); PYTHON (python).
 set -euo pipefail
 tools=$(dirname "${BASH_SOURCE[0]}")
 . "$tools/dist_run.sh"

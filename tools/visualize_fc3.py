@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the receptive weights of an output pixel before and after Locality Injection, stage by stage, and print how much
-of them is fc3's own."""
+"""Draw the receptive weights of an output pixel before and after Locality Injection for each stage, and print the share
+of fc3 in them."""
 
 from mmrepmlp.cli import Parser, parse_and_run
 
@@ -8,10 +8,14 @@ from mmrepmlp.cli import Parser, parse_and_run
 def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_all("config", "checkpoint")
-    parser.add("out", help="picture to write, PNG")
-    parser.add("--channel-set", type=int, help="which of a stage's layers (default: 0)")
+    parser.add("out", help="PNG file to write")
+    parser.add("--channel-set", type=int, help="index of the set of channels (default: 0)")
     parser.add(
-        "--pixel", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="in the first stage's tile (default: the center)"
+        "--pixel",
+        type=int,
+        nargs=2,
+        metavar=("ROW", "COLUMN"),
+        help="output pixel in the first stage's tile (default: center)",
     )
     parser.add_all("--cfg-options", "--traceback")
     parser.set_defaults(run=draw)

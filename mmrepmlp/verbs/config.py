@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of configs, from files and from installed packages."""
+"""Read configs, from files and from installed packages."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -19,45 +19,47 @@ FRAMEWORKS = ("mmpretrain", "mmseg", "mmdet")
 
 
 def read_config(config: str | Path, cfg_options: dict | None = None) -> Config:
-    """Read a config file, or a config of an installed package.
+    """Read a config, from a file or from an installed package.
 
     Args:
         config: Path of the file, or ``package::path``, e.g. ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
-        cfg_options: Settings to override, by dotted names. Default: None.
+        cfg_options: Config settings to override, by dotted name. Default: None.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
+        ImportError: The package, or one that the config imports, is not installed.
         ValueError: ``package::path`` names no config, the file is not a config, or the config has no model.
     """
     in_package = "::" in str(config)
     try:
-        cfg = with_names(get_config(str(config)) if in_package else Config.fromfile(config))
+        cfg = use_registered_names(get_config(str(config)) if in_package else Config.fromfile(config))
         cfg.merge_from_dict(cfg_options or {})
     except (FileNotFoundError, ImportError):
         raise
-    except Exception as error:  # of whatever the file made its reader do
-        if in_package and isinstance(error, (AssertionError, ValueError)):  # which speak of MMEngine's own functions
+    except Exception as error:  # a config file may raise anything
+        # These messages talk about MMEngine's functions, not about the config.
+        if in_package and isinstance(error, (AssertionError, ValueError)):
             raise ValueError(
-                f"{config} names no config of an installed package. Expected is package::folder/config.py, e.g. "
+                f"{config} does not name a config of an installed package. Expected package::folder/config.py, e.g. "
                 "mmdet::atss/atss_r50_fpn_1x_coco.py."
             ) from error
         places = [place for place in extract_tb(error.__traceback__) if place.name == "<module>"]
-        where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
-        raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{where}") from error
+        location = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+        raise ValueError(f"{config} cannot be read as a config: {type(error).__name__}: {error}{location}") from error
     if not isinstance(cfg.get("model"), Mapping):
-        raise ValueError(f"{config} has no model. Name a whole config; those in configs/_base_ are parts of one.")
+        raise ValueError(f"{config} has no model. Pass a complete config; those in configs/_base_ are only parts.")
     weights, folder = Path(str(cfg.get("load_from"))), Path(config).parent
     if weights.name == cfg.get("load_from") and not weights.exists() and (folder / weights).is_file():
-        cfg.load_from = str(folder / weights)  # of a deploy form, whose weights lie beside its config
+        cfg.load_from = str(folder / weights)  # a deploy form has its weights beside its config
     return cfg
 
 
-def with_names(cfg: Config) -> Config:
-    """A config in which registered names stand for the classes and functions that configs in pure Python hold.
+def use_registered_names(cfg: Config) -> Config:
+    """Replace the classes and functions in a pure-Python config by their registered names.
 
-    MMEngine writes such configs with paths of modules, some of which lead to something else when they are read.
+    MMEngine writes such configs with module paths, some of which resolve to something else when they are read back.
     """
-    settings = {key: cfg[key] for key in cfg.to_dict()}  # without what the file imports
+    settings = {key: cfg[key] for key in cfg.to_dict()}  # without the modules that the file imports
     named = replace_callables(settings)
     return cfg if named == settings else Config(named, filename=cfg.filename)
 
@@ -74,8 +76,8 @@ def replace_callables(settings: object) -> object:
 
 
 def registered_name(target: Callable) -> object:
-    """The name of a class or function in MMEngine's registries, else in mmcv.ops, else its path; itself where none
-    leads to it."""
+    """Return the name of a class or function in MMEngine's registries or in mmcv.ops, or else its module path; the
+    object itself if no name resolves to it."""
     registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
     for registry in registries:
         registries += registry.children.values()
@@ -89,7 +91,7 @@ def registered_name(target: Callable) -> object:
 
 
 def framework_of(cfg: Config) -> str | None:
-    """The framework of a config: its default scope, else that of its model's type; None where neither tells."""
+    """Return the framework of a config: its default scope, or the package of its model's type; None if unknown."""
     if cfg.get("default_scope"):
         return cfg.default_scope
     kind = resolve_type(cfg.model, MODELS)
@@ -98,7 +100,11 @@ def framework_of(cfg: Config) -> str | None:
 
 
 def require(cfg: Config, *names: str) -> None:
-    """Check that a config has the settings without which MMEngine has nothing to run."""
+    """Check that a config sets everything that MMEngine needs to run.
+
+    Raises:
+        ValueError: A setting is missing.
+    """
     missing = [name for name in names if cfg.get(name) is None]
     if missing:
         raise ValueError(f"The config sets no {' and no '.join(missing)}: nothing to run. Add what is missing.")
@@ -107,13 +113,15 @@ def require(cfg: Config, *names: str) -> None:
 def load_config(
     config: str | Path, cfg_options: dict | None = None, work_dir: str | None = None, launcher: str = "none"
 ) -> Config:
-    """Read a config to run, as :func:`read_config` does, and set its work dir, by default the config's own, or
-    ``work_dirs/<name of the config>``, and its launcher."""
+    """Read a config to run, as :func:`read_config` does, and set its work dir and launcher.
+
+    The work dir defaults to the config's, or else ``work_dirs/<config name>``.
+    """
     cfg = read_config(config, {"launcher": launcher, **(cfg_options or {})})
     add_import(cfg)
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     if framework_of(cfg) == "mmpretrain":
-        # The defaults of mmpretrain's own tools, on which its configs rely.
+        # mmpretrain's configs rely on these defaults of its tools.
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if isinstance(cfg.get(name), Mapping):
                 defaults = dict(persistent_workers=cfg[name].get("num_workers", 0) > 0)
@@ -122,14 +130,14 @@ def load_config(
 
 
 def add_import(cfg: Config) -> None:
-    """Make a config import this package where it is read, as inferencers do before they read a checkpoint."""
+    """Add this package to a config's ``custom_imports``, for inferencers, which read a checkpoint next."""
     imports = as_list((cfg.get("custom_imports") or {}).get("imports"))
     if "mmrepmlp" not in imports:
         cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": [*imports, "mmrepmlp"]}
 
 
 def innermost_dataset(cfg: Config) -> ConfigDict:
-    """The config of the test set, the first one inside wrappers; empty where there is none."""
+    """Return the config of the test dataset, the first one inside wrappers; empty if there is none."""
     dataset = (cfg.get("test_dataloader") or {}).get("dataset") or ConfigDict()
     while inner := dataset.get("dataset") or dataset.get("datasets"):
         dataset = inner[0] if isinstance(inner, list) else inner
@@ -137,20 +145,20 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
 
 
 def class_metainfo(cfg: Config, meta: Mapping) -> dict:
-    """What the test set's config and class tell of it without reading it: ``classes``, ``palette`` and more; those that
-    a checkpoint was trained on, by its ``meta``, come first."""
+    """Return the metainfo of the test dataset (``classes``, ``palette`` and more) from its config and class, without
+    reading the data. Entries in a checkpoint's ``meta`` take precedence."""
     dataset = innermost_dataset(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         kind = resolve_type(dataset, DATASETS)
-    given = {"classes": dataset["classes"]} if dataset.get("classes") else {}
-    known = {**getattr(kind, "METAINFO", {}), **given, **(dataset.get("metainfo") or {})}
+    classes = {"classes": dataset["classes"]} if dataset.get("classes") else {}
+    known = {**getattr(kind, "METAINFO", {}), **classes, **(dataset.get("metainfo") or {})}
     if not isinstance(known.get("classes", ()), (list, tuple)):
         del known["classes"]
     return {**known, **trained_metainfo(meta)}
 
 
 def resolve_type(part: Mapping, registry: Registry) -> object:
-    """The class or function that a part's ``type`` names, in the current default scope; None if it is unknown."""
+    """Return the class or function that a part's ``type`` names in the current default scope; None if unknown."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str):
         return kind
@@ -159,5 +167,5 @@ def resolve_type(part: Mapping, registry: Registry) -> object:
 
 
 def as_list(value: object) -> list:
-    """Convert to a list: None to an empty one, a single value to a list of one."""
+    """Convert a value to a list: None to an empty list, a single value to a list of one."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Set up distributed runs: on GPUs by MMEngine, on CPUs with gloo."""
+"""Set up distributed runs: on GPUs through MMEngine, on CPUs with gloo."""
 
 import atexit
 import gc
@@ -16,7 +16,7 @@ from torch.distributed import destroy_process_group, init_process_group
 
 from mmrepmlp.errors import MMRepMLPError
 
-# Environment variables in which each launcher sets rank and world size.
+# Environment variables in which each launcher passes rank and world size.
 VARIABLES = {
     "pytorch": dict(RANK="RANK", WORLD_SIZE="WORLD_SIZE", LOCAL_RANK="LOCAL_RANK"),
     "slurm": dict(RANK="SLURM_PROCID", WORLD_SIZE="SLURM_NTASKS", LOCAL_RANK="SLURM_LOCALID"),
@@ -31,8 +31,12 @@ CPU_WRAPPER = "mmrepmlp.CPUDistributedDataParallel"
 def setup_distributed(cfg: Config) -> None:
     """Prepare a config and this process for MMEngine's runner, with or without GPUs.
 
-    With GPUs MMEngine does the setup. Without one the process group is initialized here, with gloo, and the config gets
-    model wrappers that work on a CPU.
+    With GPUs, MMEngine does the setup. Without, the process group is initialized here, with gloo, and the config gets
+    a model wrapper that works on CPUs.
+
+    Raises:
+        MMRepMLPError: An environment variable of the launcher is not set, or the address of process 0 is unknown.
+        ValueError: The machine has fewer GPUs than processes.
     """
     if cfg.launcher == "none":
         return
@@ -42,11 +46,11 @@ def setup_distributed(cfg: Config) -> None:
     if get_device() == "cpu":
         init_gloo(**(cfg.get("env_cfg", {}).get("dist_cfg") or {}))
         choose_cpu_wrapper(cfg)
-        print_log("No GPU available: the processes communicate over gloo, with a model wrapper for CPUs.", "current")
+        print_log("No GPU available: processes communicate over gloo, with a model wrapper for CPUs.", "current")
 
 
 def export_ranks(launcher: str) -> None:
-    """Set torch's variables for rank and world size from those of the launcher."""
+    """Set torch's environment variables for rank and world size from those of the launcher."""
     for name, source in VARIABLES[launcher].items():
         if source not in os.environ:
             raise MMRepMLPError(
@@ -66,7 +70,7 @@ def check_gpu(local_rank: int, gpus: int) -> None:
 
 
 def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -> None:
-    """Initialize the default process group with gloo, unless it exists, for the settings of ``env_cfg.dist_cfg``."""
+    """Initialize the default process group with gloo and the settings in ``env_cfg.dist_cfg``, unless it exists."""
     if is_distributed():
         return
     os.environ.setdefault("MASTER_PORT", "29500")
@@ -79,27 +83,26 @@ def init_gloo(timeout: float | None = None, port: int | None = None, **unused) -
 
 
 def destroy_gloo() -> None:
-    """Destroy the process group: a thread of it that releases its last work item while Python ends aborts the
-    process."""
-    gc.collect()  # remains of the runner keep references to the group
+    """Destroy the process group, one of whose threads may otherwise abort the process while Python exits."""
+    gc.collect()  # leftovers of the runner hold references to the group
     if is_distributed():
         destroy_process_group()
 
 
 def first_slurm_host() -> str:
-    """Name of the first machine of a slurm job, where process 0 runs."""
+    """Return the name of the first machine of a slurm job, where process 0 runs."""
     nodes = os.environ.get("SLURM_NODELIST")
     try:
         return subprocess.check_output(["scontrol", "show", "hostname", nodes or ""], text=True).split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise MMRepMLPError(
-            f"the address of process 0 is unknown: MASTER_ADDR is not set, and slurm gives no host for "
+            f"the address of process 0 is unknown: MASTER_ADDR is not set, and slurm finds no host for "
             f"SLURM_NODELIST={nodes}. Set MASTER_ADDR to its host name or address."
         ) from error
 
 
 def choose_cpu_wrapper(cfg: Config) -> None:
-    """Replace MMEngine's model wrapper in the config of a run by one that works without a GPU, with its settings."""
+    """Replace MMEngine's model wrapper in a config by one that works without a GPU, and keep its settings."""
     default = dict(broadcast_buffers=False)
     owner, name = cfg, "model_wrapper_cfg"
     if cfg.get("runner_type") == "FlexibleRunner":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``--progress`` leaves on the terminal: a bar, the metrics of each validation, the path of the log, warnings."""
+"""``--progress``: print a progress bar, metrics, the path of the log file and warnings instead of the log."""
 
 import io
 import logging
@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SILENCE = 60  # seconds without a line after which one is printed where there is no terminal to draw a bar on
+SILENCE = 60  # seconds after which a line is printed, where the output is not a terminal that can show a bar
 
-# How MMEngine's records below warnings begin: time - name - level, in color on a terminal.
+# Start of MMEngine's log records below warnings: time - name - level, in color on a terminal.
 INFORMATION = re.compile(r"\S+ \S+ - \S+ - (\x1b\[\d*m)*(INFO|DEBUG)\b")
-# Warnings of the frameworks about their own code, in every run.
+# Warnings of the frameworks about their own code, raised in every run.
 INTERNAL = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is not set in metric class")
 
 
 def add_progress(runner: Runner, name_log: bool = True) -> None:
-    """Write a runner's log to its file alone, but for warnings, and have :func:`show_progress` show its progress."""
+    """Send a runner's log only to its file, except for warnings, and add the hook for :func:`show_progress`."""
     for handler in terminal_handlers(runner.logger):
         handler.setStream(sys.stdout)
         handler.setLevel(max(handler.level, logging.WARNING))
@@ -40,19 +40,19 @@ def add_progress(runner: Runner, name_log: bool = True) -> None:
 
 @contextmanager
 def show_progress(runner: Runner) -> Iterator[None]:
-    """Give the terminal to the :class:`ProgressHook` of a runner, if it has one."""
+    """Let the :class:`ProgressHook` of a runner, if it has one, control the terminal."""
     hook = next((hook for hook in runner.hooks if isinstance(hook, ProgressHook)), None)
-    with hook.own_terminal(runner.logger) if hook else nullcontext():
+    with hook.control_terminal(runner.logger) if hook else nullcontext():
         yield
 
 
 class ProgressHook(Hook):
     """Show a bar for training, validation and test, and print the metrics of each validation and test.
 
-    Where the output is no terminal there is no bar, but a line after :data:`SILENCE` seconds without one.
+    If the output is not a terminal, print a line after :data:`SILENCE` seconds without one instead of a bar.
 
     Args:
-        name_log: Whether to print the path of the log. Default: True.
+        name_log: Whether to print the path of the log file. Default: True.
     """
 
     def __init__(self, name_log: bool = True) -> None:
@@ -74,8 +74,8 @@ class ProgressHook(Hook):
         self.printed, self.iteration = time.monotonic(), 0
 
     @contextmanager
-    def own_terminal(self, logger: MMLogger) -> Iterator[None]:
-        """Show bars, print warnings above them, and write to the log what else is printed, e.g. by pycocotools."""
+    def control_terminal(self, logger: MMLogger) -> Iterator[None]:
+        """Show bars, print warnings above them, and redirect other output, e.g. of pycocotools, to the log."""
         handlers, stdout = terminal_handlers(logger), sys.stdout
         if not self.progress.disable:
             for handler in handlers:
@@ -88,12 +88,12 @@ class ProgressHook(Hook):
                 handler.setStream(stdout)
 
     def before_run(self, runner: Runner) -> None:
-        """Say where the log is."""
+        """Print the path of the log file."""
         if self.name_log:
             self.print(f"log: {osp.relpath(osp.join(runner.log_dir, runner.timestamp + '.log'))}")
 
     def before_train(self, runner: Runner) -> None:
-        """Begin with the iteration from which on a run is resumed."""
+        """Start the bar at the iteration from which training resumes."""
         self.iteration = runner.iter
         self.begin("train", runner.max_iters, runner.iter)
 
@@ -108,13 +108,13 @@ class ProgressHook(Hook):
             self.print_state(runner, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
-        """Name the last checkpoint."""
+        """Print the path of the last checkpoint."""
         self.end("train")
         if checkpoint := runner.message_hub.get_info("last_ckpt"):
             self.print(f"checkpoint: {osp.relpath(checkpoint) if osp.exists(checkpoint) else checkpoint}")
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
-        """Add a bar for a validation or a test; that of the training goes on."""
+        """Add a bar for a validation or test, below that of training."""
         if mode != "train":
             self.begin(mode, len(getattr(runner, f"{mode}_dataloader")))
 
@@ -138,14 +138,14 @@ class ProgressHook(Hook):
             self.progress.remove_task(self.tasks.pop(name))
 
     def print_state(self, runner: Runner, iteration: int, metrics: Mapping[str, object] | None = None) -> None:
-        """Print how far a training is, its mean loss since the last line, and metrics."""
+        """Print the iteration or epoch, the mean loss since the last line, and metrics."""
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop) or metrics is None
-        where = (
+        step = (
             f"iteration {iteration}/{runner.max_iters}" if by_iteration else f"epoch {runner.epoch}/{runner.max_epochs}"
         )
         loss = mean_loss(runner, iteration - self.iteration)
         self.iteration = iteration
-        self.print("  ".join(filter(None, [where, loss, *format_metrics(metrics)])))
+        self.print("  ".join(filter(None, [step, loss, *format_metrics(metrics)])))
 
     def print(self, text: str) -> None:
         """Print a line above the bars."""
@@ -154,35 +154,35 @@ class ProgressHook(Hook):
 
 
 def terminal_handlers(logger: MMLogger) -> list[logging.StreamHandler]:
-    """The handlers that print."""
+    """Return the handlers that print to the terminal."""
     return [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
 
 
 def concerns_user(record: logging.LogRecord) -> bool:
-    """Whether a user can do something about a warning; the log file has the others."""
+    """Whether a user can act on a warning; the log file has the others."""
     return not any(notice in record.getMessage() for notice in INTERNAL)
 
 
-class WithoutInformation(io.TextIOBase):
-    """What stands for a terminal while a runner is built: all but the records of MMEngine's log below warnings."""
+class InfoFilter(io.TextIOBase):
+    """Stream that drops MMEngine's log records below warnings, used in place of stdout while a runner is built."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.isatty, self.fileno, self.flush = stream.isatty, stream.fileno, stream.flush  # which colors depend on
+        self.isatty, self.fileno, self.flush = stream.isatty, stream.fileno, stream.flush  # colors depend on these
 
     def write(self, text: str) -> int:
-        """Pass on a record, or part of a line."""
+        """Pass on a record or part of a line, unless it is information."""
         return len(text) if INFORMATION.match(text) else self.stream.write(text)
 
 
 class LogWriter(io.TextIOBase):
-    """A stream that logs each line that is written to it."""
+    """Stream that logs each line written to it."""
 
     def __init__(self, logger: MMLogger) -> None:
         self.logger, self.line = logger, ""
 
     def write(self, text: str) -> int:
-        """Log the lines that are complete."""
+        """Log all complete lines."""
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             self.logger.info(line)
@@ -190,11 +190,11 @@ class LogWriter(io.TextIOBase):
 
 
 def mean_loss(runner: Runner, iterations: int) -> str:
-    """The mean training loss of the last iterations; empty where the model reports none."""
+    """Format the mean training loss of the last iterations; empty if the model reports none."""
     losses = runner.message_hub.log_scalars.get("train/loss")
     return f"loss {losses.mean(iterations):.4f}" if losses is not None and iterations > 0 else ""
 
 
 def format_metrics(metrics: Mapping[str, object] | None) -> Sequence[str]:
-    """The metrics that are numbers, each with its name."""
+    """Format the metrics that are numbers, each with its name."""
     return [f"{name} {value:.4g}" for name, value in (metrics or {}).items() if isinstance(value, Real)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Visualize the receptive weights of an output pixel, before and after Locality Injection."""
+"""Draw the receptive weights of an output pixel, before and after Locality Injection."""
 
 from pathlib import Path
 
@@ -25,18 +25,18 @@ def visualize_fc3(
     pixel: tuple[int, int] | None = None,
     cfg_options: dict | None = None,
 ) -> list[float]:
-    """Draw rows of the fully connected layers as maps, before and after Locality Injection, as in the paper.
+    """Draw rows of the fully connected layers as images, before and after Locality Injection, as in the paper.
 
-    A row holds the weights of all pixels of a tile for one output pixel. The first block of each stage is drawn; each
-    map has a colour scale of its own, symmetric around zero.
+    A row holds the weights from all pixels of a tile to one output pixel. The first block of each stage is drawn; each
+    image has a separate color scale, symmetric around zero.
 
     Args:
         config: Config of a model with a RepMLPNet backbone in training form.
         checkpoint: Its checkpoint.
-        out: Picture to write, PNG.
+        out: PNG file to write.
         channel_set: Index of the set of channels; clipped to the last one of a stage. Default: 0.
         pixel: Row and column of the output pixel in the first stage's tile. Default: the center.
-        cfg_options: Settings of the config to override, by dotted names. Default: None.
+        cfg_options: Config settings to override, by dotted name. Default: None.
 
     Returns:
         :func:`fc3_share` of each stage, over all of its blocks.
@@ -49,7 +49,7 @@ def visualize_fc3(
     stages = [[unit.repmlp_block for unit in stage] for stage in units if hasattr(stage[0], "repmlp_block")]
     if not stages or stages[0][0].deploy:
         raise ValueError(
-            f"{config} has no RepMLPNet in training form: in deploy form the convolutions are part of fc3. Pass the "
+            f"{config} has no RepMLPNet in training form; in deploy form, the convolutions are fused into fc3. Pass "
             "config and checkpoint from before the conversion."
         )
     first = stages[0][0]
@@ -65,7 +65,7 @@ def visualize_fc3(
 def draw_columns(
     blocks: list[RepMLPBlock], shares: list[float], channel_set: int, place: tuple[float, float], out: Path
 ) -> None:
-    """Draw a column for each block: before on top, after below, with the output pixel marked."""
+    """Draw a column for each block, before on top and after below, and mark the output pixel."""
     figure = Figure(figsize=(3 * len(blocks), 7.6), layout="constrained")
     figure.suptitle("Receptive weights of the marked output pixel\n", fontsize="x-large")
     axes = figure.subplots(2, len(blocks), squeeze=False)
@@ -77,7 +77,7 @@ def draw_columns(
         maps = receptive_weights(block, min(channel_set, block.num_sharesets - 1), (y, x))
         limits = [values.abs().max().item() or 1.0 for values in maps]
         width = maps[0].square().mean().sqrt().item() or limits[1]
-        # Logarithmic beyond the size of fc3's own weights, beside which the convolutions' may be 50 times as large.
+        # Logarithmic above the size of fc3's weights, since those of the convolutions may be 50 times as large.
         norms = (Normalize(-limits[0], limits[0]), AsinhNorm(width, vmin=-limits[1], vmax=limits[1]))
         ticks = ([-limits[0], 0, limits[0]], [-limits[1], -width, width, limits[1]])
         for axis, values, norm, marks in zip(column, maps, norms, ticks):
@@ -92,39 +92,40 @@ def draw_columns(
 
 
 def receptive_weights(block: RepMLPBlock, channel_set: int, pixel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Receptive weights (h, w) of an output pixel, for a set of channels: of the layer and its batch norm alone, and
-    with the local branches."""
-    alone, merged = alone_and_merged(block)
-    return alone[channel_set][pixel], merged[channel_set][pixel]
+    """Return the receptive weights (h, w) of an output pixel for a set of channels: of fc3 and its batch norm alone,
+    and fused with the local branches."""
+    alone, fused = alone_and_fused(block)
+    return alone[channel_set][pixel], fused[channel_set][pixel]
 
 
 def fc3_share(*blocks: RepMLPBlock) -> float:
-    """How much of a block's weights is fc3's own rather than the convolutions': near 0, the block is a convolution.
+    """Compute the share of a block's weights that comes from fc3 rather than from the convolutions.
 
-    With A the weights of fc3 and its batch norm, and B those of the local branches and theirs as a matrix of the same
-    shape, so that Locality Injection makes A + B of them, it is ``|A|^2 / (|A|^2 + |B|^2)`` in squared Frobenius norms.
-    Freshly initialized weights count as any others: what a training changed is the difference to its start.
+    Let A be the weights of fc3 fused with its batch norm, and B those of the local branches fused with theirs, as a
+    matrix of the same shape, so that Locality Injection yields A + B. The share is ``|A|^2 / (|A|^2 + |B|^2)``, in
+    squared Frobenius norms; near 0, the block is a convolution. Initial weights count like any others: the effect of
+    training is the difference to the share at its start.
 
     Args:
         *blocks: Blocks in training form; both norms are taken over all of them, e.g. over those of a stage.
 
     Returns:
-        A number from 0 (the convolutions alone, or no weights at all) to 1 (fc3 alone).
+        A number from 0 (only the convolutions, or no weights at all) to 1 (only fc3).
 
     Raises:
         ValueError: A block is in deploy form.
     """
     if any(block.deploy for block in blocks):
-        raise ValueError("The blocks are in deploy form, where the convolutions are part of fc3: pass training form.")
-    pairs = [alone_and_merged(block) for block in blocks]
-    own = sum(alone.square().sum().item() for alone, _ in pairs)
-    local = sum((merged - alone).square().sum().item() for alone, merged in pairs)
-    return own / (own + local) if own else 0.0
+        raise ValueError("The blocks are in deploy form, with the convolutions fused into fc3: pass training form.")
+    pairs = [alone_and_fused(block) for block in blocks]
+    fc3 = sum(alone.square().sum().item() for alone, _ in pairs)
+    local = sum((fused - alone).square().sum().item() for alone, fused in pairs)
+    return fc3 / (fc3 + local) if fc3 else 0.0
 
 
 @torch.no_grad()
-def alone_and_merged(block: RepMLPBlock) -> tuple[Tensor, Tensor]:
-    """Weights (S, h, w, h, w) from input to output pixels, without and with the local branches, float64."""
+def alone_and_fused(block: RepMLPBlock) -> tuple[Tensor, Tensor]:
+    """Return the weights (S, h, w, h, w) from input to output pixels, without and with local branches, in float64."""
     shape = (block.num_sharesets, block.h, block.w, block.h, block.w)
     scale, _ = affine(block.fc3_bn)
     alone = block.fc3.weight.double().view(shape) * scale.view(-1, 1, 1, 1, 1)

@@ -39,7 +39,7 @@ def test_trained_for_int8(trained, options, tmp_path, monkeypatch):
     (before, after) = report.metrics["accuracy/top1"]
     assert before == after == evaluate(report.config, work_dir=str(tmp_path))["accuracy/top1"]
 
-    with pytest.raises(DeploymentError, match="trained with fake quantization, and its graph is int8"):
+    with pytest.raises(DeploymentError, match="trained with fake quantization, so its graph is int8"):
         deploy_checkpoint(config, tmp_path / "epoch_2.pth", tmp_path / "float32", work_dir=str(tmp_path))
     assert not (tmp_path / "float32").exists()
     monkeypatch.setattr("mmrepmlp.verbs.deploy.deploy.dataset_images", of_the_test_alone)

@@ -122,8 +122,8 @@ def test_a_mistake_ends_in_one_sentence(config, tmp_path):
     "config, message",
     [
         ("none.py", "none.py"),
-        ("mmnone::folder/none.py", "mmnone::folder/none.py names no config of an installed package"),
-        (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Name a whole config"),
+        ("mmnone::folder/none.py", "mmnone::folder/none.py does not name a config of an installed package"),
+        (ROOT / "configs/_base_/datasets/digits.py", "digits.py has no model. Pass a complete config"),
     ],
     ids=["file", "package", "part"],
 )
@@ -141,7 +141,7 @@ def test_an_empty_checkpoint(call, command, config, tmp_path):
 def test_a_folder_that_is_not_a_deployed_one(call, config, tmp_path):
     assert_one_line(call("test", config=config, checkpoint=tmp_path), "is not a deployed network")
     assert_one_line(
-        call("test", "--tta", config=config, checkpoint=tmp_path), "takes no deploy, tta, dtype or launcher"
+        call("test", "--tta", config=config, checkpoint=tmp_path), "deploy, tta, dtype and launcher do not apply"
     )
 
 

@@ -16,14 +16,14 @@ def test_settings_are_merged_before_anything_is_asked_of_the_config():
     cfg = load_config(CONFIG, {"model.head.num_classes": 7}, launcher="pytorch")
     assert cfg.model.head.num_classes == 7 and cfg.launcher == "pytorch"
     part = ROOT / "configs/_base_/datasets/digits.py"
-    with pytest.raises(ValueError, match="digits.py has no model. Name a whole config"):
+    with pytest.raises(ValueError, match="digits.py has no model. Pass a complete config"):
         load_config(part)
     assert load_config(part, {"model.type": "ImageClassifier"}).model.type == "ImageClassifier"
 
 
 def test_configs_of_packages_are_read_and_others_named():
     assert read_config("mmrepmlp::repmlpnet/repmlpnet-t224_8xb32_in1k.py").model.backbone.arch == "T"
-    with pytest.raises(ValueError, match="nobody::folder/none.py names no config of an installed package"):
+    with pytest.raises(ValueError, match="nobody::folder/none.py does not name a config of an installed package"):
         read_config("nobody::folder/none.py")
     with pytest.raises(FileNotFoundError, match="none.py"):
         read_config("mmrepmlp::repmlpnet/none.py")

@@ -63,7 +63,7 @@ def explain_call(cfg: Config, call: Callable[[Config], object] = call) -> Explai
         (
             CLASSIFIER,
             {"neck": dict(type="GlobalAveragePooling", dim=1)},  # of a network of tokens
-            r"neck\.gap averages sequences, and gets .*\[64\].* Set model\.neck\.dim=2\.",
+            r"neck\.gap averages sequences, but gets .*\[64\].* Set model\.neck\.dim=2\.",
         ),
         (CLASSIFIER, {"neck": TWO_NECKS}, r"gets 12; the neck gives .*\[12\].* Set .*head\.in_channels=12\."),
         (
@@ -79,7 +79,7 @@ def explain_call(cfg: Config, call: Callable[[Config], object] = call) -> Explai
         (SEGMENTOR, {"decode_head": SETR}, r"built for 1024 .* gets 64.*decode_head\.in_channels=64\."),
         (SEGMENTOR, {"decode_head": CONCATENATED}, r"Set .*in_channels=\[8, 16, 32, 64\] and .*\.channels=120"),
         (SEGMENTOR, {"auxiliary_head.0.in_channels": 38}, r"gets 32.*auxiliary_head\.0\.in_channels=32"),
-        (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"takes feature map 3, .* only 2; .* Set .*in_index"),
+        (SEGMENTOR, {"backbone.out_indices": (2, 3)}, r"takes feature map 3, .* only 2; .* Reduce .*in_index"),
         (
             SEGMENTOR,
             {"neck": dict(type="Feature2Pyramid", embed_dim=24, norm_cfg=BN)},

@@ -97,7 +97,9 @@ def test_what_is_missing_is_named_by_its_setting(root, dataset, message):
 @pytest.mark.parametrize("kind, suffix", [("BaseSegDataset", ".jpg"), ("CityscapesDataset", "_leftImg8bit.png")])
 def test_images_with_another_extension(root, kind, suffix):
     dataset = dict(SEGMENTED, type=f"mmseg.{kind}", data_root=str(root))
-    assert re.search(rf"ends in '{suffix}', but \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset))
+    assert re.search(
+        rf"ends in '{suffix}'; found: \.png\. Set train_dataloader\.dataset\.img_suffix, and", read(dataset)
+    )
 
 
 def test_a_coco_dataset_none_of_whose_categories_is_named(root):
@@ -108,7 +110,7 @@ def test_a_coco_dataset_none_of_whose_categories_is_named(root):
     dataset |= dict(metainfo=dict(classes=("y",)), filter_cfg=dict(filter_empty_gt=True))
     assert re.search(r"None of the categories in \S+a\.json is in metainfo\.classes=\('y',\)", read(dataset))
     dataset |= dict(metainfo=dict(classes=("x",)), filter_cfg=dict(filter_empty_gt=True, min_size=99))
-    assert re.search(r"CocoDataset is empty\. Check ann_file='\S+a\.json' .*filter_cfg", read(dataset))
+    assert re.search(r"CocoDataset is empty\. Check ann_file='\S+a\.json', .* and filter_cfg", read(dataset))
 
 
 PNG = cv2.imencode(".png", np.arange(64, dtype=np.uint8).reshape(8, 8))[1].tobytes()

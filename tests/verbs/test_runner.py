@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmrepmlp.verbs.config import load_config
-from mmrepmlp.verbs.runner import CHECKS, build_runner, wait_for_own_name
+from mmrepmlp.verbs.runner import CHECKS, build_runner, wait_for_unique_name
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,9 @@ def test_runs_of_several_processes_have_log_folders_of_their_own(config, tmp_pat
     assert time.time() >= int(began) + 2 and os.listdir(runner.log_dir) and len(list(tmp_path.glob("2*"))) == 3
     monkeypatch.setenv("RANK", "1")  # of the same run
     monkeypatch.setattr(time, "strftime", lambda _: runner.timestamp)
-    assert wait_for_own_name(load_config(config, {"experiment_name": "other"}, str(tmp_path))) == Path(runner.log_dir)
+    assert wait_for_unique_name(load_config(config, {"experiment_name": "other"}, str(tmp_path))) == Path(
+        runner.log_dir
+    )
 
 
 def test_the_log_takes_every_path(config, tmp_path):

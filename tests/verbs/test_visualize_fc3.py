@@ -50,7 +50,7 @@ def test_share_without_branches_over_several_blocks_and_in_deploy_form():
     assert fc3_share(alone) == 1
     assert fc3_share(both) < fc3_share(alone, both) < 1
     both.switch_to_deploy()
-    with pytest.raises(ValueError, match="in deploy form, where the convolutions are part of fc3"):
+    with pytest.raises(ValueError, match="in deploy form, with the convolutions fused into fc3"):
         fc3_share(alone, both)
 
 
@@ -63,5 +63,5 @@ def test_picture_of_a_trained_network(trained, tmp_path):
     with pytest.raises(ValueError, match=r"pixel=\(16, 0\) is outside the tile of 16 by 16"):
         visualize_fc3(CONFIG, trained.checkpoint, picture, pixel=(16, 0))
     report = reparameterize_checkpoint(CONFIG, trained.checkpoint, tmp_path / "deploy.pth")
-    with pytest.raises(ValueError, match="in deploy form the convolutions are part of fc3"):
+    with pytest.raises(ValueError, match="in deploy form, the convolutions are fused into fc3"):
         visualize_fc3(report.config, report.checkpoint, picture)

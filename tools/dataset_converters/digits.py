@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a dataset of scikit-learn's handwritten digits, 1,797 real scans, for classification (cls, and harder: sheets;
-the ImageNet folder layout), segmentation (scenes with class maps) or detection (the same scenes in COCO's format)."""
+"""Write a dataset of scikit-learn's handwritten digits (1,797 real scans) for classification (cls, or sheets, which is
+harder; in ImageNet's folder layout), segmentation (scenes with class maps) or detection (the same scenes in COCO
+format)."""
 
 from mmrepmlp.cli import Parser, parse_and_run
 
 
 def make_parser() -> Parser:
     parser = Parser(description=__doc__)
-    parser.add("--task", choices=["cls", "sheets", "seg", "det"], help="default: cls")
+    parser.add("--task", choices=["cls", "sheets", "seg", "det"], help="task (default: cls)")
     parser.add("--out", help="folder to write (default: data/digits, or data/digits_TASK)")
     parser.add_all("--overwrite", "--traceback")
     parser.set_defaults(run=write)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A whole workflow on real images. Every command is printed and can be run by hand. Deletes the task's work dir and data
-# first.
+# Run a whole workflow on real images. Each command is printed and can be run by hand. Deletes the task's work dir and
+# data first.
 #
 #   tools/demo/demo.sh cls      classify digits: prepare data, train, test, re-parameterize, test again
-#   tools/demo/demo.sh seg      the same with segments of digits in scenes, from the weights of the classifier
-#   tools/demo/demo.sh det      the same with boxes
-#   tools/demo/demo.sh int8     int8 against float32 and bfloat16: quantized after training, fine-tuned from the deployed
-#                               network with batch norms after fc3, and trained with fake quantization
-#   tools/demo/demo.sh convs    a slim ResNet-18 with plain convolutions and with diverse branch blocks, five seeds each
-#   tools/demo/demo.sh prune    two small networks, each compressed by all methods, three seeds, on all cores
+#   tools/demo/demo.sh seg      segment digits in scenes: the same steps, starting from the classifier's weights
+#   tools/demo/demo.sh det      detect digits in scenes: the same steps
+#   tools/demo/demo.sh int8     compare int8 with float32 and bfloat16: quantized after training, fine-tuned from the
+#                               deploy form with batch norms after fc3, and trained with fake quantization
+#   tools/demo/demo.sh convs    train a slim ResNet-18, with plain convolutions or diverse branch blocks, five seeds
+#   tools/demo/demo.sh prune    compress two small networks with all methods, three seeds, on all cores
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp benchmark``: latency, size and accuracy side by side."""
+"""``mmrepmlp benchmark``: compare latency, size and accuracy."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp benchmark``: RepMLPNet's forms, a config's model in several runtimes, or deployed folders."""
+"""Benchmark the forms of RepMLPNet, a config's model in several runtimes, or deployed folders."""
 
 import statistics
 import tempfile
@@ -23,12 +23,12 @@ from .networks import OURS, SINGLE_LAYER, THEIRS, build_networks, build_whole, c
 from .report import BenchmarkReport
 from .runtimes import FORMS, RUNTIMES, STEP, TASKS, Call, Workload, is_reduced
 
-ROUNDED_TOLERANCE = 0.1
+ROUNDED_TOLERANCE = 0.1  # relative, for precisions below float32
 
 
 @dataclass
 class Attempt:
-    """A network in a task: what to call, and the error of its outputs; or the reason why it does not run."""
+    """Network prepared for a task: the function to call and the error of its outputs, or the reason for not running."""
 
     call: Call | None = None
     error: float | None = None
@@ -56,45 +56,45 @@ def benchmark(
 ) -> BenchmarkReport:
     """Measure speed in interleaved calls in one process.
 
-    Without a target RepMLPNet in training form and in deploy form, or training steps, or its deploy form in several
-    runtimes; of a config its whole model in several runtimes, up to its raw outputs, with random weights; of folders
-    that :func:`deploy_checkpoint` wrote accuracy, size and latency.
+    Without targets, measure RepMLPNet in training form and deploy form, or in training steps, or its deploy form in
+    several runtimes. For a config, measure its whole model with random weights, up to the raw outputs, in several
+    runtimes. For folders that :func:`deploy_checkpoint` wrote, measure accuracy, size and latency.
 
     Args:
-        targets: Path of a config, or ``package::path``; or deployed folders, with or without the config on whose test
-            set they are evaluated. Default: (), RepMLPNet.
-        against: ``"mmpretrain"`` to measure mmpretrain's RepMLPNet as well, with the same weights where the
-            architecture allows. Default: None.
-        runtimes: Names from :data:`~mmrepmlp.verbs.benchmark.runtimes.RUNTIMES`. Default: None, all with a config,
+        targets: Path of a config, or ``package::path``; or deployed folders; or both, to evaluate the folders on the
+            config's test set. Default: (), RepMLPNet.
+        against: ``"mmpretrain"`` to also measure mmpretrain's RepMLPNet, with the same weights if the architecture
+            allows it. Default: None.
+        runtimes: Names from :data:`~mmrepmlp.verbs.benchmark.runtimes.RUNTIMES`. Default: None, all for a config,
             otherwise the two forms in eager mode.
         arch: Letter of the architecture, or its settings as a dict. Default: B.
-        img_size: Height and width in pixels of the images, and of what makes one tile. Default: 224.
-        size: Height and width of the images in pixels, for a config or for deployed graphs of any size. Default: what
-            the config's test pipeline makes of any image, else what the backbone was built for.
-        batches: Batch sizes. Default: (1, 8), with a config (1,).
+        img_size: Height and width of the images in pixels, which one tile covers. Default: 224.
+        size: Height and width of the images in pixels, for a config or for deployed graphs that take any size. Default:
+            the size that the config's test pipeline resizes or crops to, or else that the backbone was built for.
+        batches: Batch sizes. Default: (1, 8); (1,) for a config.
         dtype: Precision of the weights: float32, float64, bfloat16 or float16. Default: float32.
         autocast: Precision of torch's autocast, ``bfloat16`` or ``float16``. Default: None, without autocast.
-        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes,
-            also those of networks that train in the structure of the deploy form. Default: False.
-        device: Where PyTorch computes: ``cpu``, or a GPU, e.g. ``cuda:1``. Default: cpu.
+        training_step: Whether to measure whole training steps (forward, backward, AdamW) instead of forward passes;
+            adds networks that have the structure of the deploy form in training. Default: False.
+        device: Device for PyTorch: ``cpu``, or a GPU such as ``cuda:1``. Default: cpu.
         threads: Number of threads. Default: torch's choice.
-        tf32: Whether products in float32 may round their operands to TF32, on a GPU. Default: False.
-        channels_last: Whether feature maps lie in memory with the channels of a pixel side by side. Default: False.
-        repeats: Timed calls of each network in each task. Default: 15.
-        work_dir: Folder for logs of an evaluation. Default: the config's, or ``work_dirs/<name of the config>``.
-        cfg_options: Settings of the config to override, by dotted names. Default: None.
+        tf32: Whether to allow TF32 in float32 matrix products, on a GPU. Default: False.
+        channels_last: Whether to use the channels-last memory format. Default: False.
+        repeats: Number of timed calls of each network in each task. Default: 15.
+        work_dir: Folder for logs of an evaluation. Default: the config's, or ``work_dirs/<config name>``.
+        cfg_options: Config settings to override, by dotted name. Default: None.
 
     Returns:
-        Medians and what else was measured. A runtime that is not installed, or that cannot run a network, has the
-        reason in its row.
+        Medians and other measurements. If a runtime is not installed or cannot run a network, its row has the reason.
 
     Raises:
-        ValueError: An argument is out of its range, or has no effect on these targets.
-        FileNotFoundError: A config, a folder or a dataset does not exist.
-        ImportError: mmpretrain is not installed, or of a config what export needs.
-        MMRepMLPError: There is no such device, the model does not run on such images, or a network computes other
-            outputs than its training form.
-        DeploymentError: A folder is of another model than the config's.
+        ValueError: An argument is out of range, or has no effect on these targets.
+        FileNotFoundError: A config or a folder does not exist.
+        ExplainedError: A dataset is missing.
+        ImportError: mmpretrain is not installed, or for a config, the packages for export.
+        MMRepMLPError: The device does not exist, the model does not run on images of this size, or the outputs of a
+            network differ from those of its training form.
+        DeploymentError: The files of a folder were changed, or it does not fit the config's model.
     """
     folders = [target for target in targets if Path(target).is_dir()]
     config, *others = [target for target in targets if target not in folders] or [None]
@@ -105,16 +105,16 @@ def benchmark(
         raise ValueError(f"runtimes={', '.join(unknown)}: expected some of {', '.join(RUNTIMES)}.")
     hardware = Hardware(device, threads, tf32, channels_last, autocast)
     if config is None:
-        refuse_idle("without a config", work_dir=work_dir, cfg_options=cfg_options, size=None if folders else size)
+        reject_unused("without a config", work_dir=work_dir, cfg_options=cfg_options, size=None if folders else size)
     if config or folders:
-        refuse_idle("on a config or folders", against=against, arch=arch, img_size=img_size)
+        reject_unused("on a config or folders", against=against, arch=arch, img_size=img_size)
     if config or folders or runtimes:
-        refuse_idle("on runtimes", dtype=dtype, autocast=autocast, training_step=training_step)
+        reject_unused("on runtimes", dtype=dtype, autocast=autocast, training_step=training_step)
     if folders:
         from .deployments import benchmark_deployments
 
         gpu = None if device == "cpu" else device
-        refuse_idle(
+        reject_unused(
             "on folders", runtimes=runtimes, batches=batches, device=gpu, tf32=tf32, channels_last=channels_last
         )
         return benchmark_deployments(folders, config, size, repeats, hardware, work_dir, cfg_options)
@@ -145,18 +145,22 @@ def benchmark(
     return BenchmarkReport({**settings, "repeats": repeats, **hardware.environment()}, rows)
 
 
-def refuse_idle(where: str, **settings: object) -> None:
-    """Raise an error if a setting that has no effect is given."""
-    given = [f"{name}={value!r}" for name, value in settings.items() if value]
-    if given:
-        raise ValueError(f"{', '.join(given)}: without effect {where}. Leave it out.")
+def reject_unused(condition: str, **settings: object) -> None:
+    """Raise an error if any of the settings, which have no effect under a condition, is set."""
+    unused = [f"{name}={value!r}" for name, value in settings.items() if value]
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: without effect {condition}. Leave it out.")
 
 
 def attempt_all(
     networks: dict[str, nn.Module], tasks: Sequence[str], images: Tensor, folder: Path, hardware: Hardware
 ) -> dict[tuple[str, str], Attempt]:
     """Prepare each network for each task, and compare its outputs with those of the training form in eager mode, of
-    mmpretrain's if it has the same weights."""
+    mmpretrain's if it has the same weights.
+
+    Raises:
+        MMRepMLPError: The model does not run on the images, or our outputs differ.
+    """
     same = [name for name, network in networks.items() if name == OURS or has_same_weights(network)]
     expected = None
     if STEP not in tasks:
@@ -166,9 +170,9 @@ def attempt_all(
         except Exception as error:
             raise MMRepMLPError(
                 f"The model does not run on images of shape {tuple(images.shape)} alone ({describe(error)}). Pass "
-                "another --size, or the config of a classifier, a segmentor or a detector of one stage."
+                "another --size, or the config of a classifier, segmentor or one-stage detector."
             ) from error
-    torch.compiler.reset()  # dynamo keeps the code of eight networks of one class, and runs others in eager mode
+    torch.compiler.reset()  # dynamo caches eight networks of a class, and runs further ones in eager mode
     workloads = {}
     for name, network in networks.items():
         (folder / name).mkdir()
@@ -189,7 +193,7 @@ def attempt(workload: Workload, task: str, expected: Sequence[Tensor] | None) ->
         with inference:
             call = inference(TASKS[task](workload))
             outputs = call()
-    except Exception as error:  # of any kind: what is missing or fails in one runtime is no reason to measure none
+    except Exception as error:  # of any kind: other runtimes can still be measured
         return Attempt(reason=describe(error))
     if expected is None:
         return Attempt(call)
@@ -198,18 +202,18 @@ def attempt(workload: Workload, task: str, expected: Sequence[Tensor] | None) ->
 
 
 def check_error(task: str, error: float | None, dtype: torch.dtype, hardware: Hardware) -> None:
-    """Check that our network computes in a task what its training form does, unless the task rounds."""
+    """Check that our network has the same outputs in a task as in training form, unless the task reduces precision."""
     exact = {torch.float64: 1e-10, torch.float32: 1e-5 if task in FORMS else 1e-4}.get(dtype)
     allowed = ROUNDED_TOLERANCE if hardware.tf32 or hardware.autocast else exact or ROUNDED_TOLERANCE
     if error is not None and not is_reduced(task) and not error <= allowed:
         raise MMRepMLPError(
             f"The outputs in {task} differ from those of the training form ({error:.1e} relative, allowed "
-            f"{allowed:.0e}): their times are not comparable. Leave that runtime out (--runtimes)."
+            f"{allowed:.0e}), so that times are not comparable. Leave that runtime out (--runtimes)."
         )
 
 
 def describe(error: Exception) -> str:
-    """An error in one line."""
+    """Shorten an error to one line."""
     text = str(error) if isinstance(error, (ImportError, MMRepMLPError)) else first_line(error)
     return textwrap.shorten(text, 200, placeholder=" ...")
 
@@ -223,7 +227,7 @@ def measure(
     title: str,
     hardware: Hardware,
 ) -> list[dict[str, object]]:
-    """Time the calls interleaved with the reference products (first rows), then their memory."""
+    """Time the calls, interleaved with reference matrix products (the first rows), then measure their memory."""
     products = {("sgemm", library): product for library, product in reference_matmuls(dtype, hardware).items()}
     calls = {key: attempt.call for key, attempt in attempts.items() if attempt.call}
     seconds = interleave({**calls, **products}, repeats, title, hardware)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deployed folders side by side: accuracy, size, latency."""
+"""Benchmark deployed folders: accuracy, size, latency."""
 
 import statistics
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .hardware import Hardware
 from .measure import interleave
 from .report import BenchmarkReport
 
-SIDE = 224  # of images for graphs of any size, pixels
+SIDE = 224  # height and width of images for graphs that take any size, in pixels
 
 
 def benchmark_deployments(
@@ -32,10 +32,10 @@ def benchmark_deployments(
     work_dir: str | None,
     cfg_options: dict | None,
 ) -> BenchmarkReport:
-    """Measure deployed folders: the arguments are those of :func:`benchmark`.
+    """Measure deployed folders; the arguments are those of :func:`benchmark`.
 
-    With a config the folders are of its model, and are evaluated on its test set; without one they may be of any
-    models, and the accuracy is what was measured when they were deployed.
+    With a config, the folders must fit its model and are evaluated on its test set. Without, they may be of any models,
+    and the accuracy is the one measured when they were deployed.
     """
     hardware.prepare()
     deployments = [Deployment.read(folder) for folder in folders]
@@ -67,14 +67,14 @@ def benchmark_deployments(
     )
 
 
-def random_image(given: dict, size: tuple[int, int] | None) -> Tensor:
-    """An image as a graph takes it, by what its folder says of its input."""
-    height, width = (given[name] or side for name, side in zip(("height", "width"), size or (SIDE, SIDE)))
-    return random_images((1, height, width, given["channels"]), getattr(torch, given["type"]))
+def random_image(spec: dict, size: tuple[int, int] | None) -> Tensor:
+    """Draw a random image (1, H, W, C) for a graph, by the ``input`` entry of its ``deploy.json``."""
+    height, width = (spec[name] or side for name, side in zip(("height", "width"), size or (SIDE, SIDE)))
+    return random_images((1, height, width, spec["channels"]), getattr(torch, spec["type"]))
 
 
 def stored_metric(settings: dict) -> dict[str, object]:
-    """The metric of a network in PyTorch and as a graph, as far as it was measured when it was deployed, in points."""
+    """Return the metric in PyTorch and of the graph, in points, if it was measured when the network was deployed."""
     if not settings["metrics"]:
         return {}
     name = main_metric(settings["metrics"]["before"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how a benchmark computes: a CPU or a GPU, and what measures time and memory there."""
+"""CPU or GPU settings of a benchmark, and measuring time and memory there."""
 
 import ctypes
 import gc
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
 
-# Instructions of x86 that a precision is fast by, in the kernel's words.
+# x86 instructions that make a precision fast, as Linux names them.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 Placed = TypeVar("Placed", Tensor, nn.Module)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a benchmark computes, by the arguments of :func:`mmrepmlp.verbs.benchmark.benchmark.benchmark`."""
+    """Device and settings of a benchmark, as in :func:`mmrepmlp.verbs.benchmark.benchmark.benchmark`."""
 
     device: str = "cpu"
     threads: int | None = None
@@ -38,7 +38,11 @@ class Hardware:
         return torch.device(self.device).type == "cuda"
 
     def prepare(self) -> None:
-        """Check that there is such a device, and set torch's number of threads, and whether it may round to TF32."""
+        """Check that the device exists, and set torch's number of threads and TF32 mode.
+
+        Raises:
+            MMRepMLPError: The device does not exist, or TF32 is set without a GPU.
+        """
         if self.is_gpu and (torch.device(self.device).index or 0) >= torch.cuda.device_count():
             raise MMRepMLPError(
                 f"device={self.device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. Choose "
@@ -52,11 +56,11 @@ class Hardware:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
 
     def place(self, x: Placed) -> Placed:
-        """Move a module or a batch of images to the device, in the memory format."""
+        """Move a module or a batch of images to the device, in the selected memory format."""
         return x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
 
     def calling(self, network: nn.Module, x: Tensor) -> Callable[[], object]:
-        """A call of a network, in autocast where that is wanted."""
+        """Return a function that calls a network, in autocast if selected."""
         dtype = getattr(torch, self.autocast or "bfloat16")
 
         def call() -> object:
@@ -66,7 +70,7 @@ class Hardware:
         return call
 
     def time(self, function: Callable[[], object]) -> float:
-        """Call a function, and return the seconds that it takes; on a GPU by events in its stream."""
+        """Return the seconds that a call takes, on a GPU measured with events in its stream."""
         if not self.is_gpu:
             start = time.perf_counter()
             function()
@@ -81,8 +85,11 @@ class Hardware:
         return start.elapsed_time(end) / 1e3
 
     def peak_memory(self, function: Callable[[], object]) -> float | None:
-        """What a call adds to the memory in use at its peak, in MiB: on a GPU to torch's tensors, else to the resident
-        memory of this process, which includes allocations outside of torch; None where neither can be measured."""
+        """Return the peak memory that a call adds, in MiB; None if it cannot be measured.
+
+        On a GPU, this counts torch's tensors; on a CPU, the resident memory of the process, which includes allocations
+        outside of torch.
+        """
         function()
         gc.collect()
         if not self.is_gpu:
@@ -95,7 +102,7 @@ class Hardware:
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
     def environment(self) -> dict[str, object]:
-        """What measurements depend on: processor, threads, versions, date, and on a GPU its name and the rounding."""
+        """Return the environment of the measurements: processor, threads, versions, date, settings, GPU."""
         gpu = dict(gpu=torch.cuda.get_device_name(self.device), tf32=self.tf32) if self.is_gpu else {}
         options = dict(channels_last=self.channels_last or None, autocast=self.autocast)
         return {**gpu, **{name: value for name, value in options.items() if value is not None}, **processor_facts()}
@@ -105,7 +112,7 @@ CPU = Hardware()
 
 
 def processor_facts() -> dict[str, object]:
-    """The processor with its instructions, the number of threads, versions and the date."""
+    """Return the processor with its instructions, the number of threads, versions and the date."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
@@ -127,14 +134,14 @@ def processor_facts() -> dict[str, object]:
 
 
 def name_processor(fields: dict[str, str]) -> str:
-    """The name of the processor; on Linux with family and model, since names in clouds hide the generation."""
+    """Return the name of the processor; on Linux with family and model, since names in clouds hide the generation."""
     name = fields.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def peak_resident_memory(function: Callable[[], object]) -> float | None:
-    """Growth of this process's resident memory at its peak during a call, in MiB; None where this is not Linux."""
+    """Return the peak growth of this process's resident memory during a call, in MiB; None if not on Linux."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

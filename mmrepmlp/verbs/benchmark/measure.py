@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time calls side by side, in one process, beside a matrix product that shows what the machine can do."""
+"""Time calls in one process, interleaved with a matrix product as a reference for the speed of the machine."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,17 @@ from rich.progress import track
 
 from .hardware import CPU, Hardware
 
-SGEMM_SIDE = 2048
+SGEMM_SIDE = 2048  # rows and columns of the reference matrices
 
 
 def interleave(
     functions: dict[str, Callable[[], object]], repeats: int, title: str = "", hardware: Hardware = CPU
 ) -> dict[str, list[float]]:
-    """Time functions in interleaved calls, so that drift of the machine affects all of them equally: the seconds of
-    each call, by name, without one to warm up."""
+    """Time functions in interleaved calls, so that drift of the machine affects all of them equally.
+
+    Returns:
+        Seconds of each call, by name, after one warm-up call.
+    """
     for function in functions.values():
         function()
     seconds = {name: [] for name in functions}
@@ -27,10 +30,10 @@ def interleave(
 
 
 def reference_matmuls(dtype: torch.dtype, hardware: Hardware = CPU) -> dict[str, Callable[[], object]]:
-    """A square matrix product, the reference, by each library that torch uses for matrix products.
+    """Return functions that compute the reference, a square matrix product, in each library that torch uses for it.
 
-    The faster one depends on the processor: oneDNN or the BLAS that torch was built with, often MKL, may have half the
-    rate of the other.
+    Which one is faster depends on the processor: either of oneDNN and the BLAS of torch, often MKL, may reach only half
+    the speed of the other.
     """
     a, b = torch.randn(2, SGEMM_SIDE, SGEMM_SIDE, dtype=dtype, device=hardware.device)
     image, kernel = a[None, None].permute(0, 3, 1, 2), b[:, :, None, None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks that are measured: ours beside mmpretrain's, or the whole model of a config."""
+"""Build the networks to measure: ours and mmpretrain's, or the whole model of a config."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmrepmlp.verbs.config import load_config
 from mmrepmlp.verbs.model import build_untrained
 
 OURS, THEIRS = "mmrepmlp", "mmpretrain"
-# Networks that compute as the deploy form does while they train, by their differences from ours.
+# Networks with the structure of the deploy form in training: their arguments besides those of ours.
 SINGLE_LAYER = {
     "gradient_reparam": dict(gradient_reparam=True),
     "no locality": dict(reparam_conv_kernels=None),
@@ -22,8 +22,7 @@ SINGLE_LAYER = {
 
 
 def build_networks(arch: str | dict, img_size: int, against: str | None, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Our network in training form and, if asked for, mmpretrain's, with the same weights where the architecture
-    allows."""
+    """Build our network in training form and, if selected, mmpretrain's, with the same weights if possible."""
     ours = RepMLPNet(arch, img_size)
     networks = {OURS: ours}
     if against == THEIRS:
@@ -42,7 +41,7 @@ def build_networks(arch: str | dict, img_size: int, against: str | None, dtype: 
 def build_whole(
     config: str | Path, size: tuple[int, int] | None, cfg_options: dict | None
 ) -> tuple[dict[str, nn.Module], tuple[int, int]]:
-    """The model of a config as a function of images, with random weights, and the size of its images."""
+    """Build the model of a config as a function of images, with random weights; return it with its image size."""
     from mmrepmlp.export.network import NamedOutputs
     from mmrepmlp.verbs.deploy.pipeline import describe_pipeline, graph_size
 
@@ -54,7 +53,7 @@ def build_whole(
 
 @torch.no_grad()
 def set_statistics(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms the statistics of a batch, so that they are not trivial, as after training."""
+    """Set the statistics of batch norms to those of a batch, so that they are not trivial, as after training."""
     norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}
     for norm in norms:
         norm.momentum = 1.0
@@ -69,5 +68,5 @@ def has_same_weights(model: nn.Module) -> bool:
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """A copy of a network in deploy form."""
+    """Return a copy of a network in deploy form."""
     return switch_to_deploy(copy.deepcopy(model))

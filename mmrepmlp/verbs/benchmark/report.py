@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark measured, as a table and as JSON."""
+"""Results of a benchmark, as a table and as JSON."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from mmrepmlp.checkpoint import atomic_write
 
 from .measure import SGEMM_SIDE
 
-# Figures of a row: their heading in the table, how they are printed, and what they are.
+# Columns of the table by the names of figures in a row: heading, format, and explanation.
 COLUMNS = {
     "model": ("model", "{}", ""),
     "task": ("task", "{}", ""),
@@ -35,7 +35,7 @@ COLUMNS = {
         "largest difference of an output from the training form's in eager mode (of mmpretrain's if it is measured as "
         "well), relative to its largest value",
     ),
-    "peak_mib": ("MiB", "{:.0f}", "what a call adds to the memory in use at its peak"),
+    "peak_mib": ("MiB", "{:.0f}", "peak memory that a call adds"),
     "megabytes": ("MB", "{:.2f}", "size of the graph and its weights"),
     "metric": ("metric", "{}", ""),
     "before": ("PyTorch", "{:.2f}", "metric of the PyTorch model when it was deployed, in points"),
@@ -46,12 +46,12 @@ COLUMNS = {
 
 @dataclass
 class BenchmarkReport:
-    """What was measured, and the environment in which it was.
+    """Results of a benchmark and the environment that they depend on.
 
     Attributes:
-        environment: What the measurements depend on, by name.
-        rows: Figures by the names of :data:`COLUMNS`, further ones are metrics; a list has one value for each seed.
-            None or missing where there is none. Where nothing could be measured, ``reason`` says why.
+        environment: Hardware, versions and settings, by name.
+        rows: Figures by the names of :data:`COLUMNS`; other names are metrics, and a list has one value for each seed.
+            Figures that do not exist are None or missing; if nothing could be measured, ``reason`` says why.
     """
 
     environment: dict[str, object]
@@ -68,12 +68,12 @@ class BenchmarkReport:
         return cls(**json.loads(Path(path).read_text()))
 
     def table(self) -> Table:
-        """The benchmark as a table to print, with what the figures are, and why some are missing, below it."""
-        given = {name for row in self.rows for name, value in row.items() if value is not None} - {"reason"}
-        given.add("milliseconds")
+        """Return a table to print; its caption explains the figures, and why some are missing."""
+        present = {name for row in self.rows for name, value in row.items() if value is not None} - {"reason"}
+        present.add("milliseconds")
         order = dict.fromkeys(name for row in self.rows for name in row)
-        metrics = {name: (name.rpartition("/")[2], "{:.4g}", "") for name in order if name in given - set(COLUMNS)}
-        columns = {name: column for name, column in (COLUMNS | metrics).items() if name in given}
+        metrics = {name: (name.rpartition("/")[2], "{:.4g}", "") for name in order if name in present - set(COLUMNS)}
+        columns = {name: column for name, column in (COLUMNS | metrics).items() if name in present}
         reasons = dict.fromkeys(f"{r['model']}, {r['task']}: {r['reason']}" for r in self.rows if r.get("reason"))
         caption = " ".join(f"{heading}: {meaning}." for heading, _, meaning in columns.values() if meaning)
         table = Table(
@@ -100,7 +100,7 @@ class BenchmarkReport:
 
 
 def format_figure(value: object, form: str) -> str:
-    """A figure as text; of several seeds the mean and, where there are at least two, the standard deviation."""
+    """Return a figure as text; for several seeds their mean and standard deviation."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Sequence):

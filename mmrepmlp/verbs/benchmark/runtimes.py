@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a network, by name: its two forms, training steps, and the deploy form in other runtimes."""
+"""Tasks to measure a network in: its two forms, training steps, and the deploy form in several runtimes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mmrepmlp.models import RepMLPBlock
 
 from .hardware import Hardware
 
-CALIBRATION_BATCHES = 3  # of random images: int8 is measured for its speed
+CALIBRATION_BATCHES = 3  # of random images, since only the speed of int8 is measured
 TRAINING, DEPLOY, STEP = "training form", "deploy form", "training step"
 
 Call = Callable[[], object]
@@ -23,22 +23,30 @@ Call = Callable[[], object]
 
 @dataclass
 class Workload:
-    """What is run."""
+    """Network and images to measure.
 
-    training: nn.Module  # maps images to tensors
-    network: nn.Module  # the same in deploy form
-    images: Tensor  # (N, C, H, W)
-    folder: Path  # empty, for files of the runtimes
-    hardware: Hardware  # of PyTorch; other runtimes compute on the CPU
+    Attributes:
+        training: The network in training form.
+        network: The network in deploy form.
+        images: Images (N, C, H, W).
+        folder: Empty folder for files of the runtimes.
+        hardware: Hardware for PyTorch; other runtimes run on the CPU.
+    """
+
+    training: nn.Module
+    network: nn.Module
+    images: Tensor
+    folder: Path
+    hardware: Hardware
 
     @cached_property
     def onnx_file(self) -> Path:
-        """The network as an ONNX graph for images of this shape, exported on first use."""
+        """ONNX file of the network for images of this shape, exported on first use."""
         from mmrepmlp.export.graph import export_graph
         from mmrepmlp.export.network import NamedOutputs
 
         if self.hardware.is_gpu:
-            raise MMRepMLPError("computes on the CPU; measure it with --device cpu.")
+            raise MMRepMLPError("runs on the CPU only; measure it with --device cpu.")
         number, _, height, width = self.images.shape
         path = self.folder / "network.onnx"
         export_graph(NamedOutputs(self.network).eval(), path, (number, height, width))
@@ -46,12 +54,12 @@ class Workload:
 
 
 def in_eager(workload: Workload) -> Call:
-    """Eager PyTorch."""
+    """Run in eager PyTorch."""
     return workload.hardware.calling(workload.network, workload.images)
 
 
 def in_eager_bfloat16(workload: Workload) -> Call:
-    """Eager PyTorch, as ``mmrepmlp test --dtype bfloat16`` runs it."""
+    """Run in eager PyTorch in bfloat16, as ``mmrepmlp test --dtype bfloat16`` does."""
     from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
 
     network = compute_in_bfloat16(workload.network)
@@ -59,7 +67,7 @@ def in_eager_bfloat16(workload: Workload) -> Call:
 
 
 def in_training_step(workload: Workload) -> Call:
-    """A training step: forward, backward, AdamW with a group for each parameter, as in the recipes."""
+    """Run a training step: forward, backward, AdamW with a group for each parameter, as in the recipes."""
     model = workload.training
     forward = workload.hardware.calling(model, workload.images)
     cfg = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-6), paramwise_cfg=dict(bypass_duplicate=False))
@@ -77,22 +85,22 @@ def in_training_step(workload: Workload) -> Call:
 
 
 def in_compiled(workload: Workload, freezing: bool) -> Call:
-    """torch.compile for images of this shape; with ``freezing``, inductor takes the weights as constants, and brings
-    them into oneDNN's layout."""
+    """Run in torch.compile for images of this shape; with ``freezing``, inductor treats weights as constants and
+    stores them in oneDNN's layout."""
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
-    # Dynamo looks at the global setting of freezing while it traces, in the first call. The option tells it that this
-    # is another backend: else it would take the code that it has of the same network without freezing.
+    # Dynamo reads the global freezing setting while it traces, in the first call. The option marks another backend:
+    # without it, dynamo would reuse the code compiled for the same network without freezing.
     compiled = torch.compile(workload.network, dynamic=False, options={"freezing": freezing})
-    # Behind its limit, dynamo would run the rest in eager mode, and the row would not be what it is called.
+    # Beyond its recompile limit, dynamo would run in eager mode, and the row would have the wrong name.
     with inductor.patch(freezing=freezing), dynamo.patch(fail_on_recompile_limit_hit=True):
         compiled(workload.images)
     return lambda: compiled(workload.images)
 
 
 def in_aotinductor(workload: Workload) -> Call:
-    """A package of AOTInductor, the weights constants as well."""
+    """Run in an AOTInductor package, with weights as constants too."""
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     program = torch.export.export(workload.network, (workload.images,))
@@ -104,7 +112,7 @@ def in_aotinductor(workload: Workload) -> Call:
 
 
 def in_onnxruntime(workload: Workload) -> Call:
-    """ONNX Runtime."""
+    """Run in ONNX Runtime."""
     from mmrepmlp.export import OnnxNetwork
 
     network = OnnxNetwork(workload.onnx_file)
@@ -112,7 +120,7 @@ def in_onnxruntime(workload: Workload) -> Call:
 
 
 def in_openvino(workload: Workload, precision: str) -> Call:
-    """OpenVINO; int8 is quantized after training."""
+    """Run in OpenVINO; int8 is quantized after training."""
     from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, openvino
 
     if precision == "bfloat16" and not is_fast_here(precision):
@@ -146,5 +154,5 @@ TASKS = {**RUNTIMES, **FORMS, STEP: in_training_step}
 
 
 def is_reduced(task: str) -> bool:
-    """Whether a runtime computes in less than float32."""
+    """Whether a runtime computes in a lower precision than float32."""
     return task.endswith(("bfloat16", "int8"))

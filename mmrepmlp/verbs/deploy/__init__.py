@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp deploy``: from a checkpoint to a folder that runs without frameworks."""
+"""``mmrepmlp deploy``: export a checkpoint to a folder that runs without frameworks."""

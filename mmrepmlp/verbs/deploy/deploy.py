@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deploy a checkpoint as a folder that runs without any framework."""
+"""Deploy a checkpoint to a folder that runs without any framework."""
 
 import platform
 from collections.abc import Sequence
@@ -36,30 +36,30 @@ from .folder import FORMAT, GRAPHS, WEIGHTS, Deployment, DeploymentError, check_
 from .graph import make_graph
 from .images import dataset_images, fit, sample_images
 from .pipeline import describe_padding, describe_pipeline, graph_size, padding
-from .proof import FLOAT_TOLERANCE, Proof, check_drop, prove_close
+from .verification import FLOAT_TOLERANCE, GraphComparison, check_drop, compare_rounded
 
-RANDOM_IMAGES = 8  # to compare predictions on, where there are no others
-MAX_DROP = 0.5  # points
+RANDOM_IMAGES = 8  # to compare predictions on if there are no other images
+MAX_DROP = 0.5  # of a metric, in percentage points
 
 
 @dataclass
 class DeploymentReport:
-    """What was deployed.
+    """Report on a deployed network.
 
     Attributes:
         deployment: The folder.
-        proof: How far the graph is from the PyTorch model.
-        metrics: With ``verify_on="test"``, metrics of the PyTorch model and of the graph.
-        remarks: What to know about it.
+        proof: Comparison of the graph with the PyTorch model.
+        metrics: Metrics ``"before"``, of the PyTorch model, and ``"after"``, of the graph; None if not measured.
+        remarks: Notes on limitations.
     """
 
     deployment: Deployment
-    proof: Proof
+    proof: GraphComparison
     metrics: dict[str, dict[str, float]] | None
     remarks: list[str]
 
     def table(self) -> Table:
-        """To print."""
+        """Return the report as a table to print."""
         settings = self.deployment.settings
         table = Table(title=f"{self.deployment.folder}", title_justify="left", box=box.SIMPLE, show_header=False)
         table.add_row("graph", f"{settings['runtime']}, {settings['precision']}")
@@ -98,63 +98,65 @@ def deploy_checkpoint(
     overwrite: bool = False,
     allow_unsafe: bool = False,
 ) -> DeploymentReport | OnnxReport:
-    """Deploy a checkpoint as a folder with a graph, what it takes and gives, and a program that runs it.
+    """Deploy a checkpoint to a folder with a graph, a description of its inputs and outputs, and a program to run it.
 
-    The graph takes images as OpenCV reads them, uint8 or uint16 as those of the test set (else the training set) are,
-    after the resizing of the config's test pipeline, and has the normalization inside. A classifier ends in scores, a
-    segmentor in classes of pixels, any other model in the feature maps of its neck or backbone; the rest of its weights
-    are put beside the graph, for :func:`evaluate_deployment`.
+    The graph takes images as OpenCV reads them, after resizing as in the config's test pipeline; normalization is part
+    of the graph. Images are uint8 or uint16, like those of the test set, or else of the training set. Classifiers
+    return scores, segmentors the class of each pixel. For other models, such as detectors, only backbone and neck are
+    exported, and the remaining weights are stored beside the graph for :func:`evaluate_deployment`.
 
-    The folder is written atomically, and only if the graph agrees with the PyTorch model: in float32 by 1e-4 on fresh
-    random images, in bfloat16 and int8 by its predictions on images of the test set (else the training set, else random
-    ones), and what is quantized here by the metric where the test set has labels.
+    The folder is written atomically, and only if the graph agrees with the PyTorch model: float32 within 1e-4 on random
+    images; bfloat16 and int8 by their predictions on images of the test set, or else of the training set, or else
+    random ones; and networks that are quantized here also by their metric if the test set has labels.
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Checkpoint of the model, in training form or in deploy form.
-        out_dir: The folder to write; with ``raw`` the ONNX file.
+        checkpoint: Checkpoint of the model, in training form or deploy form.
+        out_dir: Folder to write; with ``raw``, the ONNX file.
         runtime: ``openvino`` or ``onnxruntime``. Default: ``openvino``.
-        precision: ``float32``, ``int8``, or with OpenVINO ``bfloat16``. A network that was trained with fake
-            quantization keeps its ranges in int8; any other is quantized with images of the training set.
-            Default: ``float32``.
-        size: Height and width of the images in pixels; smaller ones are padded, but for classifiers. Default: what the
-            test pipeline makes of any image; any size where that depends on the image.
-        dynamic: Symbolic axes of the graph, of ``batch``, ``height`` and ``width``. Default: ``batch``, and the others
-            where no size is known.
-        batch: Number of images, where it is not dynamic. Default: 1.
-        part: Deploy the feature maps of this backbone or neck instead of the whole model. Default: None.
-        logits: Whether a segmentor ends in logits instead of classes. Default: False.
+        precision: ``float32``, ``int8``, or with OpenVINO ``bfloat16``. Networks trained with fake quantization keep
+            their ranges in int8; others are quantized with images of the training set. Default: ``float32``.
+        size: Height and width of the images in pixels; smaller images are padded, except for classifiers. Default: what
+            the test pipeline resizes or crops to; any size if that depends on the image.
+        dynamic: Dynamic axes of the graph, among ``batch``, ``height`` and ``width``. Default: ``batch``, and the
+            others if no size is known.
+        batch: Batch size, unless the batch axis is dynamic. Default: 1.
+        part: Backbone or neck to export up to, instead of the whole model; the graph returns its feature maps.
+            Default: None.
+        logits: Whether a segmentor returns logits instead of classes. Default: False.
         images: Number of training images to calibrate int8 with. Default: 300.
-        max_drop: How far the metric on the test set may drop, in points; in int8 layers are left in float until it
-            does. Implies ``verify_on="test"``. Default: None, 0.5 where the metric is measured.
+        max_drop: Largest allowed drop of the metric on the test set, in percentage points; int8 leaves layers in float
+            to stay within it. Implies ``verify_on="test"``. Default: None, 0.5 if the metric is measured.
         verify_on: ``"test"`` to measure the metric before and after. Default: None.
-        ema: Whether to use the weights averaged over the training. Default: False.
-        raw: Whether to write the plain network as one ONNX file instead: it takes images that the data preprocessor has
-            normalized, and ends in the model's raw outputs. Default: False.
-        opset: With ``raw``, version of ONNX's operators, from 13 to the newest that the installed onnx knows.
-            Default: 20.
-        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
-        cfg_options: Settings to override, by dotted names. Default: None.
-        overwrite: Whether an existing folder may be replaced. Default: False.
+        ema: Whether to use the weights averaged during training (EMA). Default: False.
+        raw: Whether to write only an ONNX file of the network instead, which takes images normalized by the data
+            preprocessor and returns the model's raw outputs. Default: False.
+        opset: ONNX opset, with ``raw``, from 13 to the newest of the installed onnx. Default: 20.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<config name>``.
+        cfg_options: Config settings to override, by dotted name. Default: None.
+        overwrite: Whether to replace an existing folder. Default: False.
         allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
 
     Returns:
-        What was deployed.
+        Report on the deployed network.
 
     Raises:
         FileExistsError: ``out_dir`` exists and ``overwrite`` is not set.
-        FileNotFoundError: The config, the checkpoint, or a dataset that is needed does not exist.
-        ValueError: An argument is out of its range or has no effect, or the checkpoint does not fit the config.
-        ExportError, DeploymentError: The graph cannot be made, or does not agree with the model.
-        MMRepMLPError: Filters that training left are still to be removed.
+        FileNotFoundError: The config or the checkpoint does not exist.
+        CheckpointError: The checkpoint cannot be read, or holds code.
+        ExplainedError: A dataset that is needed is missing.
+        ValueError: An argument is out of range or has no effect, or the checkpoint does not fit the config.
+        ExportError, DeploymentError: The graph cannot be exported, or does not agree with the model.
+        MMRepMLPError: The checkpoint comes from compression training and was not converted, or the test set yields no
+            metric, if one is required.
         ImportError: The runtime is not installed.
     """
-    given = dict(locals())
-    usual = dict(runtime="openvino", precision="float32", logits=False, images=300)
-    usual |= dict(max_drop=None, verify_on=None, work_dir=None)
-    idle = [name for name, value in (usual if raw else dict(opset=None)).items() if given[name] != value]
-    if idle:
-        raise ValueError(f"{', '.join(idle)}: without effect {'with' if raw else 'without'} raw=True. Leave it out.")
+    arguments = dict(locals())
+    defaults = dict(runtime="openvino", precision="float32", logits=False, images=300)
+    defaults |= dict(max_drop=None, verify_on=None, work_dir=None)
+    unused = [name for name, value in (defaults if raw else dict(opset=None)).items() if arguments[name] != value]
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: without effect {'with' if raw else 'without'} raw=True. Leave it out.")
     check_axes(dynamic or ())
     check_positive(batch=batch, images=images, height=size[0] if size else 1, width=size[1] if size else 1)
     out_dir = Path(out_dir)
@@ -176,7 +178,7 @@ def deploy_checkpoint(
     model = build_model(cfg, state)
     if is_quantized(model) and precision != "int8":
         raise DeploymentError(
-            "The network was trained with fake quantization, and its graph is int8: pass precision='int8' "
+            "The network was trained with fake quantization, so its graph is int8: pass precision='int8' "
             "(--precision int8). Nothing was written."
         )
     quantizes = precision == "int8" and not is_quantized(model)
@@ -188,14 +190,14 @@ def deploy_checkpoint(
     steps += describe_padding(model.data_preprocessor, network.normalization)
     tested = graph_size(model, steps)
     known = size or tested
-    if size and tested != size and task.name != "classification":  # as a batch of images of several sizes is padded
+    if size and tested != size and task.name != "classification":  # as data preprocessors pad a batch
         steps.append(padding(network.normalization, size=size))
     if dynamic is None:
         dynamic = ("batch",) if known else DYNAMIC_AXES
     shape = (max(batch, 2) if "batch" in dynamic else batch, *(known or image_size(model)))
     sides = [None if name in dynamic else side for name, side in zip(DYNAMIC_AXES, shape)]
     network.check(shape[1:])
-    # What rounds is judged by the metric where there is one; only where that was asked for, there has to be one.
+    # Quantization is judged by the metric if there is one; the metric is required only if it was asked for.
     optional = suppress(() if asked else Exception)
     before = None
     if asked or quantizes:
@@ -224,11 +226,11 @@ def deploy_checkpoint(
         )
         graph, metrics, unit = deployment.load(), None, None
         if precision == "float32":
-            proof = Proof(verify_graph(network, graph, shape, dynamic, FLOAT_TOLERANCE))
+            proof = GraphComparison(verify_graph(network, graph, shape, dynamic, FLOAT_TOLERANCE))
         else:
             compared = [fit(image, sides[1:]) for image in samples]
             compared = compared or [network.make_images(*shape) for _ in range(RANDOM_IMAGES)]
-            proof = prove_close(network, graph, compared, origin, precision)
+            proof = compare_rounded(network, graph, compared, origin, precision)
         if before:
             with optional:
                 metrics = dict(before=before, after=numbers(evaluator()(graph)))
@@ -270,34 +272,34 @@ def deploy_checkpoint(
         )
         deployment.write()
     deployment = Deployment.read(out_dir)
-    unseen = [] if samples else ["no image of the test or training set can be read: the graph takes uint8, as most are"]
+    unseen = [] if samples else ["no image of the test or training set can be read; the graph takes uint8 images"]
     return DeploymentReport(deployment, proof, metrics, unseen + remarks_on(deployment.settings))
 
 
 def head_weights(model: nn.Module, task: Task) -> dict[str, Tensor]:
-    """The weights of what follows the graph, by name."""
+    """Return the weights of the rest of a model whose graph ends in feature maps, by name."""
     owner, _, name = task.settings["part"].rpartition(".")
     inside = tuple(f"{owner}.{part}.".lstrip(".") for part in {"backbone", name})
-    # Copies, since heads share layers, and safetensors stores no memory twice.
+    # Copies, since heads may share layers, and safetensors rejects shared memory.
     return {key: value.clone() for key, value in model.state_dict().items() if not key.startswith(inside)}
 
 
 def remarks_on(settings: dict) -> list[str]:
-    """What to know about a deployed network."""
+    """Return notes on the limitations of a deployed network."""
     remarks = []
     if settings["task"] == "features":
         part = settings["output"]["part"]
-        remarks.append(f"the graph ends in the feature maps of {part}; what follows runs in PyTorch, with {WEIGHTS}")
+        remarks.append(f"the graph returns the feature maps of {part}; the rest runs in PyTorch, with {WEIGHTS}")
     if settings["runtime"] == "openvino":
         from mmrepmlp.export.openvino import is_fast_here
 
         if not is_fast_here(settings["precision"]):
-            how = "compared and computed in float32" if settings["precision"] == "bfloat16" else "not faster"
-            remarks.append(f"this processor has no instructions for {settings['precision']}: {how} here")
+            effect = "compared and run in float32" if settings["precision"] == "bfloat16" else "not faster"
+            remarks.append(f"this processor has no instructions for {settings['precision']}: {effect} here")
     if settings["input"]["height"] is None:
-        remarks.append("any size; with --size HEIGHT WIDTH, a graph of one size is faster")
+        remarks.append("the graph takes any size; with --size HEIGHT WIDTH, a graph for one size is faster")
     if settings["precision"] == "int8" and not settings["metrics"]:
-        remarks.append("judged by its predictions alone, not by a metric: --verify-on test measures it")
+        remarks.append("int8 was checked by predictions only, not by a metric; --verify-on test measures it")
     unknown = [step["type"] for step in settings["preprocessing"] if len(step) == 1]
     if unknown:
         remarks.append(f"run.py does not know {', '.join(unknown)} of the test pipeline; mmrepmlp test does")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that a network is deployed as: a graph, what it takes and gives, and a program that runs it."""
+"""Read and write deployed folders: a graph, a description of its inputs and outputs, and a program that runs it."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ SETTINGS, WEIGHTS = "deploy.json", "head.safetensors"
 PROGRAM = Path(__file__).parent / "standalone/run.py"
 GRAPHS = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
 PRECISIONS = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32", "int8")}
-sha256 = partial(file_hash, digits=64)  # in full
+sha256 = partial(file_hash, digits=64)  # the full hash
 
 
 class DeploymentError(MMRepMLPError):
-    """A network cannot be deployed as asked, or a folder is not a deployed network; nothing was written."""
+    """Raised if a network cannot be deployed as requested, or a folder was changed; nothing was written."""
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Deployment:
     """A deployed network.
 
     Attributes:
-        folder: Where it is.
-        settings: What ``deploy.json`` says.
+        folder: Its folder.
+        settings: Content of ``deploy.json``.
     """
 
     folder: Path
@@ -41,7 +41,12 @@ class Deployment:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Deployment":
-        """Read a folder whose files are as they were written."""
+        """Read a deployed folder, and check that its files are unchanged.
+
+        Raises:
+            FileNotFoundError: The folder is not a deployed network.
+            DeploymentError: A file was changed, or the folder has a newer format.
+        """
         path = Path(folder) / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(
@@ -56,7 +61,7 @@ class Deployment:
         return deployment
 
     def write(self) -> None:
-        """Write the settings, after which :meth:`read` takes the folder for a deployed network."""
+        """Write ``deploy.json``, the last file, by which :meth:`read` recognizes a deployed network."""
         (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
 
     @property
@@ -66,12 +71,17 @@ class Deployment:
         return sum(size for name, size in sizes.items() if not name.endswith((".py", ".txt"))) / 1e6
 
     def load(self) -> nn.Module:
-        """The graph as a module that maps images (N, H, W, C) to its outputs."""
+        """Load the graph as a module that maps images (N, H, W, C) to its outputs."""
         return load_graph(self.folder / self.settings["graph"], self.settings["runtime"], self.settings["precision"])
 
 
 def check_runtime(runtime: str, precision: str) -> None:
-    """Check that a runtime has a precision, and import what a deployment needs before anything is computed."""
+    """Check that a runtime supports a precision, and that its packages can be imported.
+
+    Raises:
+        ValueError: The runtime is unknown or does not support the precision.
+        ImportError: A package is not installed.
+    """
     if precision not in PRECISIONS.get(runtime, ()):
         known = "; ".join(f"{name} in {', '.join(precisions)}" for name, precisions in PRECISIONS.items())
         raise ValueError(f"runtime={runtime!r}, precision={precision!r}: expected one of {known}.")
@@ -82,7 +92,7 @@ def check_runtime(runtime: str, precision: str) -> None:
 
 
 def load_graph(graph: object, runtime: str, precision: str) -> nn.Module:
-    """Load a graph, a file or a model of a runtime, into that runtime."""
+    """Load a graph, as a file or as the runtime's model object, into its runtime."""
     if runtime == "openvino":
         from mmrepmlp.export.openvino import OpenVinoNetwork
 
@@ -93,8 +103,8 @@ def load_graph(graph: object, runtime: str, precision: str) -> nn.Module:
 
 
 def write_program(folder: Path, runtime: str, steps: list[dict]) -> None:
-    """Write the program that runs the network, and what it needs: the runtime in this version, and of the packages that
-    prepare images the present major version."""
+    """Write the program that runs the network, and its requirements: the installed version of the runtime, and the
+    installed major versions of packages that prepare images."""
     shutil.copyfile(PROGRAM, folder / PROGRAM.name)
     packages = {"numpy": np.__version__, "opencv-python-headless": cv2.__version__}
     if any(step.get("backend") == "pillow" for step in steps):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a network to the graph of a runtime in a precision."""
+"""Export a network to a graph for a runtime, in a precision."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,21 +25,29 @@ def make_graph(
     measure: Callable[[nn.Module], float] | None = None,
     max_drop: float | None = None,
 ) -> None:
-    """Write the graph of a network: ``.onnx``, or ``.xml`` and ``.bin`` of OpenVINO.
+    """Write the graph of a network, as ``.onnx``, or as OpenVINO's ``.xml`` and ``.bin``.
 
-    With images for ``calibration``, in the size that the graph takes, it is quantized after training; with what gives
-    the main metric of a graph, in points, layers are left in float until it drops by no more than ``max_drop``.
+    Args:
+        network: The network, from images to predictions.
+        out: File to write, ``.onnx`` or ``.xml``.
+        precision: Precision of the graph.
+        shape: Batch size, height and width of the images.
+        dynamic: Dynamic axes.
+        calibration: Images (1, H, W, C), in the size that the graph takes, to quantize it with. Default: None, not
+            quantized here.
+        measure: Function that returns the main metric of a graph, in percentage points. Default: None.
+        max_drop: Largest allowed drop of the metric; layers are left in float to stay within it. Default: None.
     """
     with tempfile.TemporaryDirectory() as folder:
-        recorded = Path(folder, "recorded.onnx")
-        export_graph(network, recorded, shape, dynamic)
-        store_weights_as_int8(recorded)
+        exported = Path(folder, "exported.onnx")
+        export_graph(network, exported, shape, dynamic)
+        store_weights_as_int8(exported)
         if out.suffix == ".onnx":
-            runtime, graph = "onnxruntime", onnx.load(str(recorded))
+            runtime, graph = "onnxruntime", onnx.load(str(exported))
         else:
             import openvino
 
-            runtime, graph = "openvino", openvino.convert_model(str(recorded))
+            runtime, graph = "openvino", openvino.convert_model(str(exported))
     if calibration is not None:
         from mmrepmlp.export.post_training import quantize_graph
 
@@ -50,5 +58,5 @@ def make_graph(
     if runtime == "onnxruntime":
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, str(out))
-    else:  # weights in half precision, where they fit into its range: bfloat16 rounds them more
+    else:  # float16 weights if they fit into its range, since bfloat16 rounds more
         openvino.save_model(graph, str(out), compress_to_fp16=precision == "bfloat16")

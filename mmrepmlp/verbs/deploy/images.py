@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a config's datasets as a deployed graph takes them."""
+"""Read images of a config's datasets in the form that a deployed graph takes."""
 
 import copy
 from collections.abc import Sequence
@@ -20,18 +20,31 @@ from mmrepmlp.verbs.model import iter_dicts
 
 from .folder import DeploymentError
 
-SAMPLES = 64  # images of a dataset that stand for all
+SAMPLES = 64  # images to compare predictions on
 
 
 def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
-    """Images (1, H, W, C), uint8 or uint16, of a dataset, transformed as for testing and not yet normalized: a number
-    of them, drawn at random with a fixed seed, or all if there are fewer."""
-    given = cfg.get(f"{split}_dataloader")
-    if not given:
-        raise ValueError(f"The config has no {split}_dataloader, from which images would be taken.")
-    dataset = copy.deepcopy(given["dataset"])
+    """Draw images of a dataset at random with a fixed seed, transformed by the test pipeline but not normalized.
+
+    Args:
+        cfg: The config.
+        split: ``train``, ``val`` or ``test``.
+        number: Number of images, or all if there are fewer.
+
+    Returns:
+        Images (1, H, W, C), uint8 or uint16.
+
+    Raises:
+        ValueError: The config has no such dataset, or the dataset is empty.
+        ExplainedError: The dataset is missing.
+        DeploymentError: Images have another type.
+    """
+    dataloader = cfg.get(f"{split}_dataloader")
+    if not dataloader:
+        raise ValueError(f"The config has no {split}_dataloader to read images from.")
+    dataset = copy.deepcopy(dataloader["dataset"])
     pipeline = copy.deepcopy(innermost_dataset(cfg).get("pipeline") or [])
-    for step in pipeline:  # whose images are to have the type that the file has
+    for step in pipeline:  # keep the dtype of the file
         step.pop("to_float32", None)
     for part in iter_dicts(dataset):
         if "pipeline" in part:
@@ -54,33 +67,43 @@ def dataset_images(cfg: Config, split: str, number: int) -> list[Tensor]:
                 name = str(image.dtype).removeprefix("torch.")
                 raise DeploymentError(
                     f"Images of the {split} set are {name}, from {image.min():.6g} to {image.max():.6g}; a deployed "
-                    "graph takes uint8 or uint16, and normalizes as the data preprocessor does. Export one that takes "
-                    "preprocessed images with mmrepmlp deploy --raw."
+                    "graph takes uint8 or uint16, and normalizes as the data preprocessor does. Use mmrepmlp deploy "
+                    "--raw to export a graph that takes preprocessed images."
                 )
             images.append(image.permute(1, 2, 0)[None].contiguous())
     if not images:
-        raise ValueError(f"The config's {split} set has no image.")
+        raise ValueError(f"The config's {split} set has no images.")
     return images
 
 
 def sample_images(cfg: Config) -> tuple[list[Tensor], str]:
-    """Images of the test set, else of the training set, and what they are; none where neither is there."""
-    for split, what in (("test", "the test set"), ("train", "the training set")):
+    """Read images of the test set, or else of the training set; return them with a description of their origin.
+
+    The list is empty if neither can be read.
+
+    Raises:
+        DeploymentError: The images are neither uint8 nor uint16.
+    """
+    for split, name in (("test", "the test set"), ("train", "the training set")):
         if cfg.get(f"{split}_dataloader"):
             try:
                 found = dataset_images(cfg, split, SAMPLES)
             except DeploymentError:
                 raise
-            except Exception:  # of whatever a dataset makes of data that are not on this machine
+            except Exception:  # a dataset may raise anything if its data are not on this machine
                 continue
             largest = max((image.dtype for image in found), key=lambda dtype: torch.iinfo(dtype).max)
-            return [image.to(largest) for image in found], f"{len(found)} images of {what}"
+            return [image.to(largest) for image in found], f"{len(found)} images of {name}"
     return [], "random images"
 
 
 def fit(image: Tensor, sides: Sequence[int | None]) -> Tensor:
-    """A window of an image (1, H, W, C) in the height and width that a graph takes, None for those of the image; of the
-    image enlarged where it is smaller."""
+    """Crop a random window of the size that a graph takes from an image, which is enlarged first if it is smaller.
+
+    Args:
+        image: Image (1, H, W, C).
+        sides: Height and width that the graph takes; None for any.
+    """
     sizes = [wanted or side for wanted, side in zip(sides, image.shape[1:3])]
     factor = max(1.0, *(wanted / side for wanted, side in zip(sizes, image.shape[1:3])))
     if factor > 1:

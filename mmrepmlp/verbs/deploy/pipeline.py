@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A config's test pipeline as plain data, for programs without its framework."""
+"""Describe a config's test pipeline as plain data, for programs without its framework."""
 
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -10,21 +10,23 @@ from torch import nn
 from mmrepmlp.export.normalization import Normalization
 from mmrepmlp.verbs.config import innermost_dataset
 
-# What of each transform changes an image. Others that are known load, pack, or change annotations alone.
+# Arguments of the transforms that change an image.
 ARGUMENTS = {
     "Resize": ("scale", "keep_ratio", "backend", "interpolation"),
     "ResizeEdge": ("scale", "edge", "backend", "interpolation"),
     "CenterCrop": ("crop_size",),
     "Pad": ("size", "size_divisor", "pad_to_square"),
 }
+# Starts of the names of transforms that load, pack, or change only annotations.
 IGNORED = ("Load", "Pack", "Collect", "ReduceZero")
 
 
 def describe_pipeline(cfg: Config) -> tuple[str, list[dict]]:
-    """Read how a config's test pipeline loads an image and what it does to it.
+    """Describe how a config's test pipeline loads and transforms an image.
 
-    Returns how color is read, as in mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
-    arguments under mmcv's names. A transform that is not known here has its ``type`` alone.
+    Returns:
+        The ``color_type`` of mmcv's ``LoadImageFromFile``, and the steps: the ``type`` of each transform and its
+        arguments under mmcv's names. A transform that is not known here has only its ``type``.
     """
     color, steps, dataset, readers = None, [], innermost_dataset(cfg), []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
@@ -43,22 +45,25 @@ def describe_pipeline(cfg: Config) -> tuple[str, list[dict]]:
 
 
 def describe_transform(transform: object) -> dict:
-    """A transform as plain data."""
+    """Describe a transform as plain data; only by its ``type`` if it is not known here."""
     name = type(transform).__name__
     step = {argument: getattr(transform, argument, None) for argument in ARGUMENTS.get(name, ())}
     known = name in ARGUMENTS and not getattr(transform, "auto_pad", False)
     if name == "Pad":
         step["value"] = transform.pad_val.get("img", 0)
-        known = transform.padding_mode == "constant" and not isinstance(step["value"], float)  # of one channel alone
+        known = transform.padding_mode == "constant" and not isinstance(
+            step["value"], float
+        )  # would pad only one channel
     if name == "Resize":
         known = transform.scale is not None
     return {"type": name, **step} if known else {"type": name}
 
 
 def describe_padding(preprocessor: nn.Module, normalization: Normalization) -> list[dict]:
-    """What a data preprocessor pads an image with in a test, as a step before the normalization; empty for nothing."""
-    given = getattr(preprocessor, "test_cfg", None) or {}
-    size, divisor = given.get("size"), given.get("size_divisor") or getattr(preprocessor, "pad_size_divisor", None) or 1
+    """Describe how a data preprocessor pads test images, as a step before normalization; empty if it does not."""
+    test_cfg = getattr(preprocessor, "test_cfg", None) or {}
+    size = test_cfg.get("size")
+    divisor = test_cfg.get("size_divisor") or getattr(preprocessor, "pad_size_divisor", None) or 1
     value = getattr(preprocessor, "pad_value", getattr(preprocessor, "pad_val", 0))
     return [padding(normalization, value, size, divisor)] if size or divisor > 1 else []
 
@@ -66,23 +71,30 @@ def describe_padding(preprocessor: nn.Module, normalization: Normalization) -> l
 def padding(
     normalization: Normalization, value: float = 0.0, size: tuple[int, int] | None = None, divisor: int | None = None
 ) -> dict:
-    """The step that pads an image to a height and width, or to multiples, so that normalized it has a value there."""
+    """Describe the step that pads an image to a size, or to multiples, before normalization.
+
+    Args:
+        normalization: Normalization of the network.
+        value: Value of the padding after normalization. Default: 0.0.
+        size: Height and width. Default: None.
+        divisor: Divisor of height and width. Default: None.
+    """
     image = normalization.undo(torch.full((1, len(normalization.channels), 1, 1), float(value)))
     size, divisor = (size[::-1], None) if size else (None, divisor)
     return dict(type="Pad", size=size, size_divisor=divisor, pad_to_square=False, value=image.flatten().tolist())
 
 
 def graph_size(model: nn.Module, steps: list[dict]) -> tuple[int, int] | None:
-    """Height and width of the images that a model sees in its test: those of the window that it slides over them, or
-    what the steps make of any image; None where they depend on the image."""
+    """Return the height and width of the images that a model gets when tested: of its sliding window, or after the
+    steps; None if they depend on the image."""
     test_cfg = getattr(model, "test_cfg", None) or {}
     window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
     return window or output_size(steps)
 
 
 def output_size(steps: list[dict]) -> tuple[int, int] | None:
-    """Height and width of an image after the steps, if it is not smaller than what is cropped from it, nor larger than
-    what it is padded to; None where they depend on the image."""
+    """Return the height and width of an image after the steps, unless it is smaller than a crop or larger than a
+    padding; None if they depend on the image."""
     size = None
     for step in steps:
         kind = step["type"]

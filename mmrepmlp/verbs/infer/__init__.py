@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp infer``: predictions for images of one's own."""
+"""``mmrepmlp infer``: run a model on your own images."""

@@ -13,7 +13,17 @@ PANEL_WIDTH = 304  # pixels, about; smaller images are enlarged by whole factors
 
 
 def draw_sample(visualizer: Visualizer, image: np.ndarray, sample: BaseDataElement, score: float) -> np.ndarray:
-    """Draw a sample's prediction, its detections from a score on, on an RGB image of uint8, enlarged if it is small."""
+    """Draw a prediction on its image, which is enlarged if it is small.
+
+    Args:
+        visualizer: Visualizer of the sample's framework.
+        image: RGB image (H, W, 3), uint8.
+        sample: The prediction.
+        score: Lowest score of a detection to be drawn.
+
+    Returns:
+        RGB image, uint8.
+    """
     image, sample = enlarge(image, sample, max(1, round(PANEL_WIDTH / image.shape[1])))
     if hasattr(visualizer, "visualize_cls"):
         visualizer.visualize_cls(image, sample, draw_gt=False)
@@ -41,5 +51,5 @@ def enlarge(image: np.ndarray, sample: BaseDataElement, factor: int) -> tuple[np
 
 
 def enlarge_maps(maps: Tensor, factor: int) -> Tensor:
-    """Enlarge maps, shape (..., H, W), by an integer factor."""
+    """Enlarge maps (..., H, W) by an integer factor."""
     return maps.repeat_interleave(factor, -1).repeat_interleave(factor, -2)

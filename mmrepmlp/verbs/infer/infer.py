@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict images of one's own, and write the predictions as pictures and as JSON lines."""
+"""Run a model on images, and write the predictions as JSON lines and as drawn images."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from mmrepmlp.verbs.config import read_config
 
 from .images import ImageError, find_images
 from .predictor import Predictor
-from .results import describe, to_picture
+from .results import describe, to_png
 
 MAPS = ("sem_seg", "panoptic_seg")
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # formats to write; any other becomes PNG
+WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # other formats are written as PNG
 
 
 @dataclass
 class Inference:
-    """Predictions that were written.
+    """Result of :func:`infer`: the written predictions.
 
     Attributes:
-        file: The file, one JSON object a line.
-        predicted: Number of images that were predicted.
-        skipped: The images that could not be read, with the reasons, as in the file.
+        file: JSON lines file, one object per image.
+        predicted: Number of images with a prediction.
+        skipped: Objects of the images that could not be read, with the reasons, as in the file.
     """
 
     file: Path
@@ -37,14 +37,14 @@ class Inference:
     skipped: list[dict] = field(default_factory=list)
 
     def read(self) -> Iterator[dict]:
-        """Read the predictions from the file, one after the other."""
+        """Iterate over the predictions in the file."""
         with self.file.open() as lines:
             yield from (line for line in map(json.loads, lines) if "reason" not in line)
 
     def __str__(self) -> str:
         lines = [f"skipped {item['image']}: {item['reason']}" for item in self.skipped]
         text = "\n".join([*lines, f"{self.file}: predictions for {self.predicted} image{'s' * (self.predicted != 1)}"])
-        return text.encode(errors="backslashreplace").decode()  # a name may be no text
+        return text.encode(errors="backslashreplace").decode()  # a file name may not be valid text
 
 
 def infer(
@@ -58,32 +58,35 @@ def infer(
     cfg_options: dict | None = None,
     overwrite: bool = False,
 ) -> Inference:
-    """Predict an image or the images in a folder, with a classifier, segmentor or detector.
+    """Run a classifier, segmentor or detector on an image or on the images in a folder.
 
-    What is predicted is written at once, so that a run that is interrupted leaves all of it.
+    Predictions are written one by one, so that an interrupted run keeps those it has made.
 
     Args:
         config: Config of mmpretrain, mmsegmentation or mmdetection, in training form or deploy form.
-        checkpoint: Its checkpoint, in training form or deploy form; a config in training form takes one in deploy form,
-            and RepMLPNets convert the other way round.
-        images: An image, or a folder, with its subfolders.
-        out: Folder to write to: ``predictions.jsonl``, ``model.json`` with what predicted them, ``visualizations/``
-            with a picture of each image, under its name, and of models that segment whole images ``maps/`` with the
-            labels of all pixels.
-        device: Device to compute on. Default: a GPU if there is one.
-        score: Score from which on detections are drawn; the file has all. Default: 0.5.
-        batch: Number of images to predict at a time. Default: 1.
-        cfg_options: Settings of the config to override, by dotted names. Default: None.
-        overwrite: Whether the files of an earlier call may be replaced. Default: False.
+        checkpoint: Its checkpoint, in training form or deploy form. A config in training form also takes a checkpoint
+            in deploy form; the reverse works for RepMLPNets.
+        images: An image, or a folder that is searched recursively.
+        out: Folder to write to: ``predictions.jsonl``; ``model.json``, which names framework, config, checkpoint and
+            classes; ``visualizations/``, with each image and its prediction, under its name; and ``maps/``, with the
+            labels of all pixels, for models that segment whole images.
+        device: Device to run on. Default: a GPU if there is one.
+        score: Lowest score of a detection to be drawn; the file has all detections. Default: 0.5.
+        batch: Batch size. Default: 1.
+        cfg_options: Config settings to override, by dotted name. Default: None.
+        overwrite: Whether to replace the files of an earlier call. Default: False.
 
     Returns:
-        What was written. Images that cannot be read are skipped.
+        The written predictions. Images that cannot be read are skipped.
 
     Raises:
-        FileNotFoundError: There is no such config, checkpoint, image or folder.
+        FileNotFoundError: The config, checkpoint, image or folder does not exist.
         FileExistsError: ``out`` has predictions and ``overwrite`` is not set.
-        ValueError: There is no image, or the checkpoint does not fit the config.
+        CheckpointError: The checkpoint cannot be read, or holds code.
+        ValueError: There is no image, the checkpoint does not fit the config, or the config has no test set or another
+            framework.
         ImageError: None of the images can be read.
+        MMRepMLPError: The model is not a classifier, segmentor or detector.
     """
     out = Path(out)
     result, about = Inference(out / "predictions.jsonl"), out / "model.json"
@@ -109,7 +112,7 @@ def infer(
 
 
 def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
-    """Check that an image can be read, the first one as a rule."""
+    """Check that any of the images can be read, usually the first."""
     reason = None
     for path in paths:
         try:
@@ -123,7 +126,7 @@ def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
 def predict_batch(
     predictor: Predictor, root: Path, paths: Sequence[Path], out: Path, score: float
 ) -> Iterator[dict[str, object]]:
-    """Predict images together, write their pictures and maps, and yield each prediction, or why there is none."""
+    """Predict a batch of images, write visualizations and maps, and yield each prediction, or why there is none."""
     images, reasons = {}, {}
     for path in paths:
         try:
@@ -138,18 +141,18 @@ def predict_batch(
             continue
         image, sample = images[path], samples[path]
         result = describe(sample, predictor.model, predictor.name_of)
-        picture = f"visualizations/{name}" + ("" if name.lower().endswith(PICTURES) else ".png")
-        write_picture(out / picture, predictor.draw(image, sample, score)[..., ::-1])
+        visualization = f"visualizations/{name}" + ("" if name.lower().endswith(WRITABLE) else ".png")
+        write_image(out / visualization, predictor.draw(image, sample, score)[..., ::-1])
         for kind in MAPS:
             if kind in result:
                 file = f"maps/{name}.png"
-                write_picture(out / file, to_picture(kind, result[kind]))
+                write_image(out / file, to_png(kind, result[kind]))
                 result[kind] = file
         height, width = image.shape[:2]
-        yield dict(image=name, height=height, width=width, visualization=picture, **result)
+        yield dict(image=name, height=height, width=width, visualization=visualization, **result)
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a BGR or grey picture atomically, in the format of its suffix."""
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a BGR or gray image atomically, in the format of its suffix."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+        temporary.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of mmpretrain, mmsegmentation and mmdetection, from images to predictions and pictures of them."""
+"""Run models of mmpretrain, mmsegmentation and mmdetection on images, and draw their predictions."""
 
 import time
 from collections.abc import Sequence
@@ -27,12 +27,15 @@ VISUALIZERS = dict(mmpretrain="UniversalVisualizer", mmseg="SegLocalVisualizer",
 
 
 class Predictor:
-    """A model with the test pipeline that prepares its images, and the visualizer that draws its predictions.
+    """Model with its test pipeline and a visualizer that draws its predictions.
 
     Args:
         cfg: A config of mmpretrain, mmsegmentation or mmdetection, in training form or deploy form.
         checkpoint: Path or URL of a checkpoint, in training form or deploy form.
-        device: Device to compute on. Default: a GPU if there is one.
+        device: Device to run on. Default: a GPU if there is one.
+
+    Raises:
+        ValueError: The config is of another framework or has no test set, or the checkpoint does not fit it.
     """
 
     def __init__(self, cfg: Config, checkpoint: str | Path, device: str | None = None) -> None:
@@ -50,27 +53,27 @@ class Predictor:
         with self.scope():
             self.load = image_loader(steps, TRANSFORMS.build)
             self.prepare = Compose([step for step in steps if not is_loader(step)])
-            # Not that of an earlier call in this process, which may have other settings.
+            # A new name, since the visualizer of an earlier call in this process may have other settings.
             self.visualizer = REGISTRY.build({**visualizer, "name": f"inference {time.monotonic_ns()}"})
         meta = class_metainfo(cfg, meta_of(content))
         self.classes, self.palette = meta.get("classes"), meta.get("palette")
 
     def scope(self) -> DefaultScope:
-        """A context with the framework's default scope."""
+        """Return a context manager that sets the framework's default scope."""
         return DefaultScope.overwrite_default_scope(self.framework)
 
     def read(self, path: Path) -> np.ndarray:
-        """Read an image as the config's test pipeline does; see :func:`read_image`."""
+        """Read an image as the config's test pipeline does, by :func:`read_image`."""
         return read_image(path, self.load)
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray]) -> list[BaseDataElement]:
-        """Predict images, together where the framework puts them into one batch.
+        """Predict images, in one batch if possible.
 
-        That of mmdetection pads images of several sizes; those of the others take images of one size at a time.
+        mmdetection pads images of different sizes; the other frameworks get one batch per size.
 
         Returns:
-            The framework's data samples, on the CPU.
+            Data samples of the framework, on the CPU.
         """
         with self.scope():
             sizes = [image.shape[:2] for image in images]
@@ -87,7 +90,7 @@ class Predictor:
         return [found[index].cpu() for index in range(len(images))]
 
     def draw(self, image: np.ndarray, sample: BaseDataElement, score: float) -> np.ndarray:
-        """Draw a prediction on its image, detections from a score on: RGB, enlarged if the image is small."""
+        """Draw a prediction on its image by :func:`draw_sample`; return it as RGB."""
         number = 1 + max(labels_of(sample), default=0)
         names = [self.name_of(label) for label in range(max(number, len(self.classes or ())))]
         self.visualizer.dataset_meta = dict(classes=names, palette=complete_palette(self.palette, len(names)))
@@ -95,12 +98,12 @@ class Predictor:
             return draw_sample(self.visualizer, to_rgb(image), sample, score)
 
     def name_of(self, label: int) -> str:
-        """Name of a class; its number where there is no name."""
+        """Return the name of a class, or its number if it has no name."""
         return str(self.classes[label]) if label < len(self.classes or ()) else str(label)
 
 
 def complete_palette(palette: Sequence | None, number: int) -> list:
-    """Colors of all classes, the missing ones random but always the same."""
+    """Return the colors of all classes; missing ones are random, but always the same."""
     colors = [tuple(color) for color in np.random.RandomState(42).randint(0, 256, (number, 3)).tolist()]
-    given = [tuple(color) for color in palette or ()]
-    return given[:number] + colors[len(given) :]
+    known = [tuple(color) for color in palette or ()]
+    return known[:number] + colors[len(known) :]

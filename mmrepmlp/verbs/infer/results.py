@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prediction is as JSON, and as maps of labels beside it."""
+"""Convert predictions to JSON, and to label maps beside it."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,25 @@ from torch import nn
 
 from mmrepmlp.errors import MMRepMLPError
 
-INSTANCE_OFFSET = 1000  # mmdet numbers the segments of a panoptic map: 1000 * instance + label
+INSTANCE_OFFSET = 1000  # mmdet numbers the segments of a panoptic map as 1000 * instance + label
 
 
 def describe(sample: BaseDataElement, model: nn.Module, name_of: Callable[[int], str]) -> dict:
-    """A prediction as plain data, under the names that the frameworks' inferencers use.
+    """Convert a prediction to plain data, with the names that the frameworks' inferencers use.
+
+    Args:
+        sample: The prediction.
+        model: The model that made it.
+        name_of: Function that returns the name of a class.
 
     Returns:
-        Of a classifier ``pred_label``, ``pred_class``, ``pred_score`` and ``pred_scores``, and ``pred_labels`` if it is
-        not exactly one; of a detector ``labels``, ``names``, ``scores``, ``bboxes`` and ``masks`` of its objects; of a
-        model that segments whole images ``sem_seg`` or ``panoptic_seg``, an array, and ``labels`` and ``names``, or
-        ``segments``, that occur in it.
+        For a classifier, ``pred_label``, ``pred_class``, ``pred_score`` and ``pred_scores``, and ``pred_labels`` unless
+        it is exactly the best label; for a detector, ``labels``, ``names``, ``scores``, ``bboxes`` and ``masks`` of its
+        objects; for a model that segments whole images, the array ``sem_seg`` with the ``labels`` and ``names`` in it,
+        or the array ``panoptic_seg`` with its ``segments``.
+
+    Raises:
+        MMRepMLPError: The model is not a classifier, segmentor or detector.
     """
     result = {}
     if "pred_score" in sample:
@@ -34,7 +42,7 @@ def describe(sample: BaseDataElement, model: nn.Module, name_of: Callable[[int],
     if "pred_instances" in sample:
         from mmdet.apis import DetInferencer
 
-        # Boxes in pixels, x1, y1, x2, y2, and masks in COCO's RLE, by a method that needs no inferencer for these.
+        # Boxes (x1, y1, x2, y2) in pixels and masks in COCO's RLE; the method does not use its inferencer for these.
         result |= DetInferencer.pred2dict(None, type(sample)(pred_instances=sample.pred_instances))
         result["names"] = [name_of(label) for label in result["labels"]]
     if "pred_panoptic_seg" in sample:
@@ -51,20 +59,21 @@ def describe(sample: BaseDataElement, model: nn.Module, name_of: Callable[[int],
 
 
 def class_map(sample: BaseDataElement) -> np.ndarray:
-    """The class of each pixel, shape (H, W); binary segmentation gives them as floats."""
+    """Return the class of each pixel (H, W); binary segmentation predicts them as floats."""
     maps = sample.pred_sem_seg
     return np.asarray(maps.get("data", maps.get("sem_seg")))[0].astype(np.int64)
 
 
-def to_picture(kind: str, array: np.ndarray) -> np.ndarray:
-    """A map as PNG stores it without loss: classes in grey, 8 or 16 bits, numbers of segments in BGR as COCO does."""
+def to_png(kind: str, array: np.ndarray) -> np.ndarray:
+    """Convert a label map to an image that PNG stores without loss: classes as gray values of 8 or 16 bits, segment
+    numbers as BGR, as in COCO."""
     if kind == "panoptic_seg":
         return np.stack([array >> shift & 255 for shift in (16, 8, 0)], 2).astype(np.uint8)
     return array.astype(np.uint8 if array.max() < 2**8 else np.uint16)
 
 
 def labels_of(sample: BaseDataElement) -> list[int]:
-    """Labels that a prediction names."""
+    """Return labels in a prediction, among them the largest."""
     labels = []
     if "pred_score" in sample:
         labels += [len(sample.pred_score) - 1]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp reparameterize``: from a trained checkpoint to its deploy form."""
+"""``mmrepmlp reparameterize``: convert a trained checkpoint to deploy form."""

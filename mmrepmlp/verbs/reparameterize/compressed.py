@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of compressing trainings: the narrower model, its config, and the proof that it is the same model."""
+"""Convert checkpoints of compression training: derive the config of the narrower model, and verify that model."""
 
 import copy
 import statistics
@@ -26,13 +26,13 @@ from mmrepmlp.verbs.config import as_list, resolve_type
 from mmrepmlp.verbs.model import call_model, config_path, random_images
 
 REPEATS = 15  # timed calls of each network
-UNFINISHED = 1e-3  # how far a model may be from its method's threshold, relative to an output's largest value
+UNFINISHED = 1e-3  # allowed change of outputs by unfinished compression, relative to an output's largest value
 
 
 def compressed_config(cfg: Config, compressed: Compressed) -> Config:
-    """A copy of a config that builds the narrower model, and whose training would compress nothing.
+    """Derive the config that builds the narrower model, and whose training does not compress.
 
-    The widths of a RepMLPNet are arguments of it; those of other layers are those of a ``PrunedModel``.
+    The widths of a RepMLPNet become its arguments, those of other layers arguments of a ``PrunedModel``.
     """
     cfg = copy.deepcopy(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
@@ -51,7 +51,7 @@ def compressed_config(cfg: Config, compressed: Compressed) -> Config:
                 layer: sizes for layer, sizes in widths.items() if not f"{layer}.".startswith(f"{name}.".lstrip("."))
             }
     if widths:
-        # Frameworks look for the parts of a model, and users for its settings, where they are in any config.
+        # Parts and settings of the model stay at the top level, where frameworks and users look for them.
         inner = ConfigDict({key: cfg.model[key] for key in ("type", "model", "widths") if key in cfg.model})
         rest = {key: value for key, value in cfg.model.items() if key not in inner}
         cfg.model = ConfigDict(type="mmrepmlp.PrunedModel", model=inner, widths=widths, **rest)
@@ -59,7 +59,7 @@ def compressed_config(cfg: Config, compressed: Compressed) -> Config:
 
 
 def without_compactors(settings: ConfigDict) -> ConfigDict:
-    """A model's config without the parts that add compactors, wherever they are in it."""
+    """Remove the parts of a model's config that add compactors, at any depth."""
     if isinstance(settings, dict):
         if resolve_type(settings, MODELS) is compression.ResRep:
             rest = {key: value for key, value in settings.items() if key not in ("type", "model", "layers")}
@@ -69,7 +69,7 @@ def without_compactors(settings: ConfigDict) -> ConfigDict:
 
 
 def kept_by_hooks(content: Mapping) -> Mapping[str, dict]:
-    """What the hooks of a compressing training kept in a checkpoint; empty where there were none."""
+    """Return the state that the hooks of compression training saved in a checkpoint; empty if there is none."""
     kept = content.get("compression")
     return kept if isinstance(kept, Mapping) else {}
 
@@ -77,10 +77,10 @@ def kept_by_hooks(content: Mapping) -> Mapping[str, dict]:
 def read_finished(
     config: str | Path, checkpoint: str | Path, ema: bool = False, allow_unsafe: bool = False
 ) -> tuple[dict, dict[str, Tensor]]:
-    """Read a checkpoint whose network is to be used as it is; returns its content and its state dict.
+    """Read a checkpoint to use as it is, without conversion; return its content and its state dict.
 
     Raises:
-        MMRepMLPError: A training left filters in it that a conversion is to remove.
+        MMRepMLPError: Compression training left filters that a conversion has to remove.
     """
     content = load_from_local(checkpoint, allow_unsafe=allow_unsafe)
     state, kept = unwrap(content, ema), kept_by_hooks(content)
@@ -93,24 +93,24 @@ def read_finished(
         left = "the filters that are masked"
     if left:
         raise MMRepMLPError(
-            f"{checkpoint} was trained to become narrower and still has {left}: the network would be as large as "
-            f"before. Run mmrepmlp reparameterize {config} {checkpoint} small.pth, and take what that writes."
+            f"{checkpoint} comes from compression training and still has {left}: the network would be as large as "
+            f"before. Run mmrepmlp reparameterize {config} {checkpoint} small.pth, and use the files it writes."
         )
     return content, state
 
 
 def compresses(kind: object) -> bool:
-    """Whether a hook is one of those that compress."""
+    """Whether a class is a hook that compresses."""
     return isinstance(kind, type) and issubclass(kind, compression.GradientHook)
 
 
 @torch.no_grad()
 def compare_compressed(model: nn.Module, compressed: Compressed) -> list[Difference]:
-    """Compare a model with what its compression makes of it, on random images in float64.
+    """Compare a model with its compressed version, on random images in float64.
 
     Returns:
-        How far outputs move when channels are removed, which is algebra; and what training had left to do until its
-        method's threshold.
+        The change of outputs when channels are removed, which must be exact; and before that, when the compression is
+        completed that training may have left short of the method's threshold.
 
     Raises:
         MMRepMLPError: The model cannot be called on images alone.
@@ -119,13 +119,11 @@ def compare_compressed(model: nn.Module, compressed: Compressed) -> list[Differe
     images = random_images(model, 2)
     outputs = [call_model(part, images) for part in (before, finished, after)]
     if any(output is None for output in outputs):
-        raise MMRepMLPError(
-            "The model cannot be called on images alone, so that nothing would show what its compression did."
-        )
+        raise MMRepMLPError("The model cannot be called on images alone, so that its compression cannot be verified.")
     found = []
     for name, expected, actual, tolerance in (
         ("removal of channels", outputs[1][1], outputs[2][1], TOLERANCE[torch.float64]),
-        ("training, from its end to the method's threshold", outputs[0][1], outputs[1][1], UNFINISHED),
+        ("compression that training left unfinished", outputs[0][1], outputs[1][1], UNFINISHED),
     ):
         differences = compare_outputs(expected, actual, torch.float64, tolerance)
         worst = max(differences, key=lambda difference: difference.relative)
@@ -134,7 +132,7 @@ def compare_compressed(model: nn.Module, compressed: Compressed) -> list[Differe
 
 
 def compressed_channels(compressed: Compressed) -> dict[str, tuple[int, int]]:
-    """How many channels each layer computed and computes, by name."""
+    """Return the number of output channels of each layer, before and after, by name."""
     return {
         name: (group.channels, len(plain_layer(compressed.model, name).weight))
         for name, group in compressed.groups.items()
@@ -142,7 +140,7 @@ def compressed_channels(compressed: Compressed) -> dict[str, tuple[int, int]]:
 
 
 def original_model(model: nn.Module) -> nn.Module:
-    """A model as it was before the training that compresses it: without compactors."""
+    """Return a model without the compactors that compression training added."""
     if not compactors_in(model):
         return model
     plain = copy.deepcopy(model)
@@ -152,7 +150,7 @@ def original_model(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def time_calls(models: Sequence[nn.Module]) -> tuple[float, ...]:
-    """Median milliseconds of interleaved calls of some models on one image."""
+    """Return the median milliseconds of interleaved calls of each model on one image."""
     images = random_images(models[0], 1).float()
     calls = {str(i): partial(call_model, model, images) for i, model in enumerate(models)}
     return tuple(1e3 * statistics.median(seconds) for seconds in interleave(calls, REPEATS, "one image").values())

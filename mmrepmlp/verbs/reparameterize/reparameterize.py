@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained checkpoint to one in deploy form that proves to be the same model."""
+"""Convert a trained checkpoint to deploy form, and verify that it is the same model before writing it."""
 
 import copy
 import re
@@ -35,12 +35,12 @@ from mmrepmlp.version import __version__
 TRAINING_STATE = ("optimizer", "param_schedulers", "message_hub")
 HALF = (torch.float16, torch.bfloat16)
 NAMES = ("mmrepmlp", "official")
-# Of the written file, computed in float32, relative to an output's largest value.
+# Largest allowed difference by precision of the file, computed in float32, relative to an output's largest value.
 FILE_TOLERANCE = {torch.float32: TOLERANCE[torch.float32], torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class ConversionError(MMRepMLPError):
-    """A conversion did not prove exact, or there was nothing to convert; nothing was written."""
+    """Raised if a conversion is not exact, or there is nothing to convert; nothing was written."""
 
 
 def reparameterize_checkpoint(
@@ -58,44 +58,47 @@ def reparameterize_checkpoint(
     cfg_options: dict | None = None,
     allow_unsafe: bool = False,
 ) -> ConversionReport | OfficialReport:
-    """Convert a checkpoint to deploy form and write it beside a config that loads it and a report.
+    """Convert a checkpoint to deploy form, verify it, and write it with a config that loads it and a report.
 
-    The file is written under a temporary name and read back into the model of the new config. Every module that was
-    converted is compared with what it was, on the inputs that it gets when the model runs on random images: converted
-    in float64, where it has to be exact, and as the file has it. All other weights have to be the same bit for bit.
-    Only then does the file get its name.
+    The file is written under a temporary name and read back into the model of the new config. Each converted module is
+    compared with its training form, on the inputs that it gets when the model runs on random images: converted in
+    float64, where it has to be exact, and as stored in the file. All other weights have to be the same bit for bit. The
+    file gets its final name only after that.
 
     Args:
         config: Config of the model in training form: a classifier, segmentor or detector with re-parameterizable parts,
-            RepMLPNet or any other module that owns a ``switch_to_deploy``.
+            such as RepMLPNet or any other module with a method ``switch_to_deploy``.
         checkpoint: Its trained checkpoint.
-        out: What to name the files after. ``deploy.pth`` gives ``deploy-0123abcd.pth``, which ends in its hash, its
-            report ``deploy-0123abcd.json``, and ``deploy.py``, the config, whose ``load_from`` names the checkpoint.
+        out: Base name of the files. ``deploy.pth`` writes ``deploy-0123abcd.pth``, with a hash in its name, the report
+            ``deploy-0123abcd.json``, and the config ``deploy.py``, whose ``load_from`` names the checkpoint.
             ``.safetensors`` works as well.
-        overwrite: Whether files of an earlier conversion to ``out`` may be replaced. Default: False.
-        check: Whether to report alone and write nothing. Default: False.
-        verify_on: ``"test"`` to evaluate both forms on the config's test set as well, whose images reach modules that
-            random ones do not. Default: None.
+        overwrite: Whether to replace the files of an earlier conversion to ``out``. Default: False.
+        check: Whether to convert, verify and report, but write nothing. Default: False.
+        verify_on: ``"test"`` to also evaluate both forms on the config's test set, whose images may reach modules that
+            random images do not. Default: None.
         tolerance: Largest allowed difference of the written file, relative to an output's largest value. Default: 1e-5
             for a file in float32, 1e-2 in float16, 5e-2 in bfloat16.
-        ema: Whether to convert the weights averaged over the training. Default: False.
-        dtype: Precision to write, ``"float32"``, ``"float16"`` or ``"bfloat16"``; the conversion itself is done in
-            float32. Default: the checkpoint's.
-        keep_training_state: Whether to keep what resuming needs: optimizer, schedulers, message hub. Default: False.
-        names: ``"official"`` to convert the names instead, to those of the authors' networks: the checkpoint of a
-            classifier, in training form, becomes a plain state dict that their code loads and converts. Default:
-            ``"mmrepmlp"``.
-        cfg_options: Settings of the config to override, by dotted names, such as those of the training. Default: None.
+        ema: Whether to convert the weights averaged during training (EMA). Default: False.
+        dtype: Precision of the file, ``"float32"``, ``"float16"`` or ``"bfloat16"``; the conversion runs in float32.
+            Default: the checkpoint's.
+        keep_training_state: Whether to keep optimizer, schedulers and message hub. Default: False.
+        names: ``"official"`` to only convert tensor names: the checkpoint of a classifier, in training form, becomes a
+            plain state dict that the authors' code loads and converts. Default: ``"mmrepmlp"``.
+        cfg_options: Config settings to override, by dotted name, such as those of the training. Default: None.
         allow_unsafe: Whether to run code that the checkpoint holds. Default: False.
 
     Returns:
-        What was done.
+        Report on the conversion.
 
     Raises:
-        FileExistsError: There is a conversion of this name and ``overwrite`` is not set.
+        FileNotFoundError: The config or the checkpoint does not exist.
+        FileExistsError: ``out`` has a conversion and ``overwrite`` is not set.
         CheckpointError: The checkpoint cannot be read, or holds code.
-        ValueError: The checkpoint does not belong to the config's model, or an argument is none of its choices.
-        ConversionError: The model has nothing to convert, or outputs or metrics differ.
+        ValueError: The checkpoint does not fit the config's model, an argument has another value than its choices, or
+            does not apply to ``names="official"``.
+        ConversionError: The model has nothing to convert, or outputs or metrics differ or cannot be compared.
+        MMRepMLPError: With ``names="official"``, the authors have no such network; with ``verify_on``, the test set
+            yields no metric; or the compression of a model cannot be verified.
     """
     out = Path(out)
     for name, value, choices in (("names", names, NAMES), ("verify_on", verify_on, (None, "test"))):
@@ -114,7 +117,7 @@ def reparameterize_checkpoint(
         return write_official(checkpoint, out, cast(official_state(network), precision), overwrite, check)
     trained, fitting = build_fitting(cfg, state)
     if fitting is not cfg:
-        raise ConversionError(f"{checkpoint} is in deploy form already: there is nothing to convert.")
+        raise ConversionError(f"{checkpoint} is already in deploy form: there is nothing to convert.")
     model, narrower = trained, cfg
     compressed = compress(copy.deepcopy(trained).double(), kept_by_hooks(source))
     if compressed is not None:
@@ -153,7 +156,7 @@ def reparameterize_checkpoint(
             report.metrics, report.same_predictions = agreement.metrics, agreement.share
             report.rounding = agreement.rounding
             report.differences = verification.differences
-        raise_failures(report, verification.unproven())
+        raise_failures(report, verification.unverified())
 
     kept = {key: source[key] for key in TRAINING_STATE if keep_training_state and key in source}
     meta = {**meta_of(source), "cfg": target.pretty_text, "mmrepmlp_version": __version__}
@@ -166,69 +169,85 @@ def reparameterize_checkpoint(
 
 
 def convert(config: str | Path, model: nn.Module, cfg: Config, compressed: bool = False) -> tuple[nn.Module, Config]:
-    """Convert a copy of a model, and find the config that builds it and loads its weights; one that is compressed need
-    have nothing else to convert."""
+    """Convert a copy of a model, and derive the config that builds it.
+
+    Raises:
+        ConversionError: There is nothing to convert and the model is not ``compressed``, or the config cannot be
+            written as text.
+    """
     converted = switch_to_deploy(copy.deepcopy(model))
     if not compressed and converted.state_dict().keys() == model.state_dict().keys():
         if convertible_modules(model) or any(getattr(module, "deploy", False) for module in model.modules()):
-            raise ConversionError(f"The model of {config} is in deploy form already.")
+            raise ConversionError(f"The model of {config} is already in deploy form.")
         raise ConversionError(f"The model of {config} has nothing to convert: no part of it has a deploy form.")
     return converted, read_back(config, deploy_config(cfg, model))
 
 
 def read_back(config: str | Path, target: Config) -> Config:
-    """A config as it is when it has been written and read, if that is the same one."""
+    """Write a config and read it back.
+
+    Raises:
+        ConversionError: The config that was read back differs, or cannot be read.
+    """
     with TemporaryDirectory() as folder:
         file = Path(folder, "deploy.py")
         try:
             file.write_text(target.pretty_text, encoding="utf-8")
             if (written := Config.fromfile(file)).to_dict() == target.to_dict():
                 return written
-            reason = "it is read as another one"
-        except Exception as error:  # of whatever the text makes its reader do
+            reason = "it differs when read back"
+        except Exception as error:  # a config file may raise anything
             reason = summarize(error)
     raise ConversionError(
-        f"The config of the deploy form of {config} cannot be written as text: {reason}. Use names, numbers and lists "
-        "alone in the config. Nothing was written."
+        f"The deploy-form config of {config} cannot be written as text: {reason}. Use only names, numbers and lists "
+        "in the config. Nothing was written."
     )
 
 
 def build_deploy_form(config: str | Path, target: Config, file: Path) -> nn.Module:
-    """Build the model of a deploy form's config from a file that was written for it."""
+    """Build the model of a deploy-form config with the weights of a file.
+
+    Raises:
+        ConversionError: The weights do not fit the model that the config builds.
+    """
     try:
         return build_model(target, load_from_local(file)["state_dict"])
     except ValueError as error:
         raise ConversionError(
-            f"The model of {config} has a part whose deploy form cannot be built from a config: {error}"
+            f"The model of {config} has a part with a deploy form that a config cannot build: {error}"
         ) from error
 
 
-def raise_failures(report: ConversionReport, unproven: dict[str, str]) -> None:
-    """Refuse to go on where the two forms are not the same model, or nothing shows that they are, for modules that
-    are converted and could not be compared."""
+def raise_failures(report: ConversionReport, unverified: dict[str, str]) -> None:
+    """Raise an error if the two forms differ, or if converted modules could not be compared.
+
+    Args:
+        report: Report on the conversion.
+        unverified: Names of the modules that could not be compared, with the reasons.
+    """
     failures = report.failures()
     if failures:
         rest = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
         rounding = name_of(report.differences[-1].dtype) if report.differences else ""
-        advice = f" The conversion is exact but for {rounding}'s rounding; --tolerance allows more of it."
+        advice = f" The conversion is exact except for rounding to {rounding}; --tolerance allows more of it."
         raise ConversionError(
             f"The deploy form differs: {'; '.join(failures[:10])}{rest}. Nothing was written."
             + (advice if report.exact and report.same_predictions is None else "")
         )
-    if unproven:
-        reasons = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in unproven.items())
+    if unverified:
+        reasons = "; ".join(f"{name or 'the model'}: {reason}" for name, reason in unverified.items())
         tested = report.same_predictions is not None
-        images = "Neither random images nor the test set show" if tested else "Random images do not show"
-        advice = "" if tested else " --verify-on test compares it on the images of the config's test set."
+        images = "random images and the test set" if tested else "random images"
+        advice = "" if tested else " --verify-on test compares it on the config's test set."
         raise ConversionError(
-            f"{images} what the conversion did to a part of the model ({reasons}). Nothing was written.{advice}"
+            f"A converted part of the model cannot be verified on {images} ({reasons}). Nothing was written.{advice}"
         )
 
 
 def write_official(
     checkpoint: str | Path, out: Path, state: dict[str, Tensor], overwrite: bool, check: bool
 ) -> OfficialReport:
-    """Write a state dict with the authors' names: by itself, or as a safetensors file."""
+    """Write a state dict with the authors' names, as a plain state dict or as a safetensors file."""
     report = OfficialReport(Path(checkpoint), len(state), sum(value.numel() for value in state.values()))
     if not check:
         stale = earlier_files(out)
@@ -240,18 +259,18 @@ def write_official(
 
 
 def written_precision(state: dict[str, Tensor]) -> torch.dtype:
-    """The precision of a half-precision checkpoint, float32 for any other."""
+    """Return the dtype of a half-precision state dict, float32 for any other."""
     precisions = {value.dtype for value in state.values() if value.is_floating_point()}
     return precisions.pop() if len(precisions) == 1 and precisions < set(HALF) else torch.float32
 
 
 def megabytes(model: nn.Module, dtype: torch.dtype) -> float:
-    """The size of a model's weights in a precision."""
+    """Return the size of a model's weights in a precision, in units of 1e6 bytes."""
     return sum(value.nbytes for value in cast(model.state_dict(), dtype).values()) / 1e6
 
 
 def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Cast the floating point tensors of a state dict, which keeps its metadata."""
+    """Cast the floating point tensors of a state dict, and keep its metadata."""
     state = copy.copy(state)
     state.update({name: value.to(dtype) for name, value in state.items() if value.is_floating_point()})
     return state
@@ -262,7 +281,7 @@ def write_files(
 ) -> ConversionReport:
     """Write checkpoint, report and config.
 
-    The config comes last and names the checkpoint: until it is there, whatever it named before is untouched.
+    The config is written last, since it names the checkpoint: files of an earlier conversion stay valid until then.
     """
     report.config, stale = out.with_suffix(".py"), earlier_files(out)
     report.checkpoint = save_hashed(content, out, verify)
@@ -270,7 +289,7 @@ def write_files(
     try:
         with atomic_write(report_file, named_after=out.with_suffix(report_file.suffix)) as file:
             file.write_text(report.to_json(), encoding="utf-8")
-        target.load_from = report.checkpoint.name  # beside the config, where read_config looks as well
+        target.load_from = report.checkpoint.name  # read_config also looks beside the config
         with atomic_write(report.config) as file:
             file.write_text(target.pretty_text, encoding="utf-8")
     except OSError:
@@ -283,6 +302,6 @@ def write_files(
 
 
 def earlier_files(out: Path) -> set[Path]:
-    """Checkpoints and reports of earlier conversions of the same name."""
+    """Find the checkpoints and reports of earlier conversions of the same name."""
     name = re.compile(re.escape(out.stem) + rf"-[0-9a-f]{{8}}({re.escape(out.suffix)}|\.json)")
     return {path for path in out.parent.glob("*") if name.fullmatch(path.name)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversion did, to print and to keep."""
+"""Report on a conversion, to print and to save."""
 
 import json
 import math
@@ -15,33 +15,31 @@ from rich.table import Table
 from mmrepmlp.reparam import Difference
 from mmrepmlp.version import __version__
 
-METRIC_TOLERANCE = 5e-5  # of a fraction; of a percentage, half a hundredth at 100 %
+METRIC_TOLERANCE = 5e-5  # absolute for fractions, relative for percentages
 
 
 @dataclass
 class ConversionReport:
-    """A checkpoint before and after its conversion; pairs are training form and deploy form.
+    """Comparison of a checkpoint before and after its conversion; pairs are training form and deploy form.
 
     Attributes:
         source: The checkpoint in training form.
-        checkpoint: The file in deploy form; None where nothing was written.
-        config: The config that loads it; None where nothing was written.
-        parameters: Numbers of parameters.
-        macs: Multiply-accumulate operations on one image, as far as the model can be called on images alone.
-        converted: Names of the modules that were converted.
-        differences: How far the outputs of each of them moved on the inputs that it gets in the model: converted in
-            float64, where nothing but the algebra counts, and as the written file has it, in the precision of its
-            weights. Those of the whole model are not required to agree.
-        changed: Tensors of other modules that are not the same in the file.
-        metrics: What the config's evaluator says of both, by name; empty where it was not asked.
-        rounding: The step to which the framework rounds metrics; 0 where it does not.
-        same_predictions: Share of the numbers in both predictions that are the same; None where the evaluator was not
-            asked.
-        channels: How many channels a layer computed, and computes where the training compressed it, by name.
-        compression: How far outputs moved when those were removed, and what training had left to do.
-        megabytes: Sizes of the weights.
-        milliseconds: Medians of interleaved calls on one image, in eager mode on the CPU; None where the training
-            compressed nothing.
+        checkpoint: The file in deploy form; None if nothing was written.
+        config: The config that loads it; None if nothing was written.
+        parameters: Number of parameters.
+        macs: Multiply-accumulate operations on one image, in all parts that run on images alone.
+        converted: Names of the converted modules.
+        differences: Change of the outputs of each converted module, on its inputs in the model: converted in float64,
+            where it must be exact, and as stored in the file. Outputs of the whole model are not required to agree.
+        changed: Tensors of other modules that differ in the file.
+        metrics: Metrics of the config's evaluator, by name; empty without ``verify_on``.
+        rounding: Step to which the framework rounds metrics; 0 if it does not.
+        same_predictions: Share of equal numbers in the predictions; None without ``verify_on``.
+        channels: Output channels before and after of each layer that training compressed, by name.
+        compression: Change of outputs when those channels were removed, and before that, when the compression was
+            completed that training had left unfinished.
+        megabytes: Size of the weights, in units of 1e6 bytes.
+        milliseconds: Median of interleaved calls on one image, in eager mode on the CPU; None without compression.
     """
 
     source: Path
@@ -62,18 +60,20 @@ class ConversionReport:
 
     @property
     def exact(self) -> bool:
-        """Whether all outputs agree in float64, where rounding plays no part."""
+        """Whether all outputs agree in float64, where rounding is negligible."""
         return not self.changed and all(d.accepted for d in self.differences if d.dtype is torch.float64)
 
     def failures(self) -> list[str]:
-        """The outputs that differ by more than is allowed, the tensors that changed, and the metrics, unless heads make
-        much of rounding."""
+        """Describe outputs that differ too much, tensors that changed, and metrics that differ.
+
+        Metrics are left out if the outputs of the whole model differ, since heads can amplify rounding.
+        """
         outputs = [
             f"{d.output} in {name_of(d.dtype)}: {d.relative:.1e} relative, allowed {d.tolerance:.0e}"
             for d in [*self.compression, *self.differences]
             if not d.accepted
         ]
-        tensors = [f"{name} is not the same, and in no module that is converted" for name in self.changed]
+        tensors = [f"{name} differs, although its module is not converted" for name in self.changed]
         metrics = [
             f"{name}: {before} and {after}"
             for name, (before, after) in self.metrics.items()
@@ -82,7 +82,7 @@ class ConversionReport:
         return outputs + tensors + (metrics if all(d.within_tolerance for d in self.differences) else [])
 
     def table(self) -> Group:
-        """The report to print; of the outputs the one that moved most, in each precision."""
+        """Return the report to print, with the largest difference in each precision."""
         forms = Table(title=f"{self.checkpoint or self.source}", title_justify="left", box=box.SIMPLE)
         for column in ("", "training form", "deploy form"):
             forms.add_column(column, justify="right" if column else "left")
@@ -90,7 +90,7 @@ class ConversionReport:
         forms.add_row("MB of weights", *(f"{size:.3f}" for size in self.megabytes))
         forms.add_row("GMACs", *(f"{count / 1e9:.3f}" for count in self.macs))
         if self.milliseconds:
-            forms.add_row("ms an image, eager", *(f"{time:.2f}" for time in self.milliseconds))
+            forms.add_row("ms per image, eager", *(f"{time:.2f}" for time in self.milliseconds))
         if self.channels:
             sums = (f"{sum(widths):,}" for widths in zip(*self.channels.values()))
             forms.add_row(f"channels of {len(self.channels)} layers", *sums)
@@ -104,8 +104,8 @@ class ConversionReport:
         for dtype, required in dict.fromkeys((d.dtype, d.required) for d in self.differences):
             same = [d for d in self.differences if (d.dtype, d.required) == (dtype, required)]
             worst = max(same, key=lambda d: d.relative)
-            what = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
-            name = f"{what}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
+            kind = "float64" if dtype is torch.float64 else f"file, {name_of(dtype)}"
+            name = f"{kind}, {worst.output}" + (f", of {len(same)} outputs" if len(same) > 1 else "")
             allowed = f"{worst.tolerance:.0e}" if required else "not limited"
             errors.add_row(name, f"{worst.absolute:.1e}", f"{worst.relative:.1e}", allowed)
         for difference in self.compression:
@@ -114,17 +114,17 @@ class ConversionReport:
         return Group(forms, errors, *self.remarks())
 
     def remarks(self) -> list[str]:
-        """What the differences do not show, and why that is no gap."""
+        """Explain why the whole model was not compared, or why it differs."""
         advice = "" if self.same_predictions is not None else " --verify-on test compares the results on the test set."
-        equal = "What is converted gives the same outputs, and all other weights are the same"
+        equal = "Converted modules have the same outputs, and all other weights are the same"
         if all(d.required for d in self.differences) and "" not in self.converted:
             return [f"{equal}. The whole model cannot be called on images alone.{advice}"]
         if not all(d.within_tolerance for d in self.differences):
-            return [f"{equal}: the larger difference of the whole model is what its heads make of rounding.{advice}"]
+            return [f"{equal}: the larger difference of the whole model is rounding, amplified by its heads.{advice}"]
         return []
 
     def to_json(self) -> str:
-        """The report to keep, with all outputs and what it was made with."""
+        """Return the report to save, with all outputs and the versions of packages."""
         content = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
         for difference in content["differences"] + content["compression"]:
             difference["dtype"] = name_of(difference["dtype"])
@@ -135,7 +135,7 @@ class ConversionReport:
 def metrics_agree(before: float, after: float, rounding: float = 0.0) -> bool:
     """Whether a metric, a fraction or a percentage, is equal before and after a conversion, up to rounding.
 
-    What is nan before, such as a metric of a class that no image shows, has to be nan after.
+    A metric that is nan before, such as that of a class in no image, has to be nan after.
     """
     if math.isnan(before):
         return math.isnan(after)
@@ -144,5 +144,5 @@ def metrics_agree(before: float, after: float, rounding: float = 0.0) -> bool:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Name of a precision, e.g. float32."""
+    """Return the name of a dtype, e.g. float32."""
     return str(dtype).removeprefix("torch.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both forms of a model on the images of a config's test set."""
+"""Compare both forms of a model on a config's test set."""
 
 import copy
 from dataclasses import dataclass, field
@@ -28,12 +28,19 @@ UNCOMPARED = (".gt_", ".seg_logits")  # annotations, and scores of every pixel f
 
 @dataclass
 class Agreement:
-    """What a test set says of both forms of a model; pairs are training form and deploy form."""
+    """Agreement of both forms of a model on a test set.
+
+    Attributes:
+        metrics: Metrics of training form and deploy form, by name.
+        rounding: Step to which the framework rounds metrics; 0 if it does not.
+        same: Count of numbers in the predictions that are equal, up to rounding.
+        total: Count of all numbers in the predictions.
+    """
 
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
-    rounding: float = 0.0  # the step to which the framework rounds metrics; 0 where it does not
-    same: int = 0  # numbers in the predictions that are equal, up to rounding
-    total: int = 0  # all numbers in them
+    rounding: float = 0.0
+    same: int = 0
+    total: int = 0
 
     @property
     def share(self) -> float:
@@ -41,9 +48,9 @@ class Agreement:
         return self.same / max(self.total, 1)
 
     def count(self, before: object, after: object) -> None:
-        """Count the numbers in predictions of some images that are equal, up to rounding.
+        """Count the numbers in a batch of predictions that are equal, up to rounding.
 
-        Of lists of different lengths, such as the boxes of an image, the numbers at the same place are compared.
+        In lists of different lengths, such as the boxes of an image, numbers at the same position are compared.
         """
         actual = dict(named_tensors(after))
         for name, expected in named_tensors(before):
@@ -57,8 +64,14 @@ class Agreement:
 
 
 class CompareFormsHook(Hook):
-    """Tests a deploy form on the batches on which a runner tests the training form, and compares the modules that a
-    verification has not seen on the inputs that they get."""
+    """Test a deploy form on the batches on which a runner tests the training form.
+
+    Modules that random images did not verify are compared on their inputs there.
+
+    Args:
+        model: The deploy form, which is copied.
+        verification: Comparison of the converted modules.
+    """
 
     priority = "VERY_LOW"  # after the hooks that swap weights
 
@@ -67,11 +80,11 @@ class CompareFormsHook(Hook):
         self.result = Agreement()
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Set up an evaluator of its own."""
+        """Set up a second evaluator, for the deploy form, and start to compare modules."""
         self.model.to(next(runner.model.parameters()).device)
         self.evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
         self.evaluator.dataset_meta = runner.test_loop.evaluator.dataset_meta
-        self.watching = self.verification.watch(runner.model, self.verification.unproven())
+        self.watching = self.verification.watch(runner.model, self.verification.unverified())
         self.watching.__enter__()
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
@@ -100,8 +113,19 @@ class CompareFormsHook(Hook):
 
 
 def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verification: Verification) -> Agreement:
-    """Test both forms of a model on the same batches of the test set of the config of its training form, and compare
-    the modules that a verification has not seen on the inputs that they get."""
+    """Test both forms of a model on the same batches of a config's test set, and compare modules not verified yet.
+
+    Args:
+        cfg: Config of the training form.
+        before: Model in training form.
+        after: Model in deploy form.
+        verification: Comparison of the converted modules, which is continued.
+
+    Raises:
+        MMRepMLPError: The test set yields no metric, or the config has another test loop than MMEngine's.
+        ExplainedError: A dataset is missing.
+        ValueError: The config has nothing to test.
+    """
     with TemporaryDirectory() as folder, torch.random.fork_rng():
         cfg.dump(Path(folder, "training.py"))
         save_checkpoint({"state_dict": before.state_dict()}, Path(folder, "training.pth"))
@@ -114,7 +138,7 @@ def compare_on_test_set(cfg: Config, before: nn.Module, after: nn.Module, verifi
             if not isinstance(runner.test_loop, TestLoop):
                 raise MMRepMLPError(
                     f"test_cfg.type={type(runner.test_loop).__name__}: --verify-on test needs MMEngine's TestLoop. "
-                    "Convert without it, and test both forms."
+                    "Convert without it, and test both forms with mmrepmlp test."
                 )
             hook = CompareFormsHook(after, verification)
             runner.register_hook(hook)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verification of a conversion: each converted module on the inputs that it gets in a real pass, all else bit for bit.
+"""Verify a conversion: compare each converted module on its inputs in a forward pass, all other tensors bit for bit.
 
-A model is what its modules make of each other's outputs. Where every converted module computes what it did before, and
-no other tensor changed, the model does, whatever its heads are and however they are called.
+If every converted module computes the same as before, and no other tensor changed, the whole model computes the same,
+whatever its heads are and however they are called.
 """
 
 import copy
@@ -20,21 +20,28 @@ from mmrepmlp.reparam import Difference, compare_outputs, convertible_modules, n
 from mmrepmlp.verbs.explain_data import first_line
 from mmrepmlp.verbs.model import call_model, random_images
 
-SCALES = (1.0, 1.3)  # image sizes over the model's: a whole number of tiles, and none
-CALLS = 20  # of a module that are compared in one pass
+SCALES = (1.0, 1.3)  # of the model's image size: one with whole tiles only, one that needs padding
+CALLS = 20  # compared calls of a module in one pass, at most
 
 
 @dataclass
 class Forms:
-    """A model before and after its conversion, and how much they may differ."""
+    """A model before and after its conversion, and the allowed difference.
+
+    Attributes:
+        before: Model in training form.
+        after: Model in deploy form.
+        dtype: Precision of the converted weights, for reports.
+        tolerance: Largest allowed difference, relative to an output's largest value.
+    """
 
     before: nn.Module
     after: nn.Module
-    dtype: torch.dtype  # of the converted weights, to report
-    tolerance: float  # relative to an output's largest value
+    dtype: torch.dtype
+    tolerance: float
 
     def call(self, model: nn.Module, name: str, inputs: tuple[tuple, dict]) -> object:
-        """Call a module of either form on copies of inputs, in the precision in which both compute."""
+        """Call a module of either form on copies of the inputs, in the precision of the training form."""
         like = next(self.before.parameters())
         args, kwargs = tree_map_only(
             Tensor, lambda x: x.to(like if x.is_floating_point() else like.device, copy=True), inputs
@@ -43,20 +50,19 @@ class Forms:
 
 
 class Verification:
-    """Comparison of the modules that a conversion changes.
+    """Comparison of converted modules with their training form.
 
     Args:
         model: The model in training form.
-        forms: What to compare, such as the conversion in float64, where nothing but the algebra counts, and the file
-            as it was written.
+        forms: Pairs to compare, such as a conversion in float64, which must be exact, and the written file.
 
     Attributes:
-        names: Names of the modules that are converted; of a shared one, the first.
-        differences: How far outputs moved in any call, the largest of each output in each precision.
+        names: Names of the converted modules; the first name of a shared module.
+        differences: Largest difference of each output in any call, in each precision.
     """
 
     def __init__(self, model: nn.Module, forms: Iterable[Forms]) -> None:
-        self.model, self.forms = copy.deepcopy(model), list(forms)  # hooks and passes are to leave no trace
+        self.model, self.forms = copy.deepcopy(model), list(forms)  # hooks and passes leave traces
         self.names = list(convertible_modules(model))
         named = list(model.named_modules(remove_duplicate=False))
         self.aliases = {name: [n for n, m in named if m is model.get_submodule(name)] for name in self.names}
@@ -73,25 +79,25 @@ class Verification:
         ]
 
     def all_names(self) -> list[str]:
-        """All names of the converted modules; a shared one has several."""
+        """Return all names of the converted modules; a shared one has several."""
         return [alias for aliases in self.aliases.values() for alias in aliases]
 
-    def unproven(self) -> dict[str, str]:
-        """The converted modules that nothing was shown of, and why."""
+    def unverified(self) -> dict[str, str]:
+        """Return the names of converted modules that were not verified, with the reasons."""
         reasons = {}
         for name in self.names:
             if name not in self.compared:
-                reasons[name] = self.errors.get(name, "no pass reached it")
+                reasons[name] = self.errors.get(name, "no forward pass reached it")
             elif name not in self.varied:
-                reasons[name] = "it gives the same for all images"
+                reasons[name] = "its outputs are the same for all images"
         return reasons
 
     @torch.no_grad()
     def run_on_random_images(self) -> None:
-        """Run the model, up to the raw outputs of its heads where that is possible, and compare what it calls.
+        """Run the model on random images, up to the raw outputs of its heads if possible, and compare what it calls.
 
-        Modules that this does not show, such as those of a teacher, are reached from the modules around them, the
-        outermost that can be called.
+        Modules that this does not reach, such as those of a teacher, are run through the outermost enclosing module
+        that can be called.
         """
         for scale in SCALES:
             images = random_images(self.model, 2, scale).float()
@@ -99,10 +105,10 @@ class Verification:
                 outputs = call_model(self.model, images)
             if outputs and "" not in self.names:
                 self.compare_whole(outputs, images)
-        for name in self.unproven():
+        for name in self.unverified():
             path = name.split(".")
             for owner in (".".join(path[: end + 1]) for end in range(len(path))):
-                if name in self.unproven():
+                if name in self.unverified():
                     part = self.model.get_submodule(owner)
                     for scale in SCALES:
                         with self.watch(self.model):
@@ -110,8 +116,12 @@ class Verification:
 
     @contextmanager
     def watch(self, model: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
-        """Compare the converted modules, or some of them by name, on what they are called with in a model in training
-        form, or in a copy of it."""
+        """Compare converted modules on the inputs that they get within this context.
+
+        Args:
+            model: The model in training form that is going to be called, or a copy of it.
+            names: Names of the modules. Default: None, all converted ones.
+        """
         calls = Counter()
 
         def compare(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -130,7 +140,7 @@ class Verification:
         for forms in self.forms:
             try:
                 expected = forms.call(forms.before, name, inputs)
-            except Exception as error:  # the precision or the size may not do
+            except Exception as error:  # the module may not support the precision or size
                 self.errors[name] = first_line(error)[:200]
                 return
             self.notice_samples(name, expected)
@@ -142,10 +152,10 @@ class Verification:
         self.compared.add(name)
 
     def compare_whole(self, outputs: tuple[str, object], images: Tensor) -> None:
-        """Compare the outputs of the whole model as well.
+        """Compare the outputs of the whole model.
 
-        Functions of equal inputs, they differ by what heads make of rounding, a sorting for example. That is no reason
-        to refuse; a model that cannot be called any more is one.
+        Heads can amplify rounding, for example by sorting, so that differences are reported but allowed. A model that
+        can no longer be called is an error.
         """
         way, expected = outputs
         actual = call_model(self.forms[-1].after, images)
@@ -156,7 +166,7 @@ class Verification:
         self.keep([replace(difference, required=not still_called) for difference in differences])
 
     def notice_samples(self, name: str, outputs: object) -> None:
-        """Note whether the outputs of a module differ between two samples, in any call."""
+        """Record whether the outputs of a module differ between any two samples."""
         for path, output in named_tensors(outputs):
             if name not in self.varied and output.dim() and len(output):
                 first = self.first_samples.setdefault((name, path, output.shape[1:]), output[0].clone())
@@ -164,7 +174,7 @@ class Verification:
                     self.varied.add(name)
 
     def keep(self, differences: Iterable[Difference]) -> None:
-        """Keep the larger of each difference and what is known of its output; nan is the largest."""
+        """Keep the largest difference of each output; nan counts as the largest."""
         for difference in differences:
             key = difference.dtype, difference.output
             if key not in self.found or not difference.relative <= self.found[key].relative:
@@ -172,26 +182,26 @@ class Verification:
 
 
 def compare_named(name: str, expected: object, actual: object, forms: Forms) -> list[Difference]:
-    """Compare outputs, and name them after what gives them."""
+    """Compare the outputs of a module, and name them after it."""
     differences = compare_outputs({name: expected}, {name: actual}, forms.dtype, forms.tolerance)
     return [replace(d, output=d.output.removeprefix("output.")) for d in differences]
 
 
 def changed_tensors(before: nn.Module, after: nn.Module, converted: Iterable[str], dtype: torch.dtype) -> list[str]:
-    """The tensors outside of the converted modules that are not bit for bit the same, but for a cast."""
+    """Return the names of tensors outside the converted modules that differ, other than by a cast."""
     names = list(converted)
     expected, actual = (tensors_outside(model, names) for model in (before, after))
     return [name for name in expected | actual if not same_tensor(expected.get(name), actual.get(name), dtype)]
 
 
 def tensors_outside(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of a state dict that are in none of some modules, whatever their names are in it."""
+    """Return the tensors of a state dict that belong to none of the named modules, under any name."""
     inside = {id(tensor) for name in names for tensor in model.get_submodule(name).state_dict(keep_vars=True).values()}
     return {name: value for name, value in model.state_dict(keep_vars=True).items() if id(value) not in inside}
 
 
 def same_tensor(expected: Tensor | None, actual: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether two tensors are the same bit for bit, but for a cast of the second."""
+    """Whether two tensors are the same bit for bit, except for a cast of the second."""
     if expected is None or actual is None:
         return False
     cast = expected.to(dtype).to(expected) if expected.is_floating_point() else expected

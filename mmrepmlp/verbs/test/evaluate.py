@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+"""Evaluate models on test sets, for configs of mmpretrain, mmsegmentation and mmdetection."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class DumpPredictions(DumpResults):
-    """MMEngine's dump of predictions, without per-pixel scores, which would fill the disk."""
+    """MMEngine's :class:`DumpResults` without per-pixel scores, which would fill the disk."""
 
     def process(self, data_batch: dict, predictions: Sequence[dict]) -> None:
         """Add the predictions of a batch."""
@@ -45,42 +45,43 @@ def evaluate(
     launcher: str = "none",
     progress: bool = False,
 ) -> dict[str, float]:
-    """Evaluate a checkpoint or a deployed network on a config's test set.
+    """Evaluate a checkpoint or a deployed folder on a config's test set.
 
     Args:
         config: Path of the config file, or ``package::path``.
-        checkpoint: Path of the checkpoint, or a folder that :func:`deploy_checkpoint` wrote, for
-            :func:`evaluate_deployment`. Default: the config's ``load_from``.
-        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
-        out: Pickle file for the predictions. Default: None.
+        checkpoint: Path of the checkpoint, or of a folder that :func:`deploy_checkpoint` wrote, which
+            :func:`evaluate_deployment` evaluates. Default: the config's ``load_from``.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<config name>``.
+        out: Pickle file to write the predictions to. Default: None.
         deploy: Whether to convert the model to deploy form first. Default: False.
-        tta: Whether to merge the predictions of augmented images, by the config's ``tta_model`` and ``tta_pipeline``,
-            or of each image and its mirror image. Default: False.
-        dtype: Precision of backbone, neck and heads: ``float32`` or ``bfloat16``; the latter for processors with
-            instructions for it. What they are joined by, such as NMS, stays in float32. Default: ``float32``.
-        show_dir: Folder for a picture of each prediction, drawn by the framework's own visualization hook; that of
-            mmsegmentation writes into ``vis_data/vis_image`` of it. Default: None.
-        cfg_options: Settings to override, by dotted names. Default: None.
+        tta: Whether to use test-time augmentation: the config's ``tta_model`` and ``tta_pipeline``, or else each image
+            and its mirror image. Default: False.
+        dtype: Precision of backbone, neck and heads: ``float32``, or ``bfloat16`` for processors with instructions for
+            it. Everything in between, such as NMS, stays in float32. Default: ``float32``.
+        show_dir: Folder for an image of each prediction, drawn by the framework's visualization hook; mmsegmentation's
+            writes to its subfolder ``vis_data/vis_image``. Default: None.
+        cfg_options: Config settings to override, by dotted name. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
-        progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
-            has in full. Default: False.
+        progress: Whether to print a progress bar, metrics and warnings instead of the log, which then goes only to its
+            file. Default: False.
 
     Returns:
-        The metrics.
+        The metrics, by name.
 
     Raises:
-        ValueError: The config sets nothing to test, no checkpoint is given, an argument is none of its choices, or it
-            is not one for a deployed network.
-        ExplainedError: A neck or head does not fit the backbone, a dataset is not there, or with ``tta`` the
-            predictions of the model cannot be merged.
-        MMRepMLPError: With ``show_dir``, the config has nothing that draws predictions.
+        ValueError: The config has nothing to test or no checkpoint is given; an argument has another value than its
+            choices, or does not apply to a deployed folder.
+        ExplainedError: A neck or head does not fit the backbone, a dataset is missing, or with ``tta`` the predictions
+            of the model cannot be merged.
+        MMRepMLPError: The config has nothing to draw predictions with for ``show_dir``, or the environment of the
+            launcher is incomplete.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")
     if checkpoint is not None and Path(checkpoint).is_dir():
         if deploy or tta or dtype != "float32" or launcher != "none":
-            raise ValueError(f"{checkpoint} is a deployed network, which takes no deploy, tta, dtype or launcher.")
-        # What export needs is not everywhere installed.
+            raise ValueError(f"{checkpoint} is a deployed folder: deploy, tta, dtype and launcher do not apply to it.")
+        # The packages that export needs are optional.
         from .evaluate_deployment import evaluate_deployment
 
         return evaluate_deployment(config, checkpoint, work_dir, cfg_options, out, show_dir, progress)
@@ -105,13 +106,13 @@ def load_test_config(
     out: str | None = None,
     show_dir: str | Path | None = None,
 ) -> Config:
-    """Read a config to test with, for what :func:`evaluate` takes."""
+    """Read a config to test with; the arguments are those of :func:`evaluate`."""
     if out and not str(out).endswith((".pkl", ".pickle")):
-        raise ValueError(f"out={str(out)!r}: predictions are written as a pickle file, .pkl or .pickle.")
+        raise ValueError(f"out={str(out)!r}: expected a pickle file, .pkl or .pickle.")
     cfg = load_config(config, cfg_options, work_dir, launcher)
     require(cfg, "test_dataloader", "test_cfg", "test_evaluator")
     for folder in (Path(out).parent if out else None, show_dir):
-        if folder is not None:  # which are written at the end
+        if folder is not None:  # they are written to at the end
             check_folder(folder)
     if show_dir:
         draw_into(cfg, str(Path(show_dir).absolute()), cfg_options or {})
@@ -119,7 +120,7 @@ def load_test_config(
 
 
 def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
-    """Turn on the visualization hook of a config, as the frameworks' own ``tools/test.py --show-dir`` does."""
+    """Turn on the visualization hook of a config, as ``tools/test.py --show-dir`` of the frameworks does."""
     hook, scope = (cfg.get("default_hooks") or {}).get("visualization"), framework_of(cfg)
     switches = {
         "mmpretrain": dict(enable=True, out_dir=folder),
@@ -129,17 +130,17 @@ def draw_into(cfg: Config, folder: str, cfg_options: Mapping) -> None:
     if not hook or not cfg.get("visualizer") or scope not in switches:
         raise MMRepMLPError(
             f"--show-dir: the config, of {scope}, has no visualizer or no default_hooks.visualization of "
-            f"{', '.join(switches)}. Set them, e.g. default_hooks.visualization.type=SegVisualizationHook."
+            f"{' or '.join(switches)}. Set them, e.g. default_hooks.visualization.type=SegVisualizationHook."
         )
     hook.update(switches[scope])
     if "default_hooks.visualization.interval" not in cfg_options:
         hook.interval = 1
-    # Not the visualizer of an earlier run of this process, which has a folder and classes of its own.
+    # A new name, since the visualizer of an earlier run in this process has another folder and other classes.
     cfg.visualizer.update(name=f"{folder} {time.monotonic_ns()}", save_dir=folder)
 
 
 def run_test(runner: Runner, out: str | None = None) -> dict[str, float]:
-    """Test what a runner has, and write the predictions to a pickle file if one is given."""
+    """Run a runner's test, and write the predictions to a pickle file if ``out`` is set."""
     if out:
         runner.test_evaluator.metrics.append(DumpPredictions(out_file_path=out))
     with show_progress(runner):
@@ -152,7 +153,7 @@ def evaluate_weights(
     work_dir: str | None = None,
     cfg_options: dict | None = None,
 ) -> dict[str, float]:
-    """The metrics that are numbers of weights that are in no file, e.g. averaged ones."""
+    """Evaluate a state dict that is in no file, e.g. averaged weights, and return the metrics that are numbers."""
     with TemporaryDirectory() as folder:
         checkpoint = Path(folder, "weights.pth")
         save_checkpoint({"state_dict": state}, checkpoint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a deployed network inside the framework's loop."""
+"""Evaluate a deployed network in the test loop of its framework."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -32,23 +32,23 @@ def evaluate_deployment(
     show_dir: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Evaluate a deployed network on a config's test set, with what prepares images and judges predictions there.
+    """Evaluate a deployed network on a config's test set, with the config's test pipeline and evaluator.
 
-    Of a model that was deployed up to its maps, the rest runs in PyTorch.
+    If the graph ends in feature maps, the rest of the model runs in PyTorch.
 
     Args:
         config: Path of the config file, or ``package::path``.
         out_dir: Folder written by :func:`deploy_checkpoint` for a model of this config.
-        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<name of the config>``.
+        work_dir: Folder for logs. Default: the config's, or ``work_dirs/<config name>``.
         cfg_options, out, show_dir, progress: See :func:`evaluate`.
 
     Returns:
-        The metrics.
+        The metrics, by name.
 
     Raises:
-        FileNotFoundError: There is no deployed network.
-        ExplainedError: A dataset is not there.
-        DeploymentError: A file was changed, or the network is of another model than the config's.
+        FileNotFoundError: The folder does not hold a deployed network.
+        ExplainedError: A dataset is missing.
+        DeploymentError: A file of the folder was changed, or the network does not fit the config's model.
     """
     deployment = Deployment.read(out_dir)
     cfg, settings = load_test_config(config, cfg_options, work_dir, out=out, show_dir=show_dir), deployment.settings
@@ -62,16 +62,16 @@ def evaluate_deployment(
 
 
 class GraphEvaluator:
-    """Evaluates graphs of one network on a config's test set. The dataset is read and the model built once.
+    """Evaluate graphs of one network on a config's test set, which is read once, with a model that is built once.
 
     Args:
         cfg: The config.
-        normalization: What a graph does to the colors of an image, which the config's preprocessor did already.
-        task: What a graph predicts.
-        size: Height and width of the images that a graph takes, None for any: smaller ones are padded, but for
-            classifiers.
-        head: The weights of what follows a graph that ends in maps; others are ignored. Default: None.
-        progress: As in :func:`evaluate`. Default: True.
+        normalization: Normalization inside the graphs. The config's data preprocessor applies it too, so it is undone.
+        task: What the graphs predict.
+        size: Height and width of the images that the graphs take, None for any. Smaller images are padded, except for
+            classifiers. Default: (None, None).
+        head: Weights of the rest of a model whose graph ends in feature maps; not used otherwise. Default: None.
+        progress: See :func:`evaluate`. Default: True.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class GraphEvaluator:
             replace_classifier(model, task, self.run)
 
     def run(self, inputs: Tensor, *_: object, **__: object) -> tuple[Tensor, ...]:
-        """Run the graph on images as the config's preprocessor leaves them."""
+        """Run the graph on images (N, C, H, W) that the config's data preprocessor has normalized."""
         height, width = inputs.shape[2:]
         if self.task.name != "classification":
             missing = [max(0, (wanted or side) - side) for wanted, side in zip(self.size, (height, width))]
@@ -107,22 +107,22 @@ class GraphEvaluator:
         return tuple(o[..., :height, :width] for o in outputs) if self.task.name == "segmentation" else outputs
 
     def __call__(self, graph: Graph, out: str | None = None) -> dict[str, float]:
-        """The metrics of a graph, which maps images (N, H, W, C) to its outputs."""
+        """Evaluate a graph, which maps images (N, H, W, C) to outputs, and return the metrics."""
         self.graph = graph
         return run_test(self.runner, out)
 
 
 def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
-    """Let a classifier take the scores of a graph."""
+    """Make a classifier use the scores of a graph."""
     if not hasattr(model, "head"):
-        raise DeploymentError(f"The folder has a classifier, and the config's model is a {type(model).__name__}.")
+        raise DeploymentError(f"The folder has a classifier, but the config's model is a {type(model).__name__}.")
     classes = getattr(model.head, "num_classes", None)
     inverse = {"softmax": torch.log, "sigmoid": torch.logit, "none": lambda scores: scores}
 
     def logits(images: Tensor) -> Tensor:
         (scores,) = run(images)
         if classes not in (None, scores.size(1)):
-            raise DeploymentError(f"The graph gives {scores.size(1)} scores, and the config has {classes} classes.")
+            raise DeploymentError(f"The graph returns {scores.size(1)} scores, but the config has {classes} classes.")
         smallest = torch.finfo(scores.dtype).tiny
         if task.settings["activation"] != "none":
             scores = scores.clamp(smallest, 1)
@@ -133,20 +133,20 @@ def replace_classifier(model: nn.Module, task: Task, run: Graph) -> None:
 
 
 def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
-    """Let a segmentor take the classes or the logits of a graph."""
+    """Make a segmentor use the classes or logits of a graph."""
     if not hasattr(model, "decode_head"):
-        raise DeploymentError(f"The folder has a segmentor, and the config's model is a {type(model).__name__}.")
+        raise DeploymentError(f"The folder has a segmentor, but the config's model is a {type(model).__name__}.")
     channels = getattr(model.decode_head, "out_channels", None) or model.decode_head.num_classes
     if channels != task.settings["channels"]:
         raise DeploymentError(
-            f"The graph has {task.settings['channels']} classes, and the config's head gives {channels} logits."
+            f"The graph has {task.settings['channels']} classes, but the config's head returns {channels} logits."
         )
 
     def decode(inputs: Tensor, metas: object) -> Tensor:
         (output,) = run(inputs)
         if task.output == "logits":
             return output
-        if channels == 1:  # certain of one or the other
+        if channels == 1:  # a logit that is certain of one class or the other
             return (output[:, None].float() - 0.5) * 100
         return F.one_hot(output.long(), channels).permute(0, 3, 1, 2).float()
 
@@ -154,14 +154,14 @@ def replace_decoder(model: nn.Module, task: Task, run: Graph) -> None:
 
 
 def replace_part(model: nn.Module, part: str, run: Graph, head: Mapping[str, Tensor]) -> None:
-    """Let a model take the maps of its backbone or neck from a graph, and the weights of the rest from ``head``."""
+    """Make a model use the feature maps of a graph instead of its backbone or neck, and load ``head`` into the rest."""
     owner, _, name = part.rpartition(".")
     try:
         parent = model.get_submodule(owner)
     except AttributeError:
         parent = None
     if not hasattr(parent, name):
-        raise DeploymentError(f"The folder has the {part} of a model, which {type(model).__name__} does not have.")
+        raise DeploymentError(f"The folder has a {part}, but the config's {type(model).__name__} does not.")
     for replaced in {"backbone", name}:
         setattr(parent, replaced, nn.Identity())
     parent.backbone.forward = run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which metrics are numbers, by which one a network is judged, and what its unit is."""
+"""Select the metrics that are numbers, the main one among them, and its unit."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,18 +10,18 @@ from mmengine.evaluator import BaseMetric, DumpResults
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import as_list
 
-# Classes of the frameworks that give percentages, and all that inherit from them. The rest is a fraction up to 1.
+# Metric classes, including their subclasses, that return percentages. The others return fractions up to 1.
 PERCENTAGES = {"Accuracy", "SingleLabelMetric", "MultiLabelMetric", "AveragePrecision", "RetrievalRecall", "VQAAcc"}
 PERCENTAGES |= {"IoUMetric", "SemSegMetric", "CocoPanopticMetric", "RefSegMetric", "RetrievalAveragePrecision"}
-ROUNDING = {"mmseg": 1e-4, "mmdet": 1e-3}  # what the frameworks' own classes round a fraction to; others do not round
+ROUNDING = {"mmseg": 1e-4, "mmdet": 1e-3}  # to which the frameworks' metrics round fractions; others do not round
 NONE_LEFT = (
-    "The test set gives no metric that is a number: it has no labels, or test_evaluator has format_only=True. "
+    "The test set yields no metric that is a number: it has no labels, or test_evaluator has format_only=True. "
     "Without --verify-on and --max-drop, predictions are compared instead."
 )
 
 
 def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
-    """The metrics that are numbers, not lists by class or matrices."""
+    """Return the metrics that are numbers, not matrices or lists per class."""
     found = {}
     for name, value in metrics.items():
         with suppress(TypeError, ValueError, RuntimeError):
@@ -30,22 +30,38 @@ def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
 
 
 def main_metric(metrics: Mapping[str, float]) -> str:
-    """The metric that a network is judged by: mIoU where there is one, else the first."""
+    """Return the name of the metric to judge a network by: mIoU if there is one, else the first.
+
+    Raises:
+        MMRepMLPError: There are no metrics.
+    """
     if not metrics:
         raise MMRepMLPError(NONE_LEFT)
     return next((name for name in metrics if name.endswith("mIoU")), next(iter(metrics)))
 
 
 def check_scored(cfg: Config) -> None:
-    """Check, before hours are spent, that a config's evaluator is not told to write files in place of metrics."""
+    """Check, before hours are spent, that a config's evaluator does not only write files instead of metrics.
+
+    Raises:
+        MMRepMLPError: All metrics have ``format_only=True``.
+    """
     evaluators = [metric for metric in as_list(cfg.get("test_evaluator")) if isinstance(metric, Mapping)]
     if evaluators and all(metric.get("format_only") for metric in evaluators):
         raise MMRepMLPError(NONE_LEFT)
 
 
 def scale_of(name: str, value: float, evaluators: Iterable[BaseMetric] = ()) -> tuple[float, float]:
-    """How many points of a hundred each 1 of a metric counts, asked of the class that gives it, and where none does
-    told by its value, and the step to which it is rounded, in its own unit; 0 where it is not."""
+    """Return the unit of a metric in percentage points, and the step to which it is rounded.
+
+    Args:
+        name: Name of the metric.
+        value: Its value; above 1, the metric is a percentage, whatever its class.
+        evaluators: Metrics of the evaluator, among them the one that returned it. Default: ().
+
+    Returns:
+        1 for percentages or 100 for fractions; and the step, in the unit of the metric, 0 if it is not rounded.
+    """
     prefixed = [part for part in evaluators if part.prefix and name.startswith(f"{part.prefix}/")]
     others = [part for part in evaluators if not part.prefix and not isinstance(part, DumpResults)]
     classes = [kind for part in (prefixed or others)[:1] for kind in type(part).__mro__]
@@ -55,5 +71,5 @@ def scale_of(name: str, value: float, evaluators: Iterable[BaseMetric] = ()) -> 
 
 
 def largest_step(metrics: Mapping[str, float], evaluators: Sequence[BaseMetric]) -> float:
-    """The coarsest rounding of any of the metrics."""
+    """Return the coarsest step to which any of the metrics is rounded."""
     return max((scale_of(name, value, evaluators)[1] for name, value in metrics.items()), default=0.0)

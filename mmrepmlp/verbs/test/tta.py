@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test-time augmentation, as the tools of the three frameworks apply it."""
+"""Set up test-time augmentation as the tools of the three frameworks do."""
 
 import copy
 
@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import as_list, framework_of
 
-# What merges the predictions where a config has no tta_model.
+# Used if a config has no tta_model.
 MODELS = {
     "mmpretrain": dict(type="AverageClsScoreTTA"),
     "mmseg": dict(type="SegTTAModel"),
@@ -18,26 +18,30 @@ FLIP_KEYS = ("flip", "flip_direction")
 
 
 def apply_tta(cfg: Config) -> None:
-    """Wrap a config's model and test pipeline, by its ``tta_model`` and ``tta_pipeline`` or by flips."""
+    """Wrap a config's model and test pipeline with its ``tta_model`` and ``tta_pipeline``, or with flips.
+
+    Raises:
+        MMRepMLPError: The config has no ``tta_model`` and its framework no default, or a dataset has no pipeline.
+    """
     scope = framework_of(cfg)
     model = cfg.get("tta_model") or MODELS.get(scope)
     if model is None:
         raise MMRepMLPError(
-            f"default_scope={scope!r} has no usual model for test-time augmentation, as {', '.join(MODELS)} have. Set "
+            f"default_scope={scope!r} has no default model for test-time augmentation, unlike {', '.join(MODELS)}. Set "
             "tta_model and tta_pipeline in the config, or omit --tta."
         )
     prefix = "" if cfg.get("default_scope") else f"{scope}."
     if not cfg.get("tta_model"):
         model = {**model, "type": f"{prefix}{model['type']}"}
-    own = cfg.model.get("data_preprocessor")
-    if own and cfg.get("data_preprocessor"):  # which is the default of a model, but BaseTTAModel overwrites with it
-        cfg.data_preprocessor = own
+    preprocessor = cfg.model.get("data_preprocessor")
+    if preprocessor and cfg.get("data_preprocessor"):  # BaseTTAModel overwrites the model's with the config's
+        cfg.data_preprocessor = preprocessor
     cfg.model = ConfigDict({**model, "module": cfg.model})
     augment(cfg.test_dataloader.dataset, cfg.get("tta_pipeline"), f"{prefix}RandomFlip")
 
 
 def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None, flip: str) -> None:
-    """Replace the pipeline of a dataset, inside wrappers as well, by a given one or by its own with flips of a type."""
+    """Replace the pipeline of a dataset, also inside wrappers, by ``pipeline``, or else add flips to it."""
     inner = [part for name in ("dataset", "datasets") for part in as_list(dataset.get(name))]
     if inner:
         for part in inner:
@@ -49,7 +53,7 @@ def augment(dataset: ConfigDict, pipeline: list[ConfigDict] | None, flip: str) -
 
 
 def flip_pipeline(pipeline: list[ConfigDict], flip: str) -> list[ConfigDict]:
-    """A test pipeline whose images come twice, as they are and flipped; annotations stay as they are."""
+    """Make a test pipeline return each image twice, as it is and flipped; annotations are not flipped."""
     pipeline = copy.deepcopy(pipeline)
     names = [str(step.type).rpartition(".")[2] for step in pipeline]
     starts = (i for i, name in enumerate(names) if name.startswith(("LoadAnnotations", "Pack")))

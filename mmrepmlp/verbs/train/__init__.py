@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mmrepmlp train``: training and resuming."""
+"""``mmrepmlp train``: train a model or resume training."""

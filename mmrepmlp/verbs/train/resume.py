@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resuming of interrupted training."""
+"""Resume interrupted training."""
 
 from pathlib import Path
 
@@ -12,12 +12,21 @@ SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
 def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -> str | None:
-    """Find the newest checkpoint of a run that can be read.
+    """Find the newest checkpoint of a run that training can resume from.
 
-    A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` that is empty or outdated. Found is the
-    one that ``last_checkpoint`` names, else the newest complete one of a training in the ``out_dir`` of MMEngine's
-    CheckpointHook, in ``work_dir`` or in the folder of the former; None if there is none. Checkpoints of which none can
-    be resumed are an error: a training from the start would overwrite them.
+    A killed process may leave a truncated checkpoint, and a ``last_checkpoint`` file that is empty or outdated. The
+    checkpoint named there comes first, then the newest in the ``out_dir`` of MMEngine's CheckpointHook, in ``work_dir``
+    and in the folder of the named one; files that cannot be read or hold no training state are skipped.
+
+    Args:
+        work_dir: Work dir of the run.
+        out_dir: ``out_dir`` of MMEngine's CheckpointHook. Default: None.
+
+    Returns:
+        Path of the checkpoint; None if there is none.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none can be resumed. Training from the start would overwrite them.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / "last_checkpoint"
@@ -35,10 +44,10 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
             content = load_from_local(path)
             if has_training(content):
                 return str(path)
-            if path in named:  # others may lie in the folder for other reasons
-                faults[path] = f"{path} holds weights and no optimizer."
+            if path in named:  # other files may be in the folder for other reasons
+                faults[path] = f"{path} holds weights but no optimizer."
         except (CheckpointError, OSError) as error:
-            print_log(f"Skipped in search of a checkpoint to resume: {error}", "current")
+            print_log(f"Skipped while looking for a checkpoint to resume from: {error}", "current")
             faults[path] = str(error)
     if faults:
         raise CheckpointError(
@@ -49,13 +58,22 @@ def latest_checkpoint(work_dir: str | Path, out_dir: str | Path | None = None) -
 
 
 def resume_from(cfg: Config, checkpoint: str) -> None:
-    """Set what a run resumes from: a checkpoint, or with ``"auto"`` the latest readable one of the run, if any."""
+    """Set the checkpoint that a run resumes from.
+
+    Args:
+        cfg: The config, which is changed.
+        checkpoint: Path, or ``"auto"`` for the latest checkpoint in the work dir, if there is one.
+
+    Raises:
+        ValueError: The checkpoint holds only weights.
+        CheckpointError: The checkpoint cannot be read; with ``"auto"``, no checkpoint in the work dir can be resumed.
+    """
     path = checkpoint
     if checkpoint == "auto":
         path = latest_checkpoint(cfg.work_dir, checkpoint_hook(cfg).get("out_dir"))
     elif Path(checkpoint).is_file() and not has_training(load_from_local(checkpoint)):
         raise ValueError(
-            f"{checkpoint} holds weights and no optimizer: nothing to resume from. Pass a .pth file of the training, "
+            f"{checkpoint} holds weights but no optimizer: nothing to resume from. Pass a .pth file of the training, "
             "or start from the weights with --cfg-options load_from=..."
         )
     cfg.resume = path is not None
@@ -64,38 +82,38 @@ def resume_from(cfg: Config, checkpoint: str) -> None:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first, but for MMEngine's ``best_*``, which have no optimizer."""
+    """List the checkpoints in a folder, newest first, without MMEngine's ``best_*``, which have no optimizer."""
     files = [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.suffix in SUFFIXES]
     regular = [path for path in files if not path.name.startswith("best_")]
     return sorted(regular, key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
 def has_training(content: dict) -> bool:
-    """Whether a checkpoint holds the state of a training beside the weights."""
+    """Whether a checkpoint holds training state besides the weights."""
     return meta_of(content).keys() >= {"epoch", "iter"} and "message_hub" in content
 
 
 def checkpoint_hook(cfg: Config) -> dict:
-    """The settings of MMEngine's CheckpointHook; empty where a config drops it, by None."""
+    """Return the settings of MMEngine's CheckpointHook; empty if the config sets it to None."""
     return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
 
 
 def make_resumable(cfg: Config) -> list[str]:
-    """Change a config so that an interrupted training can be resumed, and exactly so in deterministic mode; returns a
-    line for each change, with its reason."""
+    """Change a config so that interrupted training can resume, in deterministic mode exactly; return a sentence with
+    the reason for each change."""
     changes = []
     checkpoint = checkpoint_hook(cfg)
     if checkpoint.get("max_keep_ckpts") == 1:
         checkpoint.max_keep_ckpts = 2
         changes.append(
-            "max_keep_ckpts is 2 instead of 1: MMEngine removes the oldest checkpoint before it writes the next, and a "
-            "training killed in between would leave none."
+            "max_keep_ckpts is 2 instead of 1: MMEngine removes the oldest checkpoint before it writes the next, so "
+            "that a run killed in between would leave none."
         )
     if (cfg.get("randomness") or {}).get("deterministic"):
         cfg.train_dataloader.persistent_workers = False
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmrepmlp.EpochSeedHook")]
         changes.append(
-            "EpochSeedHook is added and persistent_workers is False, so that a resumed training draws the same "
-            "random numbers as an uninterrupted one (randomness.deterministic is set)."
+            "EpochSeedHook added, and persistent_workers is False, so that a resumed run draws the same random numbers "
+            "as an uninterrupted one (randomness.deterministic is set)."
         )
     return changes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training, for configs of mmpretrain, mmsegmentation and mmdetection alike."""
+"""Train models from configs of mmpretrain, mmsegmentation and mmdetection."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from mmrepmlp.verbs.runner import add_hooks, build_runner
 
 from .resume import make_resumable, newest_first, resume_from
 
-BROADCAST = "with several processes, the validated weights are those that are saved."
+BROADCAST = "with several processes, the validated weights are the saved ones."
 WITHOUT_CONSTRUCTOR = (
-    "gradient_reparam=True changes the initial weights alone: for it to take part in training, set "
+    "gradient_reparam=True only changes the initial weights: for it to take effect in training, set "
     "optim_wrapper.constructor='mmrepmlp.RepOptimizerConstructor'."
 )
 
@@ -37,24 +37,25 @@ def train(
 
     Args:
         config: Path of the config file, or ``package::path``.
-        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<name of the config>``.
-        resume: A checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``; where there is
-            none, the training starts, from the config's ``load_from`` if it has one. Default: the config's ``resume``.
-            With ``randomness.deterministic`` a resumed training computes exactly what an uninterrupted one does.
+        work_dir: Folder for logs and checkpoints. Default: the config's, or ``work_dirs/<config name>``.
+        resume: Checkpoint to resume from, or ``"auto"`` for the latest readable one in ``work_dir``; if there is none,
+            training starts anew, from the config's ``load_from`` if set. Default: the config's ``resume``. With
+            ``randomness.deterministic``, a resumed run computes exactly the same as an uninterrupted one.
         amp: Whether to train with automatic mixed precision. Default: False.
         auto_scale_lr: Whether to scale the learning rate with the actual batch size. Default: False.
-        cfg_options: Settings to override, by dotted names. Default: None.
+        cfg_options: Config settings to override, by dotted name. Default: None.
         launcher: Job launcher: none, pytorch, slurm or mpi. Default: none.
-        progress: Whether the terminal gets a progress bar, the metrics and warnings instead of the log, which its file
-            has in full. Default: False.
+        progress: Whether to print a progress bar, metrics and warnings instead of the log, which then goes only to its
+            file. Default: False.
 
     Returns:
         The runner, after training.
 
     Raises:
-        MMRepMLPError: ``amp`` is set and there is no GPU.
-        ExplainedError: A neck or head does not fit the backbone, or a dataset is not there.
-        ValueError: The config sets nothing to train, or no base batch size with ``auto_scale_lr``; an annotation is of
+        MMRepMLPError: ``amp`` is set and there is no GPU, or the environment of the launcher is incomplete.
+        ExplainedError: A neck or head does not fit the backbone, or a dataset is missing.
+        CheckpointError: The checkpoint to resume from cannot be read.
+        ValueError: The config has nothing to train, or no base batch size with ``auto_scale_lr``; or an annotation has
             a class that the model does not have.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
@@ -67,7 +68,7 @@ def train(
     if auto_scale_lr:
         if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError(
-                f"{config} has no auto_scale_lr.base_batch_size, from which --auto-scale-lr scales the learning rate. "
+                f"{config} has no auto_scale_lr.base_batch_size, which --auto-scale-lr scales the learning rate by. "
                 "Add it, or omit --auto-scale-lr."
             )
         cfg.auto_scale_lr.enable = True
@@ -82,8 +83,8 @@ def train(
         add_hooks(runner, {"BroadcastBuffersHook": BROADCAST})
         if earlier and not cfg.get("resume"):
             runner.logger.warning(
-                f"{cfg.work_dir} has checkpoints already: {abbreviate(path.name for path in earlier)}. Those of this "
-                "training are written beside or over them; --resume goes on with the last, --work-dir separates them."
+                f"{cfg.work_dir} already has checkpoints: {abbreviate(path.name for path in earlier)}. This run writes "
+                "beside or over them; --resume continues from the latest, --work-dir separates the runs."
             )
         by_gradients = any(part.get("gradient_reparam") for part in iter_dicts(cfg.model))
         if by_gradients and "constructor" not in cfg.optim_wrapper:

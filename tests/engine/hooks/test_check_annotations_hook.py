@@ -153,7 +153,7 @@ class Trained(nn.Module):
 
 def test_a_label_that_an_auxiliary_head_lacks_is_explained():
     model, samples = Trained(segmentor(3).decode_head), [pixels(0, 1, 3)]
-    message = r"There is a label 3, and model\.auxiliary_head\.num_classes=3\. Set it to more"
+    message = r"There is a label 3, but model\.auxiliary_head\.num_classes=3\. Increase it"
     with pytest.raises(ExplainedError, match=message), explained(Config()):
         model(torch.zeros(1, 3, 1, 3), samples)
 

@@ -97,4 +97,4 @@ def test_runtimes_on_a_gpu():
     rows = benchmark((), None, names, SMALL, 64, batches=(2,), repeats=2, device="cuda").rows
     reasons = {row["task"]: row["reason"] for row in rows if row["model"] == "mmrepmlp"}
     assert reasons["eager"] is reasons["eager bfloat16"] is reasons["compiled"] is None
-    assert reasons["onnxruntime"].endswith("computes on the CPU; measure it with --device cpu.")
+    assert reasons["onnxruntime"].endswith("runs on the CPU only; measure it with --device cpu.")

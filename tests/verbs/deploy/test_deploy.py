@@ -177,7 +177,7 @@ def test_the_program_needs_no_framework(deployed, bare_python, digits, tmp_path)
     for arguments, message in (
         (("none.png",), "error: none.png does not exist"),
         ((images / "broken.png",), "error: none of the images could be predicted"),
-        ((), "name an image or a folder, or pass --benchmark"),
+        ((), "pass an image, a folder, or --benchmark"),
     ):
         done = run(*arguments)
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
@@ -303,7 +303,7 @@ def test_refusals_write_nothing(learned, config, tmp_path):
 def test_folders_are_checked_when_read(config, deployed, learned, tmp_path):
     out = tmp_path / "network"
     shutil.copytree(deployed.folder, out)
-    with pytest.raises(DeploymentError, match="gives 10 scores, and the config has 3 classes"):
+    with pytest.raises(DeploymentError, match="returns 10 scores, but the config has 3 classes"):
         evaluate_deployment(config, out, str(tmp_path / "log"), {**learned.options, "model.head.num_classes": 3})
     (out / "model.bin").write_bytes(b"")
     with pytest.raises(DeploymentError, match=r"model.bin is not the file that was deployed"):

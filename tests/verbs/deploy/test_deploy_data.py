@@ -116,12 +116,12 @@ def test_images_are_fitted_to_the_size_of_the_graph(tmp_path):
     segmentor = Segmentor(tmp_path, 3, np.uint8)
     smaller = segmentor.deploy("smaller", runtime="openvino", precision="int8", size=(32, 40), max_drop=None)
     assert smaller.proof.images == f"{NUMBER} images of the test set" and smaller.metrics is None
-    assert "judged by its predictions alone" in " ".join(smaller.remarks)
+    assert "checked by predictions only" in " ".join(smaller.remarks)
     slide = {"model.test_cfg": dict(mode="slide", crop_size=(32, 48), stride=(16, 16))}
     sliding = segmentor.deploy("sliding", slide, runtime="openvino", logits=True).deployment.settings["input"]
     assert (sliding["height"], sliding["width"]) == (32, 48)  # of the window
     assert segmentor.evaluate(tmp_path / "sliding", **slide) == pytest.approx(segmentor.evaluate(**slide), abs=0.02)
-    with pytest.raises(ValueError, match=r"is 64x48 after preprocessing, and the graph takes 48x32"):
+    with pytest.raises(ValueError, match=r"is 64x48 after preprocessing, but the graph takes 48x32"):
         runpy.run_path(str(tmp_path / "sliding/run.py"))["Network"](tmp_path / "sliding", 1).predict(
             np.zeros((48, 64, 3), np.uint8)
         )

@@ -125,9 +125,9 @@ def test_images_of_any_channels_are_drawn(channels):
 
 def test_images_of_another_type_are_skipped():
     made = network()
-    with pytest.raises(ValueError, match="is uint16 of 3 channels, and the graph takes uint8 of 3"):
+    with pytest.raises(ValueError, match="is uint16 with 3 channels, but the graph takes uint8 with 3"):
         made.predict(half_light().astype(np.uint16))
-    with pytest.raises(ValueError, match="is uint8 of 4 channels"):
+    with pytest.raises(ValueError, match="is uint8 with 4 channels"):
         made.predict(half_light(channels=4))
     seen = []
     network(kind="uint16", graph=lambda x: seen.append(x) or [x[..., 0]]).predict(half_light())
@@ -151,4 +151,4 @@ def test_bfloat16_is_float32_on_a_processor_without_it(capable, tmp_path, monkey
     graph = PROGRAM_NAMES["OpenVinoGraph"](tmp_path / "model.xml", settings, 1)
     hint = graph.compiled.get_property("INFERENCE_PRECISION_HINT")
     assert hint == (openvino.Type.bf16 if capable else openvino.Type.f32)
-    assert ("no instructions for bfloat16: computed in float32" in capsys.readouterr().out) is not capable
+    assert ("no instructions for bfloat16: runs in float32" in capsys.readouterr().out) is not capable

@@ -31,10 +31,10 @@ def test_folders_are_searched_in_any_depth_and_links_do_not_lead_astray(tmp_path
 def test_what_holds_no_image_is_named(tmp_path, picture):
     with pytest.raises(FileNotFoundError, match="There is no image or folder at .*none"):
         find_images(tmp_path / "none")
-    with pytest.raises(ValueError, match="holds no image .* expected files that end in .bmp"):
+    with pytest.raises(ValueError, match="has no images .* expected files that end in .bmp"):
         find_images(tmp_path)
     cv2.imwrite(str(tmp_path / "a.png"), picture)
-    with pytest.raises(ValueError, match="holds no image besides those that are written"):
+    with pytest.raises(ValueError, match="has no images besides those written here"):
         find_images(tmp_path / "a.png", (tmp_path,))
 
 

@@ -55,7 +55,7 @@ def test_merged_filters_and_fused_branches_are_one_proved_conversion(small, trai
     assert small.parameters[1] < 0.85 * small.parameters[0] and small.macs[1] < 0.75 * small.macs[0]
     assert small.megabytes[1] < 0.85 * small.megabytes[0] and all(0.1 < time < 1e3 for time in small.milliseconds)
     table = render(small.table())
-    assert "MB of weights" in table and "ms an image, eager" in table
+    assert "MB of weights" in table and "ms per image, eager" in table
     assert "channels of 14 layers" in table and "removal of channels" in table
     assert json.loads(small.checkpoint.with_suffix(".json").read_text())["compression"][0]["dtype"] == "float64"
 
@@ -107,7 +107,7 @@ def test_what_did_not_finish_is_refused(clustered, trained, tmp_path):
     name = next(iter(source["compression"]["CSGDHook"]["clusters"]))
     source["state_dict"][f"{name}.weight"] *= 1 + 0.3 * torch.rand_like(source["state_dict"][f"{name}.weight"])
     save_checkpoint(source, tmp_path / "unfinished.pth")
-    message = "training, from its end to the method's threshold in float64: .* allowed 1e-03"
+    message = "compression that training left unfinished in float64: .* allowed 1e-03"
     with pytest.raises(ConversionError, match=message):
         reparameterize_checkpoint(CONFIG, tmp_path / "unfinished.pth", tmp_path / "deploy.pth")
     source["compression"]["CSGDHook"]["clusters"] = {"backbone.layer1": [0, 1]}

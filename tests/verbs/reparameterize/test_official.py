@@ -136,7 +136,7 @@ def test_overwriting_and_checking(config, source, tmp_path):
 
 
 REFUSED = {
-    "deploy form": (dict(REPMLPNET, deploy=True), {}, "in deploy form, in which batch norms are fused"),
+    "deploy form": (dict(REPMLPNET, deploy=True), {}, "in deploy form, with batch norms fused"),
     "no final norm": (dict(REPMLPNET, final_norm=False), {}, "no final norm"),
     "another backbone": (dict(type="LeNet5"), {}, "the backbone is LeNet5; .*RepMLPNet, RepMLPResNet, RepOptVGG"),
     "no head": (REPMLPNET, dict(head=None), "no head.fc"),

@@ -89,7 +89,7 @@ def test_the_config_is_enough_to_test(trained, config, out):
 
 def test_the_test_set_reaches_what_random_images_do_not(trained, config, out, monkeypatch):
     monkeypatch.setattr(module.Verification, "run_on_random_images", lambda self: None)
-    message = r"Random images do not show.*backbone: no pass reached it.*Nothing was written.*--verify-on test"
+    message = r"on random images .*backbone: no forward pass reached it.*Nothing was written.*--verify-on test"
     assert_refused(ConversionError, message, out, config, trained.checkpoint)
     few = {"test_dataloader.dataset.indices": 20}
     report = reparameterize_checkpoint(config, trained.checkpoint, out, verify_on="test", cfg_options=few)
@@ -188,7 +188,7 @@ def test_a_fault_of_the_cast_or_of_the_disk_is_seen(trained, config, out, monkey
         return {**state, "head.fc.bias": state["head.fc.bias"] + 0.1}
 
     monkeypatch.setattr(module, "cast", damage)
-    message = "head.fc.bias is not the same, and in no module that is converted"
+    message = "head.fc.bias differs, although its module is not converted"
     for check in (False, True):
         assert_refused(ConversionError, message, out, config, trained.checkpoint, check=check)
 
@@ -230,7 +230,7 @@ def assert_refused(error, message, out, *arguments, **options):
 def test_what_is_converted_already_says_so(trained, config, out, tmp_path):
     report = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "first.pth")
     assert_refused(ConversionError, "deploy form already", out, report.config, report.checkpoint)
-    assert_refused(ConversionError, f"{report.checkpoint} is in deploy form already", out, config, report.checkpoint)
+    assert_refused(ConversionError, f"{report.checkpoint} is already in deploy form", out, config, report.checkpoint)
 
 
 def test_wrong_checkpoints_leave_nothing_behind(trained, config, out, tmp_path):

@@ -116,9 +116,9 @@ def test_other_networks_of_mmpretrain(name, tmp_path):
     config = write_config(tmp_path, "mmpretrain", f"model = {model!r}")
     report = assert_converts(config, tmp_path, "output", outputs=1)
     assert report.parameters[1] < report.parameters[0] and report.macs[1] < report.macs[0]
-    with pytest.raises(ConversionError, match="in deploy form already"):
+    with pytest.raises(ConversionError, match="already in deploy form"):
         reparameterize_checkpoint(report.config, report.checkpoint, tmp_path / "again.pth")
-    with pytest.raises(ConversionError, match=f"{report.checkpoint} is in deploy form already"):
+    with pytest.raises(ConversionError, match=f"{report.checkpoint} is already in deploy form"):
         reparameterize_checkpoint(config, report.checkpoint, tmp_path / "again.pth")
 
 

@@ -65,7 +65,7 @@ def test_a_fault_is_seen_on_the_test_set_as_well(trained, config, tmp_path, monk
 def test_what_the_test_set_does_not_reach_either_is_refused(trained, config, tmp_path, monkeypatch):
     skip_random_images(monkeypatch)
     monkeypatch.setattr(module.Verification, "compare", lambda *arguments: None)
-    message = "Neither random images nor the test set show .*backbone: no pass reached it.*Nothing was written.$"
+    message = "on random images and the test set .*backbone: no forward pass reached it.*Nothing was written.$"
     with pytest.raises(ConversionError, match=message):
         reparameterize_checkpoint(
             config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=FEW
@@ -92,7 +92,7 @@ def test_another_loop_says_so(trained, config, tmp_path):
 @pytest.mark.slow
 def test_a_test_set_without_a_number_to_compare_is_no_verification(trained, config, tmp_path):
     options = FEW | {"test_evaluator": dict(_delete_=True, type="ConfusionMatrix")}
-    with pytest.raises(MMRepMLPError, match="gives no metric that is a number"):
+    with pytest.raises(MMRepMLPError, match="yields no metric that is a number"):
         reparameterize_checkpoint(
             config, trained.checkpoint, tmp_path / "deploy.pth", verify_on="test", cfg_options=options
         )

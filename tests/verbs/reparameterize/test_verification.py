@@ -33,7 +33,7 @@ def verify(model, after=None, verification=Verification):
     found.run_on_random_images()
     changed = changed_tensors(model, written, found.all_names(), torch.float32)
     report = ConversionReport("x.pth", (1, 1), (1, 1), found.names, found.differences, changed)
-    raise_failures(report, found.unproven())
+    raise_failures(report, found.unverified())
     return report
 
 
@@ -285,13 +285,15 @@ def test_tiles_that_are_no_whole_number_count():
 @pytest.mark.parametrize(
     "build, reason",
     [
-        (lambda: Model(backbone=network(Zeros)), "backbone: it gives the same for all images"),
+        (lambda: Model(backbone=network(Zeros)), "backbone: its outputs are the same for all images"),
         (lambda: Model(not_callable, backbone=network(), head=TwoInputs()), "head: TypeError.*weights"),
         (lambda: Model(backbone=network(), head=nn.ModuleList([Unreachable()])), r"head\.0: KeyError"),
     ],
 )
 def test_what_shows_nothing_is_no_proof(build, reason):
-    with pytest.raises(ConversionError, match=f"do not show.*{reason}.*Nothing was written.*--verify-on test"):
+    with pytest.raises(
+        ConversionError, match=f"cannot be verified on random images .*{reason}.*Nothing was written.*--verify-on test"
+    ):
         verify(build())
 
 
@@ -305,7 +307,7 @@ def test_modules_that_no_pass_reaches_are_named():
         def run_on_random_images(self):
             pass
 
-    with pytest.raises(ConversionError, match="backbone: no pass reached it; neck: no pass reached it"):
+    with pytest.raises(ConversionError, match="backbone: no forward pass reached it; neck: no forward pass reached it"):
         verify(Model(backbone=network(), neck=Branches()), verification=NoPass)
 
 
@@ -321,7 +323,7 @@ def test_heads_that_are_untouched_are_reported_alone():
     report = verify(MakesMuchOfRounding())
     (whole,) = (d for d in report.differences if not d.required)
     assert whole.accepted and not whole.within_tolerance and whole.output == "whole model, output"
-    assert "larger difference of the whole model is what its heads make of rounding" in " ".join(
+    assert "larger difference of the whole model is rounding, amplified by its heads" in " ".join(
         render(report.table()).split()
     )
 
@@ -331,7 +333,7 @@ def test_any_change_of_a_tensor_is_seen(part):
     model = MakesMuchOfRounding().eval()
     converted = switch_to_deploy(copy.deepcopy(model))
     converted.get_parameter(part).data.view(-1)[0] += 1e-3
-    message = "head.weight is not the same, and in no module" if part == "head.weight" else r"backbone\.. in float32"
+    message = "head.weight differs, although its module" if part == "head.weight" else r"backbone\.. in float32"
     with pytest.raises(ConversionError, match=f"The deploy form differs: {message}"):
         verify(model, converted)
 

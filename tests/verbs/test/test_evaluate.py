@@ -58,7 +58,7 @@ def test_a_deployed_folder_is_evaluated_in_place_of_a_checkpoint(trained, config
     for before, after in zip(*(mmengine.load(tmp_path / f"{name}.pkl") for name in ("before", "after")), strict=True):
         torch.testing.assert_close(after["pred_score"], before["pred_score"], rtol=0, atol=1e-5)
     assert len(list((tmp_path / "shown").glob("*.png"))) == 20
-    with pytest.raises(ValueError, match="network is a deployed network, which takes no deploy, tta"):
+    with pytest.raises(ValueError, match="network is a deployed folder: deploy, tta"):
         evaluate(config, folder, str(tmp_path), tta=True)
 
 
@@ -77,7 +77,7 @@ def test_what_cannot_run_is_said_before_the_evaluation(config, tmp_path):
         evaluate(config, tmp_path / "empty.pth", str(tmp_path))
     with pytest.raises(ValueError, match="No checkpoint is given, and .* has none in load_from"):
         evaluate(config, work_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="out='a.json': predictions are written as a pickle file"):
+    with pytest.raises(ValueError, match="out='a.json': expected a pickle file"):
         evaluate(config, work_dir=str(tmp_path), out="a.json")
     for hooks in ({"default_hooks.visualization": None}, {"visualizer": None}, {"default_scope": "mmpose"}):
         with pytest.raises(MMRepMLPError, match="--show-dir: the config, of .*Set them, e.g. default_hooks"):

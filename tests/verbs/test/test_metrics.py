@@ -12,7 +12,7 @@ from mmseg.evaluation import IoUMetric
 
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.deploy.folder import DeploymentError
-from mmrepmlp.verbs.deploy.proof import check_drop
+from mmrepmlp.verbs.deploy.verification import check_drop
 from mmrepmlp.verbs.explain import ExplainedError, explained
 from mmrepmlp.verbs.test.metrics import check_scored, largest_step, main_metric, numbers, scale_of
 
@@ -98,7 +98,7 @@ def test_files_in_place_of_metrics_are_refused_before_the_test():
 
 
 @pytest.mark.parametrize(
-    "kind, says", [(IoUMetric, "IoUMetric compares with labels.*format_only=True"), (Accuracy, r"in the pipeline\.$")]
+    "kind, says", [(IoUMetric, "IoUMetric needs labels.*format_only=True"), (Accuracy, r"in the pipeline\.$")]
 )
 def test_a_metric_without_labels_is_explained(kind, says):
     sample = dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)), pred_label=torch.ones(1), pred_score=torch.ones(2))

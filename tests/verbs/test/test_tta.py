@@ -41,7 +41,7 @@ def test_a_config_may_bring_its_own():
     apply_tta(cfg)
     assert cfg.model.module.type == "X"
     del cfg._cfg_dict["tta_model"]
-    with pytest.raises(MMRepMLPError, match="default_scope=None has no usual model.*tta_model and tta_pipeline"):
+    with pytest.raises(MMRepMLPError, match="default_scope=None has no default model.*tta_model and tta_pipeline"):
         apply_tta(cfg)
 
 

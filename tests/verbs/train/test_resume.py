@@ -38,7 +38,7 @@ def test_resuming_goes_on_where_training_stopped_and_passes_over_what_is_not_who
 def test_weights_alone_cannot_be_resumed_from(trained, config, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_checkpoint({"state_dict": load_from_local(trained.checkpoint)["state_dict"]}, path)
-    with pytest.raises(ValueError, match="weights.safetensors holds weights and no optimizer.*load_from"):
+    with pytest.raises(ValueError, match="weights.safetensors holds weights but no optimizer.*load_from"):
         train(config, str(tmp_path), resume=str(path))
     few = {"test_dataloader.dataset.indices": list(range(0, 360, 9))}
     metrics = [evaluate(config, c, str(tmp_path), cfg_options=few) for c in (path, trained.checkpoint)]
@@ -164,7 +164,7 @@ def test_checkpoints_that_cannot_be_read_stop_the_run(tmp_path):
     assert (tmp_path / "epoch_1.pth").read_bytes() == b"PK"
     bare = write(tmp_path / "weights/bare.pth", {"weight": torch.ones(1)}, 0)
     (tmp_path / "weights/last_checkpoint").write_text(bare)
-    with pytest.raises(CheckpointError, match=r"bare\.pth holds weights and no optimizer.*--work-dir"):
+    with pytest.raises(CheckpointError, match=r"bare\.pth holds weights but no optimizer.*--work-dir"):
         latest_checkpoint(tmp_path / "weights")
 
 

@@ -53,10 +53,10 @@ def test_what_is_overridden_or_added_is_logged_in_one_line_each(config, determin
     (log,) = tmp_path.glob("*/*.log")
     text = log.read_text()
     messages = [line.split(" - INFO - ")[1] for line in text.splitlines() if " - INFO - " in line]
-    assert messages.count(f"BroadcastBuffersHook is added: {BROADCAST}") == 1
+    assert messages.count(f"BroadcastBuffersHook added: {BROADCAST}") == 1
     for kind in (BroadcastBuffersHook, CheckAnnotationsHook):
         assert sum(isinstance(hook, kind) for hook in runner.hooks) == 1
-    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook is added and persistent_workers is False, "):
+    for start in ("max_keep_ckpts is 2 instead of 1: ", "EpochSeedHook added, and persistent_workers is False, "):
         assert sum(message.startswith(start) for message in messages) == deterministic
     assert text.count(f"WARNING - {WITHOUT_CONSTRUCTOR}") == ("optim_wrapper.constructor" not in settings)
 
@@ -67,7 +67,7 @@ def test_what_a_training_begins_with_is_said_on_the_terminal(trained, config, tm
     train(config, str(tmp_path), cfg_options=settings, progress=True)
     out = capfd.readouterr().out
     assert "Tensors of another shape: head.fc.weight" in out and "keep their initial values" in out
-    assert f"{tmp_path} has checkpoints already: epoch_9.pth. Those of this training" in out
+    assert f"{tmp_path} already has checkpoints: epoch_9.pth. This run writes" in out
 
 
 def test_a_setting_of_the_loop_that_does_not_exist_is_named(config, tmp_path):

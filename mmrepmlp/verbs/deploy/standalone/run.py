@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a deployed network on images. Needs what requirements.txt beside it lists, and nothing else.
+"""Run a deployed network on images. Needs only the packages in requirements.txt beside it.
 
-The folder of this file holds the graph, and deploy.json, which says what the graph takes and gives.
+The folder of this file holds the graph, and deploy.json, which describes its inputs and outputs.
 """
 
 import argparse
@@ -31,11 +31,11 @@ CV2_INTERPOLATION = {
     "lanczos": cv2.INTER_LANCZOS4,
 }
 FOLDERS = dict(visualization="visualizations", sem_seg="maps", features="features")
-COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # of classes that have none
+COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # for classes without a color
 
 
 class OpenVinoGraph:
-    """A graph in OpenVINO."""
+    """Run a graph in OpenVINO."""
 
     def __init__(self, path, settings, threads):
         import openvino
@@ -43,14 +43,14 @@ class OpenVinoGraph:
         core, precision = openvino.Core(), settings["precision"]
         needed = {"bfloat16": "BF16", "int8": "INT8"}.get(precision)
         if needed and needed not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            how = "computed in float32" if precision == "bfloat16" else "it works, but is not faster"
-            print(f"this processor has no instructions for {precision}: {how}")
+            effect = "runs in float32" if precision == "bfloat16" else "works, but is not faster"
+            print(f"this processor has no instructions for {precision}: {effect}")
             precision = "float32"  # bfloat16 would be emulated, ten times slower
-        # What is not int8 in the graph is computed in float32; left to itself, OpenVINO would take bfloat16.
+        # Layers that are not int8 run in float32; by default, OpenVINO would use bfloat16.
         options = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
         options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         if None in (settings["input"]["height"], settings["input"]["width"]):
-            options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"  # else it keeps buffers for each size that it has seen
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"  # otherwise it keeps buffers for each size
         self.compiled = core.compile_model(str(path), "CPU", options)
 
     def __call__(self, images):
@@ -59,7 +59,7 @@ class OpenVinoGraph:
 
 
 class OnnxRuntimeGraph:
-    """A graph in ONNX Runtime."""
+    """Run a graph in ONNX Runtime."""
 
     def __init__(self, path, settings, threads):
         import onnxruntime
@@ -78,10 +78,10 @@ GRAPHS = {"openvino": OpenVinoGraph, "onnxruntime": OnnxRuntimeGraph}
 
 
 class Network:
-    """The deployed network of a folder, from images as OpenCV reads them to predictions.
+    """Deployed network, from images as OpenCV reads them to predictions.
 
     Args:
-        folder: The folder. Default: that of this file.
+        folder: The deployed folder. Default: the folder of this file.
         threads: Number of threads. Default: 0, the runtime's choice.
     """
 
@@ -92,7 +92,7 @@ class Network:
         self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads)
 
     def read(self, path):
-        """Read an image as the network's dataset is read: (H, W, C), the channels in OpenCV's order."""
+        """Read an image (H, W, C) as in the network's dataset, with channels in OpenCV's order."""
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
         image = cv2.imdecode(data, READ_FLAGS[self.input["color_type"]]) if data.size else None
         if image is None:
@@ -100,17 +100,23 @@ class Network:
         return image if image.ndim == 3 else image[..., None]
 
     def preprocess(self, image):
-        """Resize, crop and pad an image as in the network's test; what the colors need is in the graph."""
+        """Resize, crop and pad an image as in the test pipeline; normalization is part of the graph."""
         return self.transform(image)[0]
 
     def transform(self, image):
-        """What :meth:`preprocess` gives, and, along height and width, the side of its pixels, where in the image it
-        begins and where it ends, without what is padded."""
+        """Preprocess an image, and track its position along height and width.
+
+        Returns:
+            The preprocessed image; and in pixels of the original image, the side of its pixels, its start and its stop,
+            without padding.
+        """
         side, start, stop = np.ones(2), np.zeros(2), np.array(image.shape[:2])
         for step in self.steps:
             before = np.array(image.shape[:2])
             if step["type"] not in STEPS:
-                raise ValueError(f"needs the step {step['type']} of the test pipeline, which this script does not know")
+                raise ValueError(
+                    f"needs the step {step['type']} of the test pipeline, which this script does not support"
+                )
             image = STEPS[step["type"]](image, step)
             image = image if image.ndim == 3 else image[..., None]
             if step["type"] == "CenterCrop":
@@ -121,22 +127,24 @@ class Network:
         return image, side, start, stop
 
     def predict(self, image):
-        """The outputs of the graph for one image."""
+        """Return the outputs of the graph for one image."""
         image = self.preprocess(image)
         for axis, name in enumerate(("height", "width")):
             if self.input[name] not in (None, image.shape[axis]):
                 raise ValueError(
-                    f"is {image.shape[1]}x{image.shape[0]} after preprocessing, and the graph takes "
+                    f"is {image.shape[1]}x{image.shape[0]} after preprocessing, but the graph takes "
                     f"{self.input['width']}x{self.input['height']}; deploy with --dynamic height width"
                 )
         kind, channels = self.input["type"], self.input["channels"]
         if image.shape[2] != channels or not np.can_cast(image.dtype, kind):
-            raise ValueError(f"is {image.dtype} of {image.shape[2]} channels, and the graph takes {kind} of {channels}")
+            raise ValueError(
+                f"is {image.dtype} with {image.shape[2]} channels, but the graph takes {kind} with {channels}"
+            )
         batch = np.repeat(image[None].astype(kind), self.input["batch"] or 1, 0)
         return [output[0] for output in self.graph(np.ascontiguousarray(batch))]
 
     def classes(self, image, outputs):
-        """Of a segmentor, the class of each pixel of an image; -1 outside of what the preprocessing crops."""
+        """Return the class of each pixel of an image, for a segmentor; -1 outside the crop of the preprocessing."""
         _, side, start, stop = self.transform(image)
         rows, columns = ((stop - start) / side).round().astype(int)
         (top, left), (bottom, right) = start.round().astype(int), stop.round().astype(int)
@@ -158,19 +166,19 @@ class Network:
         return labels
 
     def name_of(self, label, to_draw=False):
-        """Name of a class; its number where there is no name, or to draw none that OpenCV has the letters of."""
+        """Return the name of a class, or its number if it has no name, or if OpenCV cannot draw it."""
         classes = self.settings["classes"] or ()
         name = str(classes[label]) if label < len(classes) else str(label)
         return name if name.isascii() or not to_draw else str(label)
 
     def color_of(self, label):
-        """Color of a class, BGR."""
+        """Return the color of a class, BGR."""
         palette = self.settings["palette"] or ()
         return np.array(palette[label] if label < len(palette) else COLORS[label % 256])[::-1]
 
 
 def resize(image, step):
-    """To a size, or as large as fits into it."""
+    """Resize to a size, or to the largest that fits into it."""
     (height, width), (to_width, to_height) = image.shape[:2], step["scale"]
     if step["keep_ratio"]:
         long, short = max(to_width, to_height), min(to_width, to_height)
@@ -180,7 +188,7 @@ def resize(image, step):
 
 
 def resize_edge(image, step):
-    """To a length of one side."""
+    """Resize one side to a length."""
     (height, width), scale = image.shape[:2], step["scale"]
     by_width = dict(short=width < height, long=width > height, width=True, height=False)[step["edge"]]
     size = (scale, int(scale * height / width)) if by_width else (int(scale * width / height), scale)
@@ -188,14 +196,14 @@ def resize_edge(image, step):
 
 
 def center_crop(image, step):
-    """The middle, where the image is larger than the crop."""
+    """Crop the center, if the image is larger than the crop."""
     (height, width), (crop_width, crop_height) = image.shape[:2], step["crop_size"]
     top, left = max(0, round((height - crop_height) / 2)), max(0, round((width - crop_width) / 2))
     return image[top : top + crop_height, left : left + crop_width]
 
 
 def pad(image, step):
-    """Below and to the right."""
+    """Pad the bottom and the right."""
     height, width = image.shape[:2]
     if step["pad_to_square"]:
         height = width = max(height, width)
@@ -213,17 +221,17 @@ STEPS = {"Resize": resize, "ResizeEdge": resize_edge, "CenterCrop": center_crop,
 
 
 def interpolate(image, width, height, step):
-    """Resize as OpenCV or as Pillow does, whose filters average over what a pixel covers."""
+    """Resize with OpenCV or with Pillow, whose filters average over the area of a pixel."""
     if step["backend"] == "cv2":
         return cv2.resize(image, (width, height), interpolation=CV2_INTERPOLATION[step["interpolation"]])
     from PIL import Image
 
-    picture = Image.fromarray(image if image.shape[2] > 1 else image[..., 0])
-    return np.array(picture.resize((width, height), Image.Resampling[step["interpolation"].upper()]))
+    image = Image.fromarray(image if image.shape[2] > 1 else image[..., 0])
+    return np.array(image.resize((width, height), Image.Resampling[step["interpolation"].upper()]))
 
 
 def describe(network, outputs, labels):
-    """A prediction as plain data, and its classes, each with its share."""
+    """Convert a prediction to plain data; return it with its classes and their shares."""
     if network.settings["output"]["name"] == "scores":
         best = np.argsort(-outputs[0])[:5].tolist()
         shares = [(label, float(outputs[0][label])) for label in best]
@@ -237,9 +245,9 @@ def describe(network, outputs, labels):
 
 
 def draw(network, image, labels, shares):
-    """A picture of a prediction: the image with classes in color, and with the shares written below it."""
+    """Draw a prediction: the image with classes in color, and the shares below it."""
     image = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, 2)
-    image = (image * (255 / max(255, image.max()))).astype(np.uint8)  # of more than 8 bits
+    image = (image * (255 / max(255, image.max()))).astype(np.uint8)  # may have more than 8 bits
     if labels is not None:
         colors = np.array([network.color_of(label) for label in range(labels.max() + 1)])
         image = np.where(labels[..., None] < 0, image, 0.5 * image + 0.5 * colors[labels]).astype(np.uint8)
@@ -253,28 +261,31 @@ def draw(network, image, labels, shares):
 
 
 def write(network, out, name, image, outputs, labels, shares):
-    """Write the picture of a prediction and, of a segmentor, its classes; of a part of a model, its feature maps.
-    Returns the names of the files."""
+    """Write the visualization of a prediction, and for segmentors its classes; for other models only feature maps.
+
+    Returns:
+        Names of the files.
+    """
     if network.settings["task"] == "features":
         path = out / FOLDERS["features"] / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, *outputs)
         return dict(features=path.relative_to(out).as_posix())
-    pictures = dict(visualization=draw(network, image, labels, shares))
+    images = dict(visualization=draw(network, image, labels, shares))
     if labels is not None:
         last = 2**8 - (labels.min() < 0)  # -1 becomes the largest number
-        pictures["sem_seg"] = labels.astype(np.uint8 if labels.max() < last else np.uint16)
+        images["sem_seg"] = labels.astype(np.uint8 if labels.max() < last else np.uint16)
     files = {}
-    for kind, picture in pictures.items():
+    for kind, content in images.items():
         path = out / FOLDERS[kind] / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imencode(".png", picture)[1].tofile(path)
+        cv2.imencode(".png", content)[1].tofile(path)
         files[kind] = path.relative_to(out).as_posix()
     return files
 
 
 def find_images(source, out):
-    """The image, or the images in a folder and its subfolders, without hidden ones and those that are written."""
+    """Find an image, or the images in a folder and its subfolders, except for hidden and written ones."""
     if source.is_file():
         return {source.name: source}
     written = [(out / folder).resolve() for folder in FOLDERS.values()] if out else []
@@ -288,7 +299,7 @@ def find_images(source, out):
 
 
 def predict_all(network, source, out):
-    """Predict an image or all images of a folder; what cannot be read is reported and skipped."""
+    """Predict an image or all images of a folder; report and skip those that cannot be predicted."""
     paths = find_images(source, out)
     results, skipped = {}, {}
     for name, path in paths.items():
@@ -309,11 +320,11 @@ def predict_all(network, source, out):
         text = json.dumps(dict(predictions=results, skipped=skipped), indent=1)
         (out / "predictions.json").write_text(text, encoding="utf-8")
     if not results:
-        sys.exit("error: none of the images could be predicted" if paths else f"error: there is no image in {source}")
+        sys.exit("error: none of the images could be predicted" if paths else f"error: there are no images in {source}")
 
 
 def benchmark(network, calls=50):
-    """Print the median time of a call with one image, or as many as the graph takes."""
+    """Print the median time of a call with one image, or with the fixed batch size of the graph."""
     batch, height, width = (
         network.input[name] or default for name, default in zip(("batch", "height", "width"), (1, 224, 224))
     )
@@ -325,23 +336,23 @@ def benchmark(network, calls=50):
         network.graph(images)
         seconds.append(time.perf_counter() - start)
     milliseconds = 1e3 * statistics.median(seconds[5:])
-    what = f"{network.settings['runtime']} {network.settings['precision']}, {batch}x{height}x{width}"
-    print(f"{what}: {milliseconds:.2f} ms, {1e3 * batch / milliseconds:.1f} images/s, median of {calls} calls")
+    name = f"{network.settings['runtime']} {network.settings['precision']}, {batch}x{height}x{width}"
+    print(f"{name}: {milliseconds:.2f} ms, {1e3 * batch / milliseconds:.1f} images/s, median of {calls} calls")
 
 
 def main():
-    for stream in (sys.stdout, sys.stderr):  # names may have letters that the terminal has not
+    for stream in (sys.stdout, sys.stderr):  # the terminal's encoding may lack characters of names
         stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", type=Path, help="image, or folder with images")
     parser.add_argument(
-        "--out", type=Path, help="folder for predictions.json, pictures, and maps of classes or features"
+        "--out", type=Path, help="folder for predictions.json, visualizations, and class or feature maps"
     )
-    parser.add_argument("--benchmark", action="store_true", help="measure the time of a call")
+    parser.add_argument("--benchmark", action="store_true", help="measure latency")
     parser.add_argument("--threads", type=int, default=0, help="number of threads (default: the runtime's choice)")
     arguments = parser.parse_args()
     if arguments.source is None and not arguments.benchmark:
-        parser.error("name an image or a folder, or pass --benchmark")
+        parser.error("pass an image, a folder, or --benchmark")
     if arguments.source and not arguments.source.exists():
         sys.exit(f"error: {arguments.source} does not exist")
     network = Network(threads=arguments.threads)
