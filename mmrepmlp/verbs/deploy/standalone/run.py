@@ -21,7 +21,6 @@ import numpy as np
 STARTED = time.perf_counter()
 FOLDER = Path(__file__).resolve().parent
 READERS = 4  # threads that read and preprocess images
-CALLS = 2  # of the graph at a time, so that it does not wait for the results of the last one to be written
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 READ_FLAGS = {
     "color": cv2.IMREAD_COLOR,
@@ -42,11 +41,14 @@ COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # for classes with
 
 
 class OpenVinoGraph:
-    """Run a graph in OpenVINO, in several threads at a time."""
+    """Run a graph in OpenVINO.
+
+    For many images, several calls at a time share the processor, which takes less time in all, and more for each.
+    """
 
     group = 1  # images of a batch where the graph takes any number
 
-    def __init__(self, path, settings, threads):
+    def __init__(self, path, settings, threads, many=False):
         import openvino
 
         core, precision = openvino.Core(), settings["precision"]
@@ -60,9 +62,11 @@ class OpenVinoGraph:
         options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         if None in (settings["input"]["height"], settings["input"]["width"]):
             options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"  # otherwise it keeps buffers for each size
+        options["PERFORMANCE_HINT"] = "THROUGHPUT" if many else "LATENCY"
         self.compiled = core.compile_model(str(path), "CPU", options)
+        self.calls = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")  # at a time
         self.idle = queue.SimpleQueue()
-        for _ in range(CALLS):
+        for _ in range(self.calls):
             self.idle.put(self.compiled.create_infer_request())
 
     def __call__(self, images):
@@ -77,9 +81,9 @@ class OpenVinoGraph:
 class OnnxRuntimeGraph:
     """Run a graph in ONNX Runtime."""
 
-    group = 8
+    group, calls = 8, 1
 
-    def __init__(self, path, settings, threads):
+    def __init__(self, path, settings, threads, many=False):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -101,13 +105,14 @@ class Network:
     Args:
         folder: The deployed folder. Default: the folder of this file.
         threads: Number of threads. Default: 0, the runtime's choice.
+        many: Whether to optimize for many images (:meth:`stream`) instead of one at a time. Default: False.
     """
 
-    def __init__(self, folder=FOLDER, threads=0):
+    def __init__(self, folder=FOLDER, threads=0, many=False):
         self.settings = json.loads((Path(folder) / "deploy.json").read_text(encoding="utf-8"))
         self.input, self.steps = self.settings["input"], self.settings["preprocessing"]
         graph = Path(folder) / self.settings["graph"]
-        self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads)
+        self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads, many)
         self.group = self.input["batch"] or self.graph.group
 
     def read(self, path):
@@ -192,10 +197,11 @@ class Network:
                 return [error for _, _, error in group]
             return self.predict_batch([prepared for _, prepared, _ in group])
 
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(CALLS) as callers:
+        calls = self.graph.calls
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(calls) as callers:
             images = (image for _, image in look_ahead(readers, read, paths, 2 * READERS))
             groups = group_by_shape(images, self.group)
-            for group, outputs in look_ahead(callers, predict, groups, CALLS):
+            for group, outputs in look_ahead(callers, predict, groups, calls):
                 yield from zip((image for image, _, _ in group), outputs)
 
     def classes(self, image, outputs):
@@ -428,45 +434,49 @@ class PredictionFile:
             Path(self.file.name).unlink()
 
 
-def benchmark(network, source=None, calls=50):
-    """Print the time to the first prediction, the latency of a call, the throughput of the graph and, for a folder of
-    images, that of the program."""
+def benchmark(network, calls=50):
+    """Print the time to the first prediction, and the latency of a call with one image, or with the fixed batch size of
+    the graph."""
     batch, height, width = (
         network.input[name] or default for name, default in zip(("batch", "height", "width"), (1, 224, 224))
     )
     kind, shape = np.dtype(network.input["type"]), (batch, height, width, network.input["channels"])
     images = np.random.RandomState(0).randint(0, np.iinfo(kind).max + 1, shape, kind)
-    network.graph(images)
     name = f"{network.settings['runtime']} {network.settings['precision']}, {batch}x{height}x{width}"
-    print(f"{name}: first prediction {time.perf_counter() - STARTED:.2f} s after the start")
     seconds = []
     for _ in range(calls + 5):
         start = time.perf_counter()
         network.graph(images)
         seconds.append(time.perf_counter() - start)
+        if len(seconds) == 1:
+            print(f"{name}: first prediction {time.perf_counter() - STARTED:.2f} s after the start")
     milliseconds = 1e3 * statistics.median(seconds[5:])
     print(f"{name}: {milliseconds:.2f} ms, {1e3 * batch / milliseconds:.1f} images/s, median of {calls} calls")
-    paths = list(find_images(source, None).values()) if source else []
-    if not paths:
-        return
-    prepared = next((network.prepare(image) for image, _ in network.stream(paths) if image is not None), None)
+
+
+def benchmark_folder(network, source, repeats=5):
+    """Print the throughput from files to outputs, and that of the graph alone, measured in turn."""
+    paths = list(find_images(source, None).values())
+    found = (network.prepare(image) for image, _ in network.stream(paths) if image is not None)
+    prepared = next(found, None)
     if prepared is None:
-        sys.exit("error: none of the images could be predicted")
-    # Alternately, so that both meet the same machine.
-    rates = {"graph": [], "program": []}
-    number = min(max(len(paths), network.group), 64)
-    for _ in range(5):
+        sys.exit(f"error: none of the images in {source} could be predicted")
+    found.close()
+    number = -(-64 // network.group) * network.group
+    calls, seconds = network.graph.calls, {"graph": [], "files": []}
+    for _ in range(repeats):
         start = time.perf_counter()
-        with ThreadPoolExecutor(CALLS) as callers:
-            groups = [[prepared] * network.group] * -(-number // network.group)
-            count = sum(len(outputs) for _, outputs in look_ahead(callers, network.predict_batch, groups, CALLS))
-        rates["graph"].append(count / (time.perf_counter() - start))
+        with ThreadPoolExecutor(calls) as callers:
+            groups = [[prepared] * network.group] * (number // network.group)
+            deque(look_ahead(callers, network.predict_batch, groups, calls), 0)
+        seconds["graph"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        chosen = itertools.islice(itertools.cycle(paths), number)
-        count = sum(1 for image, _ in network.stream(chosen) if image is not None)
-        rates["program"].append(count / (time.perf_counter() - start))
-    graph, program = (statistics.median(rates[key]) for key in ("graph", "program"))
-    print(f"images of {source}: {program:.1f} images/s, {program / graph:.0%} of the graph's {graph:.1f} images/s")
+        deque(network.stream(itertools.islice(itertools.cycle(paths), number)), 0)
+        seconds["files"].append(time.perf_counter() - start)
+    graph, files = (number / statistics.median(seconds[key]) for key in ("graph", "files"))
+    print(
+        f"{source}: {files:.1f} images/s from files to outputs, {files / graph:.0%} of the graph's {graph:.1f} images/s"
+    )
 
 
 def main():
@@ -486,11 +496,14 @@ def main():
         parser.error("pass an image, a folder, or --benchmark")
     if arguments.source and not arguments.source.exists():
         sys.exit(f"error: {arguments.source} does not exist")
-    network = Network(threads=arguments.threads)
-    if arguments.source and not (arguments.benchmark and arguments.out is None):
-        predict_all(network, arguments.source, arguments.out)
     if arguments.benchmark:
-        benchmark(network, arguments.source)
+        benchmark(Network(threads=arguments.threads))
+    if arguments.source:
+        network = Network(threads=arguments.threads, many=arguments.source.is_dir())
+        if arguments.benchmark:
+            benchmark_folder(network, arguments.source)
+        if arguments.out or not arguments.benchmark:
+            predict_all(network, arguments.source, arguments.out)
 
 
 if __name__ == "__main__":
