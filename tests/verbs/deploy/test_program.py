@@ -2,10 +2,13 @@
 """What the stand-alone program reads, and what it makes of a graph's outputs."""
 
 import json
+import random
 import runpy
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -23,11 +26,24 @@ RESIZE = dict(type="Resize", scale=[304, 304], keep_ratio=True, backend="cv2", i
 CROP = dict(type="CenterCrop", crop_size=[60, 60])
 
 
-def network(steps=(), output="classes", channels=3, kind="uint8", graph=lambda x: [(x[..., 0] > 128).astype(np.uint8)]):
+class PlainGraph:
+    """A function as a graph."""
+
+    calls = 1
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x):
+        return self.function(x)
+
+
+def network(steps=(), output="classes", channels=3, kind="uint8", graph=None):
     """A segmentor whose second class is what is light."""
     made = object.__new__(PROGRAM_NAMES["Network"])
     made.input = dict(batch=None, height=None, width=None, channels=channels, type=kind, color_type="unchanged")
-    made.steps, made.graph = json.loads(json.dumps(steps)), graph
+    made.steps, made.group = json.loads(json.dumps(steps)), 2
+    made.graph = graph or PlainGraph(lambda x: [(x[..., 0] > 128).astype(np.uint8)])
     made.settings = dict(
         task="segmentation", output=dict(name=output, threshold=0.3), classes=["dark", "光"], palette=None
     )
@@ -109,6 +125,91 @@ def test_results_keep_apart_what_lies_apart(tmp_path, capsys):
     shutil.rmtree(out)
     PROGRAM_NAMES["predict_all"](network(), images, images)
     assert len(json.loads((images / "predictions.json").read_text())["predictions"]) == len(written["predictions"]) - 1
+
+
+class CountingGraph:
+    """A graph that remembers the batches that it gets, and how many calls there are at a time."""
+
+    calls = 2
+
+    def __init__(self, fail_at=None):
+        self.batches, self.active, self.fail_at, self.lock = [], 0, fail_at, threading.Lock()
+
+    def __call__(self, x):
+        with self.lock:
+            self.batches.append(x.shape)
+            number = len(self.batches)
+            self.active += 1
+            assert self.active <= self.calls
+        time.sleep(0.002 * random.random())
+        with self.lock:
+            self.active -= 1
+        if number == self.fail_at:
+            raise RuntimeError("out of memory")
+        return [x[..., 0].max((1, 2))]
+
+
+def write_images(folder, sizes):
+    folder.mkdir()
+    paths = []
+    for i, (height, width) in enumerate(sizes):
+        paths.append(folder / f"{i:03d}.png")
+        cv2.imwrite(str(paths[-1]), np.full((height, width, 3), i, np.uint8))
+    return paths
+
+
+@pytest.mark.parametrize("group", [1, 3, 8])
+def test_a_stream_keeps_the_order_and_groups_images_of_one_size(group, tmp_path):
+    generator = random.Random(0)
+    paths = write_images(tmp_path / "images", [(4 + generator.randint(0, 1), 5) for _ in range(40)])
+    for broken in (3, 4, 20):
+        paths[broken].write_bytes(b"")
+    graph = CountingGraph()
+    made = network(graph=graph)
+    made.group = group
+    results = list(made.stream(paths))
+    assert len(results) == len(paths)
+    for i, (image, outputs) in enumerate(results):
+        if i in (3, 4, 20):
+            assert image is None and "cannot be decoded" in str(outputs)
+        else:
+            assert image.max() == i and outputs[0] == i
+    assert max(shape[0] for shape in graph.batches) == min(group, 3) or group == 8
+    assert sum(shape[0] for shape in graph.batches) == len(paths) - 3
+
+
+def test_a_graph_of_a_fixed_batch_gets_full_batches(tmp_path):
+    paths = write_images(tmp_path / "images", [(4, 5)] * 7)
+    graph = CountingGraph()
+    made = network(graph=graph)
+    made.input["batch"] = made.group = 3
+    assert [int(outputs[0]) for _, outputs in made.stream(paths)] == list(range(7))
+    assert graph.batches == [(3, 4, 5, 3)] * 3
+    assert int(made.predict(made.read(paths[5]))[0]) == 5 and graph.batches[-1] == (3, 4, 5, 3)
+
+
+def test_a_stream_reads_a_few_images_ahead(tmp_path):
+    paths = write_images(tmp_path / "images", [(4, 5)] * 60)
+    made, reads = network(graph=CountingGraph()), []
+    read = made.read
+    made.read = lambda path: reads.append(path) or read(path)
+    stream = made.stream(paths)
+    ahead = []
+    for i, _ in enumerate(stream):
+        time.sleep(0.005)
+        ahead.append(len(reads) - i - 1)
+    assert max(ahead) <= 2 * PROGRAM_NAMES["READERS"] + (CountingGraph.calls + 2) * made.group
+
+
+def test_an_error_of_the_graph_ends_the_program_and_leaves_no_file(tmp_path):
+    write_images(tmp_path / "images", [(4, 5)] * 9)
+    made = network(graph=CountingGraph(fail_at=3))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(made.stream(sorted((tmp_path / "images").iterdir())))
+    made = network(graph=CountingGraph(fail_at=1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        PROGRAM_NAMES["predict_all"](made, tmp_path / "images", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

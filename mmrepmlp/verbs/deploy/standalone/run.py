@@ -5,16 +5,22 @@ The folder of this file holds the graph, and deploy.json, which describes its in
 """
 
 import argparse
+import itertools
 import json
+import queue
 import statistics
 import sys
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+STARTED = time.perf_counter()
 FOLDER = Path(__file__).resolve().parent
+READERS = 4  # threads that read and preprocess images
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 READ_FLAGS = {
     "color": cv2.IMREAD_COLOR,
@@ -35,9 +41,14 @@ COLORS = np.random.RandomState(42).randint(0, 256, (256, 3))  # for classes with
 
 
 class OpenVinoGraph:
-    """Run a graph in OpenVINO."""
+    """Run a graph in OpenVINO.
 
-    def __init__(self, path, settings, threads):
+    For many images, several calls at a time share the processor, which takes less time in all, and more for each.
+    """
+
+    group = 1  # images of a batch where the graph takes any number
+
+    def __init__(self, path, settings, threads, many=False):
         import openvino
 
         core, precision = openvino.Core(), settings["precision"]
@@ -51,17 +62,28 @@ class OpenVinoGraph:
         options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         if None in (settings["input"]["height"], settings["input"]["width"]):
             options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"  # otherwise it keeps buffers for each size
+        options["PERFORMANCE_HINT"] = "THROUGHPUT" if many else "LATENCY"
         self.compiled = core.compile_model(str(path), "CPU", options)
+        self.calls = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")  # at a time
+        self.idle = queue.SimpleQueue()
+        for _ in range(self.calls):
+            self.idle.put(self.compiled.create_infer_request())
 
     def __call__(self, images):
-        outputs = self.compiled([images])
-        return [outputs[output] for output in self.compiled.outputs]
+        request = self.idle.get()
+        try:
+            outputs = request.infer([images])
+            return [outputs[output] for output in self.compiled.outputs]
+        finally:
+            self.idle.put(request)
 
 
 class OnnxRuntimeGraph:
     """Run a graph in ONNX Runtime."""
 
-    def __init__(self, path, settings, threads):
+    group, calls = 8, 1
+
+    def __init__(self, path, settings, threads, many=False):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -83,13 +105,15 @@ class Network:
     Args:
         folder: The deployed folder. Default: the folder of this file.
         threads: Number of threads. Default: 0, the runtime's choice.
+        many: Whether to optimize for many images (:meth:`stream`) instead of one at a time. Default: False.
     """
 
-    def __init__(self, folder=FOLDER, threads=0):
+    def __init__(self, folder=FOLDER, threads=0, many=False):
         self.settings = json.loads((Path(folder) / "deploy.json").read_text(encoding="utf-8"))
         self.input, self.steps = self.settings["input"], self.settings["preprocessing"]
         graph = Path(folder) / self.settings["graph"]
-        self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads)
+        self.graph = GRAPHS[self.settings["runtime"]](graph, self.settings, threads, many)
+        self.group = self.input["batch"] or self.graph.group
 
     def read(self, path):
         """Read an image (H, W, C) as in the network's dataset, with channels in OpenCV's order."""
@@ -126,8 +150,8 @@ class Network:
                 side *= before / image.shape[:2]
         return image, side, start, stop
 
-    def predict(self, image):
-        """Return the outputs of the graph for one image."""
+    def prepare(self, image):
+        """Preprocess an image, and check that the graph takes it."""
         image = self.preprocess(image)
         for axis, name in enumerate(("height", "width")):
             if self.input[name] not in (None, image.shape[axis]):
@@ -140,8 +164,45 @@ class Network:
             raise ValueError(
                 f"is {image.dtype} with {image.shape[2]} channels, but the graph takes {kind} with {channels}"
             )
-        batch = np.repeat(image[None].astype(kind), self.input["batch"] or 1, 0)
-        return [output[0] for output in self.graph(np.ascontiguousarray(batch))]
+        return image.astype(kind, copy=False)
+
+    def predict(self, image):
+        """Return the outputs of the graph for one image."""
+        return self.predict_batch([self.prepare(image)])[0]
+
+    def predict_batch(self, images):
+        """Return the outputs for each of some prepared images of one size, at most as many as the graph takes."""
+        missing = max(0, (self.input["batch"] or 0) - len(images))
+        outputs = self.graph(np.stack([*images, *images[-1:] * missing]))
+        return [[output[i] for output in outputs] for i in range(len(images))]
+
+    def stream(self, paths):
+        """Predict images, and meanwhile read the next ones and let the caller use the last ones.
+
+        Holds only a few images at a time.
+
+        Yields:
+            In the order of the paths, the image and the outputs; or None and the error of an image that is not read.
+        """
+
+        def read(path):
+            try:
+                image = self.read(path)
+                return image, self.prepare(image), None
+            except (ValueError, OSError, cv2.error) as error:
+                return None, None, error
+
+        def predict(group):
+            if group[0][1] is None:
+                return [error for _, _, error in group]
+            return self.predict_batch([prepared for _, prepared, _ in group])
+
+        calls = self.graph.calls
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(calls) as callers:
+            images = (image for _, image in look_ahead(readers, read, paths, 2 * READERS))
+            groups = group_by_shape(images, self.group)
+            for group, outputs in look_ahead(callers, predict, groups, calls):
+                yield from zip((image for image, _, _ in group), outputs)
 
     def classes(self, image, outputs):
         """Return the class of each pixel of an image, for a segmentor; -1 outside the crop of the preprocessing."""
@@ -175,6 +236,25 @@ class Network:
         """Return the color of a class, BGR."""
         palette = self.settings["palette"] or ()
         return np.array(palette[label] if label < len(palette) else COLORS[label % 256])[::-1]
+
+
+def look_ahead(pool, function, items, number):
+    """Call a function in threads for some items ahead; yields items and results in their order."""
+    pending = deque()
+    for item in items:
+        pending.append((item, pool.submit(function, item)))
+        if len(pending) > number:
+            item, future = pending.popleft()
+            yield item, future.result()
+    for item, future in pending:
+        yield item, future.result()
+
+
+def group_by_shape(images, number):
+    """Group images that follow each other and have one shape after preprocessing, at most some number."""
+    for _, same in itertools.groupby(images, key=lambda image: getattr(image[1], "shape", None)):
+        while group := list(itertools.islice(same, number)):
+            yield group
 
 
 def resize(image, step):
@@ -301,43 +381,102 @@ def find_images(source, out):
 def predict_all(network, source, out):
     """Predict an image or all images of a folder; report and skip those that cannot be predicted."""
     paths = find_images(source, out)
-    results, skipped = {}, {}
-    for name, path in paths.items():
-        try:
-            image = network.read(path)
-            outputs = network.predict(image)
-        except (ValueError, OSError, cv2.error) as error:
-            skipped[name] = str(error)
-            print(f"{name}: skipped, {error}", file=sys.stderr)
-            continue
-        labels = network.classes(image, outputs) if network.settings["task"] == "segmentation" else None
-        results[name], shares = describe(network, outputs, labels)
-        words = "  ".join(f"{network.name_of(label)} {share:.1%}" for label, share in shares)
-        print(f"{name}: {words or results[name]}")
-        if out:
-            results[name] |= write(network, out, name, image, outputs, labels, shares)
-    if out and results:
-        text = json.dumps(dict(predictions=results, skipped=skipped), indent=1)
-        (out / "predictions.json").write_text(text, encoding="utf-8")
-    if not results:
+    skipped, written = {}, 0
+    with PredictionFile(out and out / "predictions.json") as file:
+        for name, (image, outputs) in zip(paths, network.stream(paths.values())):
+            if image is None:
+                skipped[name] = str(outputs)
+                print(f"{name}: skipped, {outputs}", file=sys.stderr)
+                continue
+            labels = network.classes(image, outputs) if network.settings["task"] == "segmentation" else None
+            result, shares = describe(network, outputs, labels)
+            words = "  ".join(f"{network.name_of(label)} {share:.1%}" for label, share in shares)
+            print(f"{name}: {words or result}")
+            file.add(name, result | (write(network, out, name, image, outputs, labels, shares) if out else {}))
+            written += 1
+        file.finish(skipped)
+    if not written:
         sys.exit("error: none of the images could be predicted" if paths else f"error: there are no images in {source}")
 
 
+class PredictionFile:
+    """JSON file with predictions, written one after the other, and complete or not there."""
+
+    def __init__(self, path):
+        self.path, self.file = path, None
+
+    def __enter__(self):
+        return self
+
+    def add(self, name, result):
+        """Add a prediction."""
+        if self.path is None:
+            return
+        if self.file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.with_suffix(".partial").open("w", encoding="utf-8")
+            self.file.write('{\n "predictions": {')
+        else:
+            self.file.write(",")
+        self.file.write(f"\n  {json.dumps(name)}: {json.dumps(result)}")
+
+    def finish(self, skipped):
+        """Complete the file, if there is a prediction."""
+        if self.file:
+            self.file.write(f'\n }},\n "skipped": {json.dumps(skipped)}\n}}\n')
+            self.file.close()
+            Path(self.file.name).replace(self.path)
+            self.file = None
+
+    def __exit__(self, *_):
+        if self.file:
+            self.file.close()
+            Path(self.file.name).unlink()
+
+
 def benchmark(network, calls=50):
-    """Print the median time of a call with one image, or with the fixed batch size of the graph."""
+    """Print the time to the first prediction, and the latency of a call with one image, or with the fixed batch size of
+    the graph."""
     batch, height, width = (
         network.input[name] or default for name, default in zip(("batch", "height", "width"), (1, 224, 224))
     )
     kind, shape = np.dtype(network.input["type"]), (batch, height, width, network.input["channels"])
     images = np.random.RandomState(0).randint(0, np.iinfo(kind).max + 1, shape, kind)
+    name = f"{network.settings['runtime']} {network.settings['precision']}, {batch}x{height}x{width}"
     seconds = []
     for _ in range(calls + 5):
         start = time.perf_counter()
         network.graph(images)
         seconds.append(time.perf_counter() - start)
+        if len(seconds) == 1:
+            print(f"{name}: first prediction {time.perf_counter() - STARTED:.2f} s after the start")
     milliseconds = 1e3 * statistics.median(seconds[5:])
-    name = f"{network.settings['runtime']} {network.settings['precision']}, {batch}x{height}x{width}"
     print(f"{name}: {milliseconds:.2f} ms, {1e3 * batch / milliseconds:.1f} images/s, median of {calls} calls")
+
+
+def benchmark_folder(network, source, repeats=5):
+    """Print the throughput from files to outputs, and that of the graph alone, measured in turn."""
+    paths = list(find_images(source, None).values())
+    found = (network.prepare(image) for image, _ in network.stream(paths) if image is not None)
+    prepared = next(found, None)
+    if prepared is None:
+        sys.exit(f"error: none of the images in {source} could be predicted")
+    found.close()
+    number = -(-64 // network.group) * network.group
+    calls, seconds = network.graph.calls, {"graph": [], "files": []}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        with ThreadPoolExecutor(calls) as callers:
+            groups = [[prepared] * network.group] * (number // network.group)
+            deque(look_ahead(callers, network.predict_batch, groups, calls), 0)
+        seconds["graph"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        deque(network.stream(itertools.islice(itertools.cycle(paths), number)), 0)
+        seconds["files"].append(time.perf_counter() - start)
+    graph, files = (number / statistics.median(seconds[key]) for key in ("graph", "files"))
+    print(
+        f"{source}: {files:.1f} images/s from files to outputs, {files / graph:.0%} of the graph's {graph:.1f} images/s"
+    )
 
 
 def main():
@@ -348,18 +487,23 @@ def main():
     parser.add_argument(
         "--out", type=Path, help="folder for predictions.json, visualizations, and class or feature maps"
     )
-    parser.add_argument("--benchmark", action="store_true", help="measure latency")
+    parser.add_argument(
+        "--benchmark", action="store_true", help="measure latency and throughput, with SOURCE also end to end"
+    )
     parser.add_argument("--threads", type=int, default=0, help="number of threads (default: the runtime's choice)")
     arguments = parser.parse_args()
     if arguments.source is None and not arguments.benchmark:
         parser.error("pass an image, a folder, or --benchmark")
     if arguments.source and not arguments.source.exists():
         sys.exit(f"error: {arguments.source} does not exist")
-    network = Network(threads=arguments.threads)
-    if arguments.source:
-        predict_all(network, arguments.source, arguments.out)
     if arguments.benchmark:
-        benchmark(network)
+        benchmark(Network(threads=arguments.threads))
+    if arguments.source:
+        network = Network(threads=arguments.threads, many=arguments.source.is_dir())
+        if arguments.benchmark:
+            benchmark_folder(network, arguments.source)
+        if arguments.out or not arguments.benchmark:
+            predict_all(network, arguments.source, arguments.out)
 
 
 if __name__ == "__main__":
