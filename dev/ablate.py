@@ -2,23 +2,20 @@
 """Measure what the fully connected layers and the local perceptron of a RepMLPNet contribute."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
 from mmengine.registry import MODELS, DefaultScope
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from dev.repeated import mean_and_deviation, train_once
-from mmrepmlp.checkpoint import atomic_write
+from dev.repeated import train_once
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.models import RepMLPNet
+from mmrepmlp.verbs.benchmark.hardware import CPU
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport
 from mmrepmlp.verbs.config import load_config, resolve_type
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 
@@ -36,38 +33,14 @@ VARIANTS = {
 ZEROED = {"fc3 zeroed after training": ".fc3_bn.", "local perceptron zeroed after training": ".repconv"}
 
 
-@dataclass
-class Ablation:
-    """Metrics of a network and of what is left of it without one of its parts.
-
-    Attributes:
-        config: Name of the config.
-        seeds: Seeds that each variant was trained with.
-        metrics: By variant and name, the metric for each seed.
-    """
-
-    config: str
-    seeds: list[int]
-    metrics: dict[str, dict[str, list[float]]]
-
-    def table(self) -> Table:
-        """To print: mean and standard deviation over the seeds."""
-        table = Table(box=box.SIMPLE, pad_edge=False, title=f"{self.config}, seeds {self.seeds}", title_justify="left")
-        table.add_column("network", no_wrap=True)
-        for name in self.metrics[FULL]:
-            table.add_column(name, justify="right")
-        for variant, metrics in self.metrics.items():
-            table.add_row(variant, *map(mean_and_deviation, metrics.values()))
-        return table
-
-
 def ablate(
     config: str | Path,
     seeds: Sequence[int] = (0, 1, 2),
     work_dir: str | None = None,
     cfg_options: dict | None = None,
+    variants: Sequence[str] = tuple(VARIANTS),
     out: str | Path | None = None,
-) -> Ablation:
+) -> BenchmarkReport:
     """Train a network whole, without fc3 and without its local perceptron, and test it with either zeroed afterwards.
 
     What was trained before in the same folder is not trained again.
@@ -77,7 +50,11 @@ def ablate(
         seeds: Seeds to train each variant with. Default: 0, 1, 2.
         work_dir: Folder for the runs. Default: the config's, or ``work_dirs/<name of the config>``.
         cfg_options: Settings to override in all variants, by dotted names. Default: None.
-        out: JSON file for the metrics of each seed. Default: None.
+        variants: What to train, by the names of :data:`VARIANTS`. Default: all.
+        out: JSON file for the results. Default: None.
+
+    Returns:
+        A row for each variant, with its metrics for each seed.
 
     Raises:
         MMRepMLPError: The backbone is no RepMLPNet in training form, or there are no seeds.
@@ -91,22 +68,23 @@ def ablate(
         raise MMRepMLPError(
             f"{config}: expected a model with backbone type='mmrepmlp.RepMLPNet' in training form, and a seed."
         )
-    metrics: dict[str, dict[str, list[float]]] = {}
-    for variant, settings in VARIANTS.items():
+    rows: dict[str, dict[str, object]] = {}
+    for variant in variants:
+        settings = VARIANTS[variant]
         for seed in seeds:
             folder = Path(cfg.work_dir, f"{variant.replace(' ', '_')}_seed{seed}")
             options = {**(cfg_options or {}), **settings}
             state = train_once(config, folder, seed, options)
             parts = {variant: None, **(ZEROED if variant == FULL else {})}
             for name, part in parts.items():
-                measured = evaluate_weights(config, zeroed(state, part), str(folder), options)
-                for metric, value in measured.items():
-                    metrics.setdefault(name, {}).setdefault(metric, []).append(value)
-    ablation = Ablation(Path(config).stem, list(seeds), metrics)
+                row = rows.setdefault(name, {"network": name})
+                for metric, value in evaluate_weights(config, zeroed(state, part), str(folder), options).items():
+                    row.setdefault(metric, []).append(value)
+    environment = {"config": Path(config).stem, **(cfg_options or {}), "seeds": list(seeds), **CPU.environment()}
+    report = BenchmarkReport(environment, list(rows.values()))
     if out:
-        with atomic_write(out) as temporary:
-            temporary.write_text(json.dumps(asdict(ablation), indent=1) + "\n")
-    return ablation
+        report.save_json(out)
+    return report
 
 
 def zeroed(state: Mapping[str, Tensor], part: str | None) -> dict[str, Tensor]:
@@ -120,7 +98,8 @@ def main() -> None:
     parser.add_argument("--work-dir", help="folder for the runs (default: work_dirs/<name of the config>)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="settings to override")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds to train with (default: 0 1 2)")
-    parser.add_argument("--out", metavar="RESULT.json", help="write the metrics of each seed here")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to train")
+    parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
     Console().print(ablate(**vars(parser.parse_args())).table())
 
 

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Breakdown of the time of a forward pass by kind of operator."""
+"""Break the time of a forward pass down by kind of operator, for images of any size."""
 
 import argparse
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp.models import RepMLPNet
-from mmrepmlp.verbs.benchmark.hardware import CPU, Hardware
+from mmrepmlp.verbs.benchmark.hardware import Hardware
 from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
-from mmrepmlp.verbs.benchmark.report import BenchmarkReport, environment_table
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport
 from mmrepmlp.verbs.model import count_macs
 
 # Operators of torch by part of the work; all others create, allocate and reshape tensors.
 PARTS = {
-    "products by oneDNN": ("mkldnn_convolution", "cudnn_convolution"),
+    "products by oneDNN": ("mkldnn_convolution",),
     "products by BLAS": ("bmm", "mm", "addmm", "_slow_conv2d_forward"),
     "GELU": ("gelu",),
     "norm, gate, bias, shortcut": ("addcmul", "add", "add_", "mul", "clamp_min", "clamp_min_", "relu_", "sigmoid"),
@@ -29,50 +28,7 @@ PARTS = {
     "averages": ("mean", "sum", "div_"),
 }
 REST = "overhead of the calls"
-ON_GPU = {"products by oneDNN": "products by cuDNN", "products by BLAS": "products by cuBLAS"}
 PART_OF = {f"aten::{operator}": part for part, operators in PARTS.items() for operator in operators}
-
-
-@dataclass
-class BreakdownMeasurement:
-    """Time of a forward pass of the deploy form, and its parts.
-
-    Attributes:
-        batch: Number of images.
-        height: Their height in pixels.
-        width: Their width in pixels.
-        milliseconds: Median time.
-        products: Time in milliseconds of its floating point operations at the rate of the reference, a large matrix
-            product, measured alongside.
-        shares: Fraction of the time of each part, by name; they sum to 1.
-    """
-
-    batch: int
-    height: int
-    width: int
-    milliseconds: float
-    products: float
-    shares: dict[str, float]
-
-
-class BreakdownBenchmark(BenchmarkReport):
-    """A breakdown of forward passes: rows of :class:`BreakdownMeasurement`."""
-
-    def table(self) -> Table:
-        """The breakdown as a table to print."""
-        caption = (
-            "ms: median of the whole. The parts are shares of it, by the profiler. at peak: the time that the same "
-            f"arithmetic takes as one matrix product of side {SGEMM_SIDE}, measured in between."
-        )
-        table = environment_table(self.environment, caption)
-        table.add_column("batch, size", no_wrap=True)
-        for row in self.rows:
-            table.add_column(f"{row.batch}, {row.height}x{row.width}", justify="right", no_wrap=True)
-        table.add_row("ms", *(f"{row.milliseconds:.1f}" for row in self.rows), end_section=True)
-        for part in self.rows[0].shares:
-            table.add_row(part, *(f"{row.shares[part]:.1%}" for row in self.rows), end_section=part == REST)
-        table.add_row("at peak", *(f"{row.products / row.milliseconds:.1%}" for row in self.rows))
-        return table
 
 
 @torch.inference_mode()
@@ -83,8 +39,8 @@ def benchmark_breakdown(
     batches: Sequence[int] = (1, 8),
     dtype: str = "float32",
     repeats: int = 15,
-    hardware: Hardware = CPU,
-) -> BreakdownBenchmark:
+    threads: int | None = None,
+) -> BenchmarkReport:
     """Break the time of a forward pass of the deploy form down by kind of operator.
 
     Args:
@@ -94,62 +50,68 @@ def benchmark_breakdown(
         batches: Batch sizes, each measured at each size. Default: (1, 8).
         dtype: Precision: float32, float64, bfloat16 or float16. Default: float32.
         repeats: Timed calls per measurement. Default: 15.
-        hardware: Where and how to compute. Default: the CPU.
+        threads: Number of threads. Default: torch's choice.
 
-    Raises:
-        MMRepMLPError: There is no such device.
+    Returns:
+        A row for each size and batch size: median time, also of a megapixel; memory; ``peak``, the share of the time
+        that the same arithmetic takes as one large matrix product, measured alongside; and the shares of the parts, by
+        torch's profiler. All shares are in percent.
     """
+    hardware = Hardware(threads=threads)
     hardware.prepare()
     precision = getattr(torch, dtype)
-    model = hardware.place(RepMLPNet(arch, img_size).to(precision).eval())
+    model = RepMLPNet(arch, img_size).to(precision).eval()
     model.switch_to_deploy()
-    products = reference_matmuls(precision, hardware)
+    products = reference_matmuls(precision)
     rows = []
     for height, width in sizes or [(img_size, img_size)]:
         for batch in batches:
-            x = hardware.place(torch.randn(batch, 3, height, width, dtype=precision))
-            call = hardware.calling(model, x)
+            x = torch.randn(batch, 3, height, width, dtype=precision)
+            call = partial(model, x)
             title = f"{arch}{img_size}, batch {batch}, {height}x{width} pixels"
-            seconds = interleave({"model": call, **products}, repeats, title, hardware)
+            seconds = interleave({"model": call, **products}, repeats, title)
             fastest = min(statistics.median(seconds[name]) for name in products)
-            gflop = 2e-9 * count_macs(model, x)
-            rows.append(
-                BreakdownMeasurement(
-                    batch=batch,
-                    height=height,
-                    width=width,
-                    milliseconds=1e3 * statistics.median(seconds["model"]),
-                    products=1e3 * gflop * 1e9 / (2 * SGEMM_SIDE**3) * fastest,
-                    shares=profile_shares(call, repeats, hardware),
-                )
-            )
+            median = statistics.median(seconds["model"])
+            ideal = 2 * count_macs(model, x) / (2 * SGEMM_SIDE**3) * fastest
+            shares = {name: 100 * share for name, share in profile_shares(call, repeats).items()}
+            figures = dict(size=f"{height}x{width}", batch=batch, milliseconds=1e3 * median)
+            megapixels = 1e-6 * batch * height * width
+            figures["ms per megapixel"] = 1e3 * median / megapixels
+            figures["MiB per megapixel"] = (hardware.peak_memory(call) or math.nan) / megapixels
+            rows.append({**figures, "at peak": 100 * ideal / median, **shares})
     settings = dict(arch=f"RepMLPNet-{arch}{img_size}", form="deploy form", dtype=dtype, repeats=repeats)
-    return BreakdownBenchmark({**settings, **hardware.environment()}, rows)
+    return BenchmarkReport({**settings, **hardware.environment()}, rows)
 
 
-def profile_shares(call: Callable[[], object], repeats: int, hardware: Hardware) -> dict[str, float]:
-    """Fraction of the time of a call spent in each part, by torch's profiler; on a GPU, of the time of its kernels."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if hardware.is_gpu else [])]
-    with profile(activities=activities) as profiler:
+def profile_shares(call: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Fraction of the time of a call spent in each part, by torch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(repeats):
             call()
     times = Counter({part: 0.0 for part in (*PARTS, REST)})
     for event in profiler.key_averages():
-        if event.device_type == DeviceType.CPU:  # an operator; the kernels that it started are in its time
-            time = event.self_device_time_total if hardware.is_gpu else event.self_cpu_time_total
-            times[PART_OF.get(event.key, REST)] += time
-    names = ON_GPU if hardware.is_gpu else {}
-    return {names.get(part, part): time / times.total() for part, time in times.items()}
+        times[PART_OF.get(event.key, REST)] += event.self_cpu_time_total
+    return {part: time / times.total() for part, time in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
     parser.add_argument("--img-size", type=int, help="image size of one tile, pixels (default: 224)")
+    parser.add_argument("--sizes", nargs="+", type=int, help="sides of square images, pixels (default: --img-size)")
     parser.add_argument("--batches", nargs="+", type=int, help="batch sizes (default: 1 8)")
     parser.add_argument("--repeats", type=int, help="timed calls (default: 15)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
-    Console().print(benchmark_breakdown(**vars(parser.parse_args())).table())
+    parser.add_argument("--threads", type=int, help="threads (default: torch's choice)")
+    parser.add_argument("--json", metavar="RESULT.json", default=None, help="write the results here")
+    arguments = vars(parser.parse_args())
+    path = arguments.pop("json")
+    if "sizes" in arguments:
+        arguments["sizes"] = [(side, side) for side in arguments["sizes"]]
+    report = benchmark_breakdown(**arguments)
+    if path:
+        report.save_json(path)
+    Console().print(report.table())
 
 
 if __name__ == "__main__":

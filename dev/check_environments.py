@@ -39,12 +39,12 @@ LITE_TESTS = (
     "tests/end_to_end/test_mmcv_lite.py",
 )
 HEADER = """<!-- SPDX-License-Identifier: Apache-2.0 -->
-# Environments
+# Tested versions
 
-Where the fast tests (`make test-fast`) were run: each row is one environment, set up by `tools/setup_env.sh` on Linux
-and tested by `dev/check_environments.py`, which writes this page. `mmcv-lite` is without compiled operators: the
-backbone, its checkpoints and classification. The tests of the export to ONNX need torch 2.6. Rows without a date are of
-earlier versions, with fewer tests.
+Environments in which the fast tests (`make test-fast`) were run, on Linux. `dev/check_environments.py` sets each one up
+with `tools/setup_env.sh`, tests it, and writes this page. `mmcv-lite` has no compiled operators: only the backbone,
+checkpoints and classification are tested there. Tests of the export to ONNX need torch 2.6. Rows without a date are of
+earlier versions of this package, with fewer tests.
 
 """
 

@@ -2,24 +2,24 @@
 """Compare methods of compression by what is left of a trained network, with several seeds, on all cores."""
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from mmengine.config import Config
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from dev.repeated import mean_and_deviation, train_once
-from mmrepmlp.checkpoint import atomic_write, load_from_local, save_checkpoint, unwrap
+from dev.repeated import train_once
+from mmrepmlp.checkpoint import load_from_local, save_checkpoint, unwrap
 from mmrepmlp.compression import ChannelGroup, Compressed, find_groups
 from mmrepmlp.compression.groups import trace
 from mmrepmlp.compression.macs import MacsOfWidths
@@ -29,6 +29,7 @@ from mmrepmlp.reparam import convertible_modules
 from mmrepmlp.verbs.benchmark.hardware import CPU
 from mmrepmlp.verbs.benchmark.measure import interleave
 from mmrepmlp.verbs.benchmark.networks import OURS, build_whole
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport
 from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES, Workload
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model, count_macs
@@ -45,9 +46,6 @@ OPTIONS = {f"{loader}_dataloader.num_workers": 0 for loader in ("train", "test")
 OPTIONS |= {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-HEADER = """\
-| network | method | top-1, % | MACs | weights not 0 | weights, kB | compressed, kB | eager, ms | OpenVINO, ms |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 @dataclass
@@ -75,43 +73,6 @@ class Result:
     compressed_kilobytes: float
 
 
-@dataclass
-class Comparison:
-    """What the methods made of the networks, and what that takes: milliseconds by network, method and runtime."""
-
-    environment: dict[str, object]
-    results: list[Result]
-    milliseconds: dict[str, dict[str, dict[str, float]]]
-
-    def table(self) -> str:
-        """In Markdown: mean and standard deviation over the seeds, sizes and times of the first."""
-        lines = [HEADER]
-        for network, methods in self.milliseconds.items():
-            base = self.of(network, TRAINED_ON)[0]
-            for method, times in methods.items():
-                rows = self.of(network, method)
-                means = {
-                    name: statistics.fmean(getattr(row, name) for row in rows)
-                    for name in ("macs", "nonzero", "kilobytes", "compressed_kilobytes")
-                }
-                cells = (
-                    network.partition("_")[0],
-                    "none" if method == TRAINED_ON else method,
-                    mean_and_deviation([row.top1 for row in rows]),
-                    f"{means['macs'] / base.macs:.0%}",
-                    f"{means['nonzero']:,.0f}",
-                    f"{means['kilobytes']:,.0f}",
-                    f"{means['compressed_kilobytes']:,.0f}",
-                    *(f"{value:.2f}" for value in times.values()),
-                )
-                lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
-
-    def of(self, network: str, method: str) -> list[Result]:
-        """The results of a method, in the order of the seeds."""
-        return [row for row in self.results if (row.network, row.method) == (network, method)]
-
-
 def compare_compressions(
     configs: Sequence[str | Path],
     seeds: Sequence[int] = (0, 1, 2),
@@ -119,7 +80,7 @@ def compare_compressions(
     share: float = 0.5,
     repeats: int = 100,
     out: str | Path | None = None,
-) -> Comparison:
+) -> BenchmarkReport:
     """Train networks, compress each by all methods, and test and time what is left.
 
     The methods of ``NETWORK.py`` are the configs ``METHOD_NETWORK.py`` beside it, which start from its weights;
@@ -133,6 +94,11 @@ def compare_compressions(
         share: Share of the multiply-adds that pruning by magnitude leaves. Default: 0.5.
         repeats: Timed calls of each network in each runtime. Default: 100.
         out: JSON file for the results. Default: None.
+
+    Returns:
+        A row for each network and method: the accuracy for each seed; means over the seeds of the multiply-adds, in
+        percent of those of the network as it is, the weights that are not zero and their size; milliseconds of one
+        image in each runtime, of the first seed.
 
     Raises:
         MMRepMLPError: There are no seeds, or no methods for a network.
@@ -160,20 +126,34 @@ def compare_compressions(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    compressed, milliseconds = [job.result() for job in jobs], {}
+    compressed, rows = [job.result() for job in jobs], []
     for network in networks:
-        first = {
-            result.method: file
-            for result, file in compressed
-            if (result.network, result.seed) == (network.stem, seeds[0])
-        }
-        milliseconds[network.stem] = time_networks(first, repeats)
-    results = [result for result, _ in compressed]
-    comparison = Comparison({"repeats": repeats, **CPU.environment()}, results, milliseconds)
+        of_network = [(result, file) for result, file in compressed if result.network == network.stem]
+        times = time_networks({result.method: file for result, file in of_network if result.seed == seeds[0]}, repeats)
+        results = {method: [result for result, _ in of_network if result.method == method] for method in times}
+        macs = results[TRAINED_ON][0].macs
+        rows += [{**summary(results[method], macs), **milliseconds} for method, milliseconds in times.items()]
+    report = BenchmarkReport({"seeds": list(seeds), "repeats": repeats, **CPU.environment()}, rows)
     if out:
-        with atomic_write(out) as temporary:
-            temporary.write_text(json.dumps(asdict(comparison), indent=1) + "\n")
-    return comparison
+        report.save_json(out)
+    return report
+
+
+def summary(results: Sequence[Result], macs: int) -> dict[str, object]:
+    """The row of a method from its results by seed, and the multiply-adds of the network as it is."""
+
+    def mean(name: str) -> float:
+        return statistics.fmean(getattr(result, name) for result in results)
+
+    return {
+        "network": results[0].network.partition("_")[0],
+        "method": "none" if results[0].method == TRAINED_ON else results[0].method,
+        "accuracy/top1": [result.top1 for result in results],
+        "MACs, %": 100 * mean("macs") / macs,
+        "weights not 0": mean("nonzero"),
+        "weights, kB": mean("kilobytes"),
+        "compressed, kB": mean("compressed_kilobytes"),
+    }
 
 
 def methods_of(config: Path) -> dict[str, Path]:
@@ -270,7 +250,7 @@ def score_channels(model: nn.Module, groups: dict[str, ChannelGroup]) -> dict[st
 
 def time_networks(configs: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
     """Milliseconds for one image of networks, by name and runtime, in interleaved calls."""
-    calls = {}
+    calls, runtimes = {}, ("eager", "openvino")
     with TemporaryDirectory() as folder:
         for method, config in configs.items():
             models, size = build_whole(config, None, None)
@@ -278,11 +258,11 @@ def time_networks(configs: dict[str, Path], repeats: int) -> dict[str, dict[str,
             path = Path(folder, method)
             path.mkdir()
             workload = Workload(models[OURS], models[OURS], images, path, CPU)
-            calls |= {(method, runtime): RUNTIMES[runtime](workload) for runtime in ("eager", "openvino")}
+            calls |= {(method, runtime): RUNTIMES[runtime](workload) for runtime in runtimes}
         with torch.inference_mode():
             seconds = interleave(calls, repeats, "one image")
     return {
-        method: {runtime: 1e3 * statistics.median(seconds[method, runtime]) for runtime in ("eager", "openvino")}
+        method: {f"ms, {runtime}": 1e3 * statistics.median(seconds[method, runtime]) for runtime in runtimes}
         for method in configs
     }
 
@@ -293,7 +273,7 @@ def main() -> None:
     parser.add_argument("--work-dir", default="work_dirs", help="folder for the runs (default: work_dirs)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument("--out", metavar="RESULT.json", help="write the results here")
-    print(compare_compressions(**vars(parser.parse_args())).table())
+    Console().print(compare_compressions(**vars(parser.parse_args())).table())
 
 
 if __name__ == "__main__":

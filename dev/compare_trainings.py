@@ -2,70 +2,26 @@
 """Compare configs by what comes of training each with several seeds."""
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from dev.repeated import mean_and_deviation, train_once
-from mmrepmlp.checkpoint import atomic_write
+from dev.repeated import train_once
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.reparam import switch_to_deploy
+from mmrepmlp.verbs.benchmark.hardware import CPU
 from mmrepmlp.verbs.benchmark.measure import interleave
+from mmrepmlp.verbs.benchmark.report import BenchmarkReport
+from mmrepmlp.verbs.benchmark.runtimes import FORMS
 from mmrepmlp.verbs.config import read_config
 from mmrepmlp.verbs.model import build_model, call_model, random_images
 from mmrepmlp.verbs.test.evaluate import evaluate_weights
 from mmrepmlp.verbs.train.resume import latest_checkpoint
-
-
-@dataclass
-class TrainedConfig:
-    """What came of a config.
-
-    Attributes:
-        metrics: By name, the metric for each seed.
-        parameters: Numbers of parameters of the training form and of the deploy form.
-        milliseconds: Median times of a forward pass of one image in both forms.
-        int8: The metrics of the deploy form in int8, quantized after training; empty where that was not wanted.
-    """
-
-    metrics: dict[str, list[float]]
-    parameters: tuple[int, int]
-    milliseconds: tuple[float, float]
-    int8: dict[str, list[float]] = field(default_factory=dict)
-
-
-@dataclass
-class TrainingComparison:
-    """What came of several configs, by name, trained with the same seeds."""
-
-    seeds: list[int]
-    configs: dict[str, TrainedConfig]
-
-    def table(self) -> Table:
-        """To print: mean and standard deviation over the seeds, size and speed of both forms."""
-        table = Table(box=box.SIMPLE, pad_edge=False, title=f"seeds {self.seeds}", title_justify="left")
-        table.add_column("config", overflow="fold")
-        names = list(dict.fromkeys(name for row in self.configs.values() for name in row.metrics))
-        precisions = ("metrics", "int8") if any(row.int8 for row in self.configs.values()) else ("metrics",)
-        columns = [(precision, name) for name in names for precision in precisions]
-        titles = [name if precision == "metrics" else precision for precision, name in columns]
-        for column in (*titles, "parameters", "deployed", "ms", "deployed"):
-            table.add_column(column, justify="right")
-        for config, row in self.configs.items():
-            values = [getattr(row, precision).get(name) for precision, name in columns]
-            metrics = ("" if value is None else mean_and_deviation(value) for value in values)
-            counts, times = (f"{count:,}" for count in row.parameters), (f"{ms:.2f}" for ms in row.milliseconds)
-            table.add_row(config, *metrics, *counts, *times)
-        return table
 
 
 def compare_trainings(
@@ -76,7 +32,7 @@ def compare_trainings(
     repeats: int = 50,
     int8: bool = False,
     out: str | Path | None = None,
-) -> TrainingComparison:
+) -> BenchmarkReport:
     """Train configs with several seeds, test them, and time both forms of each network in interleaved calls.
 
     What was trained before in the same folder is not trained again.
@@ -90,6 +46,10 @@ def compare_trainings(
         int8: Whether to test the deploy form quantized to int8 after training as well, in OpenVINO. Default: False.
         out: JSON file for the results. Default: None.
 
+    Returns:
+        A row for each config: its metrics for each seed, those of int8 by names that begin with ``int8``; parameters of
+        both forms; milliseconds of a forward pass of one image in both forms.
+
     Raises:
         MMRepMLPError: There are no seeds, or two configs have the same name.
         FileNotFoundError: A config or a dataset does not exist.
@@ -98,31 +58,31 @@ def compare_trainings(
     names = [Path(config).stem for config in configs]
     if not seeds or len(set(names)) < len(names):
         raise MMRepMLPError(f"configs={names}, seeds={list(seeds)}: expected configs of distinct names, and a seed.")
-    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    quantized: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    calls, sizes = {}, {}
+    calls, rows = {}, []
     for config, name in zip(configs, names):
+        row: dict[str, object] = {"config": name}
         for seed in seeds:
             folder = Path(work_dir, f"{name}_seed{seed}")
             state = train_once(config, folder, seed, cfg_options)
-            metrics[name].append(evaluate_weights(config, state, str(folder), cfg_options))
+            metrics = evaluate_weights(config, state, str(folder), cfg_options)
             if int8:
-                quantized[name].append(evaluate_int8(config, folder, cfg_options))
+                quantized = evaluate_int8(config, folder, cfg_options)
+                metrics |= {f"int8 {metric}": value for metric, value in quantized.items()}
+            for metric, value in metrics.items():
+                row.setdefault(metric, []).append(value)
         cfg = read_config(config, cfg_options)
-        forms = build_model(cfg, state), switch_to_deploy(build_model(cfg, state))
-        sizes[name] = tuple(sum(parameter.numel() for parameter in form.parameters()) for form in forms)
-        calls |= {(name, index): forward_call(form) for index, form in enumerate(forms)}
+        for form, model in zip(FORMS, (build_model(cfg, state), switch_to_deploy(build_model(cfg, state)))):
+            row[f"parameters, {form}"] = sum(parameter.numel() for parameter in model.parameters())
+            calls[name, form] = forward_call(model)
+        rows.append(row)
     seconds = interleave(calls, repeats, "forward passes")
-    medians = {key: 1e3 * statistics.median(times) for key, times in seconds.items()}
-    rows = {}
-    for name in names:
-        times = (medians[name, 0], medians[name, 1])
-        rows[name] = TrainedConfig(by_metric(metrics[name]), sizes[name], times, by_metric(quantized[name]))
-    comparison = TrainingComparison(list(seeds), rows)
+    for row in rows:
+        row |= {f"ms, {form}": 1e3 * statistics.median(seconds[row["config"], form]) for form in FORMS}
+    environment = {**(cfg_options or {}), "seeds": list(seeds), "repeats": repeats, **CPU.environment()}
+    report = BenchmarkReport(environment, rows)
     if out:
-        with atomic_write(out) as temporary:
-            temporary.write_text(json.dumps(asdict(comparison), indent=1) + "\n")
-    return comparison
+        report.save_json(out)
+    return report
 
 
 def evaluate_int8(config: str | Path, folder: Path, cfg_options: dict | None) -> dict[str, float]:
@@ -134,11 +94,6 @@ def evaluate_int8(config: str | Path, folder: Path, cfg_options: dict | None) ->
     out = folder / "int8"
     deploy_checkpoint(config, latest_checkpoint(folder), out, precision="int8", cfg_options=cfg_options, overwrite=True)
     return evaluate_deployment(config, out, str(folder), cfg_options)
-
-
-def by_metric(results: list[dict[str, float]]) -> dict[str, list[float]]:
-    """From the metrics of each seed to the seeds of each metric."""
-    return {name: [result[name] for result in results] for name in (results[0] if results else ())}
 
 
 def forward_call(model: nn.Module) -> object:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What precisions cost in accuracy: sheets of digits (classification) and scenes (segmentation, detection), each network
-# trained in float and for int8, and deployed in float32, bfloat16 and int8. Prints one table, that of
-# docs/deployment.md. Takes about an hour on two CPU cores; what is in work_dirs already is not trained again.
+# trained in float and for int8, and deployed in float32, bfloat16 and int8. Writes docs/results/precisions.json. Takes
+# about an hour on two CPU cores; what is in work_dirs already is not trained again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONWARNINGS="ignore:pkg_resources is deprecated"
@@ -39,4 +39,4 @@ measure sheets repmlpnet/repmlpnet-mini_1xb64_digits-sheets-64px.py repmlpnet-mi
 measure scenes upernet/upernet_repmlpnet-mini_1xb16-900_digits-120x152.py \
   upernet_repmlpnet-mini_qat_1xb16-150_digits-120x152.py
 measure boxes retinanet/retinanet_repmlpnet-mini_fpn_digits-120x152.py retinanet_repmlpnet-mini_qat_fpn_digits-120x152.py
-run mmrepmlp benchmark "${folders[@]}"
+run mmrepmlp benchmark "${folders[@]}" --json docs/results/precisions.json

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainings that are repeated with several seeds."""
 
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -38,9 +36,3 @@ def is_finished(cfg: Config, folder: Path) -> bool:
         cfg.train_cfg.get(length) and meta.get(done, 0) >= cfg.train_cfg[length]
         for length, done in (("max_epochs", "epoch"), ("max_iters", "iter"))
     )
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean over the seeds, and standard deviation where there are several."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What only development needs starts, and names what is there."""
 
-import json
 import re
 import runpy
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from dev.check_environments import LITE_TESTS
-from dev.compare_compressions import Comparison, Result
-from dev.readme_table import speed_table
 
 ROOT = Path(__file__).parents[2]
 MODULES = [path for path in sorted((ROOT / "dev").rglob("*.py")) if "__main__" in path.read_text()]
@@ -33,14 +30,3 @@ def test_what_is_named_is_there():
     assert len(configs) > 5
     assert [name for name in configs if not any((folder / name).is_file() for folder in folders)] == []
     assert [name for name in LITE_TESTS if not (ROOT / name).exists()] == []
-
-
-def test_the_table_of_the_readme_is_that_of_the_stored_results():
-    results = [ROOT / f"docs/results/compare_{name}.json" for name in ("b224", "t224")]
-    assert speed_table(results) in (ROOT / "README.md").read_text()
-
-
-def test_the_table_of_compression_is_that_of_the_stored_results():
-    stored = json.loads((ROOT / "docs/results/compression_sheets.json").read_text())
-    results = [Result(**row) for row in stored.pop("results")]
-    assert Comparison(results=results, **stored).table() in (ROOT / "docs/compression.md").read_text()

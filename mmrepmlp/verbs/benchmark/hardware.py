@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
@@ -94,7 +95,7 @@ class Hardware:
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
 
     def environment(self) -> dict[str, object]:
-        """What measurements depend on: processor, threads, versions, and on a GPU its name and the rounding."""
+        """What measurements depend on: processor, threads, versions, date, and on a GPU its name and the rounding."""
         gpu = dict(gpu=torch.cuda.get_device_name(self.device), tf32=self.tf32) if self.is_gpu else {}
         options = dict(channels_last=self.channels_last or None, autocast=self.autocast)
         return {**gpu, **{name: value for name, value in options.items() if value is not None}, **processor_facts()}
@@ -104,7 +105,7 @@ CPU = Hardware()
 
 
 def processor_facts() -> dict[str, object]:
-    """The processor with its instructions, the number of threads, and versions."""
+    """The processor with its instructions, the number of threads, versions and the date."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
@@ -121,6 +122,7 @@ def processor_facts() -> dict[str, object]:
         torch=torch.__version__,
         **versions,
         python=platform.python_version(),
+        date=date.today().isoformat(),
     )
 
 

@@ -2,6 +2,8 @@
 """What a benchmark measured, as a table and as JSON."""
 
 import json
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,8 +50,8 @@ class BenchmarkReport:
 
     Attributes:
         environment: What the measurements depend on, by name.
-        rows: Figures by the names of :data:`COLUMNS`, further ones are metrics; None or missing where there is none.
-            Where nothing could be measured, ``reason`` says why.
+        rows: Figures by the names of :data:`COLUMNS`, further ones are metrics; a list has one value for each seed.
+            None or missing where there is none. Where nothing could be measured, ``reason`` says why.
     """
 
     environment: dict[str, object]
@@ -60,20 +62,36 @@ class BenchmarkReport:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
+    @classmethod
+    def read(cls, path: str | Path) -> "BenchmarkReport":
+        """Read what :meth:`save_json` wrote."""
+        return cls(**json.loads(Path(path).read_text()))
+
     def table(self) -> Table:
         """The benchmark as a table to print, with what the figures are, and why some are missing, below it."""
         given = {name for row in self.rows for name, value in row.items() if value is not None} - {"reason"}
         given.add("milliseconds")
-        metrics = {name: (name.rpartition("/")[2], "{:.4g}", "") for name in sorted(given - set(COLUMNS))}
+        order = dict.fromkeys(name for row in self.rows for name in row)
+        metrics = {name: (name.rpartition("/")[2], "{:.4g}", "") for name in order if name in given - set(COLUMNS)}
         columns = {name: column for name, column in (COLUMNS | metrics).items() if name in given}
         reasons = dict.fromkeys(f"{r['model']}, {r['task']}: {r['reason']}" for r in self.rows if r.get("reason"))
         caption = " ".join(f"{heading}: {meaning}." for heading, _, meaning in columns.values() if meaning)
-        table = environment_table(self.environment, "\n".join([caption, *(["Not run:"] if reasons else []), *reasons]))
+        table = Table(
+            title="\n".join(f"{name}: {value}" for name, value in self.environment.items()),
+            title_justify="left",
+            caption="\n".join([caption, *(["Not run:"] if reasons else []), *reasons]),
+            caption_justify="left",
+            box=box.SIMPLE,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for name, (heading, _, _) in columns.items():
             table.add_column(heading, justify="left" if name in ("model", "task") else "right", no_wrap=True)
         for row in self.rows:
             cells = {
-                name: form.format(row[name]) for name, (_, form, _) in columns.items() if row.get(name) is not None
+                name: format_figure(row[name], form)
+                for name, (_, form, _) in columns.items()
+                if row.get(name) is not None
             }
             if row.get("reason"):
                 cells["milliseconds"] = "not run"
@@ -81,14 +99,11 @@ class BenchmarkReport:
         return table
 
 
-def environment_table(environment: dict[str, object], caption: str) -> Table:
-    """A table without columns, with the environment as its title."""
-    return Table(
-        title="\n".join(f"{name}: {value}" for name, value in environment.items()),
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+def format_figure(value: object, form: str) -> str:
+    """A figure as text; of several seeds the mean and, where there are at least two, the standard deviation."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence):
+        return form.format(value)
+    deviation = f" ± {statistics.stdev(value):.2f}" if len(value) > 1 else ""
+    return f"{statistics.fmean(value):.2f}{deviation}"

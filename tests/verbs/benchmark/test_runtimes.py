@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
 import shutil
 import sys
 
@@ -13,7 +12,6 @@ from torch._inductor import config as inductor
 from mmrepmlp.apis import benchmark
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.benchmark.hardware import CPU
-from mmrepmlp.verbs.benchmark.report import BenchmarkReport
 from mmrepmlp.verbs.benchmark.runtimes import RUNTIMES, Workload
 from tests.conftest import TINY
 from tests.fixtures import CONFIG, ROOT
@@ -120,12 +118,3 @@ def test_a_model_of_two_stages_takes_more_than_images(tmp_path):
     cfg.dump(tmp_path / "config.py")
     with pytest.raises(MMRepMLPError, match=r"does not run on images of shape \(1, 3, 64, 64\) alone \(TypeError"):
         benchmark([tmp_path / "config.py"], size=(64, 64))
-
-
-@pytest.mark.parametrize("name", ["runtimes_b224", "runtimes_upernet_d256"])
-def test_the_documentation_has_the_stored_results(name):
-    report = BenchmarkReport(**json.loads((ROOT / f"docs/results/{name}.json").read_text()))
-    page = (ROOT / "docs/deployment.md").read_text()
-    rows = [line.rstrip() for line in render(report.table()).splitlines() if line.startswith(" mm")]
-    assert len(rows) == len([row for row in report.rows if row["model"] != "sgemm"])
-    assert "\n".join(rows[:5]) in page and all(row in page for row in rows)
