@@ -3,6 +3,7 @@ from .cifar_resnet import CIFARResNet
 from .convs import ACBConv2d, DBBConv2d, ReparameterizableConv2d, RepVGGConv2d
 from .deploy_form import DeployForm
 from .images import image_channels, image_size
+from .parallel_norm import ParallelBatchNorm2d
 from .repmlp_resnet import RepMLPResNet, RepMLPv1Block
 from .repmlpnet import RepMLPBlock, RepMLPNet, RepMLPNetUnit
 from .repopt_vgg import RepOptVGG
@@ -12,6 +13,7 @@ __all__ = [
     "CIFARResNet",
     "DBBConv2d",
     "DeployForm",
+    "ParallelBatchNorm2d",
     "RepMLPBlock",
     "RepMLPNet",
     "RepMLPNetUnit",

@@ -23,7 +23,8 @@ from mmrepmlp.reparam import (
 )
 
 from ..backbone import check_kernels, check_positive
-from ..common import ConvNorm, GroupedLinear, build_batch_norm, is_symbolic, multiply_add, refuse_fx
+from ..common import ConvNorm, GroupedLinear, build_batch_norm, multiply_add, refuse_fx
+from .local import SetConv2d
 from .speed import multiply_tiles
 from .tiling import PAD_MODES, join_tiles, split_tiles
 
@@ -259,36 +260,3 @@ class SetSharingLinear(GroupedLinear):
     def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
         """Map (S, M, P) by matrices (S, P, P) to (S, M, P)."""
         return multiply_tiles(x, matrices)
-
-
-class SetConv2d(nn.Conv2d):
-    """The local perceptron: a depth-wise convolution of tiles, one kernel for each set (paper section 3.3).
-
-    It is computed with all rows as channels: a convolution over only S channels, one or four in the early stages, runs
-    up to 40 times slower.
-
-    Args:
-        num_sets: Number of sets S.
-        kernel_size: Size of the kernel in pixels, odd; zero padding keeps the size of the tiles.
-        h: Height of a tile in pixels.
-        w: Width of a tile in pixels.
-    """
-
-    def __init__(self, num_sets: int, kernel_size: int, h: int, w: int) -> None:
-        super().__init__(num_sets, num_sets, kernel_size, padding=kernel_size // 2, groups=num_sets, bias=False)
-        self.h, self.w = h, w
-
-    def forward(self, tiles: Tensor) -> Tensor:
-        """Map (1, S, M, h * w) to the same shape."""
-        if self.kernel_size == (1, 1):  # a product, for which a convolution of many groups takes 100 times as long
-            out = tiles * self.weight.view(-1, 1, 1).to(tiles.dtype)
-            return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(tiles.dtype)
-        _, sets, rows, _ = tiles.shape
-        # The number of groups can be neither symbolic nor zero, and torch.jit.trace would make it a constant.
-        if is_symbolic(rows) or torch.jit.is_tracing() or not tiles.numel():
-            maps = tiles.squeeze(0).unflatten(2, (self.h, self.w)).transpose(0, 1)
-            return super().forward(maps).transpose(0, 1).flatten(2).unsqueeze(0)
-        weight = self.weight.repeat_interleave(rows, 0)
-        bias = None if self.bias is None else self.bias.repeat_interleave(rows)
-        maps = tiles.reshape(1, sets * rows, self.h, self.w)
-        return F.conv2d(maps, weight, bias, padding=self.padding, groups=sets * rows).view(tiles.shape)

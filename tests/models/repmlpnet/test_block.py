@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from torch import nn
 
 from mmrepmlp.models import RepMLPBlock
 from mmrepmlp.models.common import ConvNorm
-from mmrepmlp.models.repmlpnet.block import SetConv2d, SetSharingLinear
+from mmrepmlp.models.repmlpnet.block import SetSharingLinear
+from mmrepmlp.models.repmlpnet.local import METHODS, SetConv2d
 from mmrepmlp.models.repmlpnet.speed import multiply_by_onednn
 from mmrepmlp.models.repmlpnet.tiling import PAD_MODES, join_tiles, split_tiles
 from tests.helpers import naive_block, randomize, relative_error, source_pixels
@@ -76,6 +79,21 @@ def test_product_by_onednn_and_its_gradients(sets):
         torch.autograd.grad(expected, (tiles, matrices), upstream),
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(sets=small, rows=small, kernel=st.sampled_from([3, 5]), h=st.integers(1, 6), w=st.integers(1, 6))
+def test_all_ways_to_convolve_are_one_convolution(method, sets, rows, kernel, h, w):
+    conv = SetConv2d(sets, kernel, h, w).double()
+    tiles, upstream = torch.randn(2, sets, rows, h * w, dtype=torch.float64)
+    with patch.object(SetConv2d, "method", method):
+        tiles = tiles[None].requires_grad_()
+        out = conv(tiles)
+    expected = F.conv2d(tiles[0].view(sets, rows, h, w).transpose(0, 1), conv.weight, padding=kernel // 2, groups=sets)
+    expected = expected.transpose(0, 1).reshape_as(tiles)
+    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-11)
+    gradients = [torch.autograd.grad(y, (tiles, conv.weight), upstream[None]) for y in (out, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
 
 
 @given(sets=small, rows=small, kernel=st.sampled_from([1, 3, 5]), h=st.integers(1, 6), w=st.integers(1, 6))
