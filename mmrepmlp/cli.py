@@ -54,8 +54,10 @@ RUN = ("--work-dir", "--launcher", "--local-rank", "--progress")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that knows :data:`ARGUMENTS` and omits arguments that are not set, so that the defaults of the
-    called function apply."""
+    """Argument parser that knows :data:`ARGUMENTS`.
+
+    It omits arguments that are not set, so that the defaults of the called function apply.
+    """
 
     def __init__(self, *args: object, **settings: object) -> None:
         super().__init__(*args, **{"argument_default": argparse.SUPPRESS, **settings})

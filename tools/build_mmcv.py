@@ -64,8 +64,10 @@ def cache_key(requirement: str) -> str:
 
 
 def pip(*arguments: str) -> list[str]:
-    """Return a pip command that compiles with the installed torch and without pip's cache, which might return a wheel
-    for another torch."""
+    """Return a pip command that compiles with the installed torch.
+
+    It does not use pip's cache, which might return a wheel for another torch.
+    """
     return [sys.executable, "-m", "pip", *arguments, "--no-deps", "--no-build-isolation", "--no-cache-dir"]
 
 

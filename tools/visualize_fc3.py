@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the receptive weights of an output pixel before and after Locality Injection for each stage, and print the share
-of fc3 in them."""
+"""Draw the receptive weights of an output pixel in each stage, before and after Locality Injection.
+
+Prints the share of fc3 in the weights of each stage.
+"""
 
 from mmrepmlp.cli import Parser, parse_and_run
 

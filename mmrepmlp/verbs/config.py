@@ -76,8 +76,10 @@ def replace_callables(settings: object) -> object:
 
 
 def registered_name(target: Callable) -> object:
-    """Return the name of a class or function in MMEngine's registries or in mmcv.ops, or else its module path; the
-    object itself if no name resolves to it."""
+    """Return the name of a class or function in MMEngine's registries or in mmcv.ops, or else its module path.
+
+    If no name resolves to the object, it is returned itself.
+    """
     registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
     for registry in registries:
         registries += registry.children.values()
@@ -145,8 +147,10 @@ def innermost_dataset(cfg: Config) -> ConfigDict:
 
 
 def class_metainfo(cfg: Config, meta: Mapping) -> dict:
-    """Return the metainfo of the test dataset (``classes``, ``palette`` and more) from its config and class, without
-    reading the data. Entries in a checkpoint's ``meta`` take precedence."""
+    """Return the metainfo of the test dataset (``classes``, ``palette`` and more) without reading the data.
+
+    It comes from config and class of the dataset; entries in a checkpoint's ``meta`` take precedence.
+    """
     dataset = innermost_dataset(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         kind = resolve_type(dataset, DATASETS)

@@ -212,8 +212,11 @@ def advise_on_maps(error: Exception, name: str, part: nn.Module, maps: int, give
 def find_options(
     settings: Mapping, model: nn.Module, path: list[str], channels: list[int], built_for: int, got: int
 ) -> list[tuple[str, object]]:
-    """Find settings that make a layer fit its input: ``in_channels`` of an enclosing part, the outermost first, or
-    another number there that the layer was built for; empty if none is found."""
+    """Find settings that make a layer fit its input; empty if none is found.
+
+    These are ``in_channels`` of an enclosing part, the outermost first, or another number there that the layer was
+    built for.
+    """
     parts = [(name, find_part(settings, name)) for name in (".".join(path[:i]) for i in range(1, len(path)))]
     parts = [(name, part, model.get_submodule(name)) for name, part in parts if part]
     several = path[0] != "head" and len(set(channels)) > 1  # no single number fits

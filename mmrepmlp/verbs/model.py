@@ -190,8 +190,9 @@ def call_model(model: nn.Module, images: Tensor) -> tuple[str, object] | None:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, images: Tensor | None = None) -> int:
-    """Count multiply-accumulate operations of convolutions and matrix products, in all parts of a model that run on
-    images alone.
+    """Count multiply-accumulate operations of convolutions and matrix products.
+
+    All parts of the model count that run on images alone.
 
     Args:
         model: The model.

@@ -92,8 +92,10 @@ def draw_columns(
 
 
 def receptive_weights(block: RepMLPBlock, channel_set: int, pixel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the receptive weights (h, w) of an output pixel for a set of channels: of fc3 and its batch norm alone,
-    and fused with the local branches."""
+    """Return the receptive weights (h, w) of an output pixel for a set of channels.
+
+    The first are those of fc3 and its batch norm alone, the second are fused with the local branches.
+    """
     alone, fused = alone_and_fused(block)
     return alone[channel_set][pixel], fused[channel_set][pixel]
 

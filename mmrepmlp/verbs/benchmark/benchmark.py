@@ -155,8 +155,9 @@ def reject_unused(condition: str, **settings: object) -> None:
 def attempt_all(
     networks: dict[str, nn.Module], tasks: Sequence[str], images: Tensor, folder: Path, hardware: Hardware
 ) -> dict[tuple[str, str], Attempt]:
-    """Prepare each network for each task, and compare its outputs with those of the training form in eager mode, of
-    mmpretrain's if it has the same weights.
+    """Prepare each network for each task, and compare its outputs with those of the training form in eager mode.
+
+    The training form is mmpretrain's if it has the same weights, else ours.
 
     Raises:
         MMRepMLPError: The model does not run on the images, or our outputs differ.

@@ -85,8 +85,10 @@ def in_training_step(workload: Workload) -> Call:
 
 
 def in_compiled(workload: Workload, freezing: bool) -> Call:
-    """Run in torch.compile for images of this shape; with ``freezing``, inductor treats weights as constants and
-    stores them in oneDNN's layout."""
+    """Run in torch.compile for images of this shape.
+
+    With ``freezing``, inductor treats weights as constants and stores them in oneDNN's layout.
+    """
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 

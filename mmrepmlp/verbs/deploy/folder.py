@@ -103,8 +103,10 @@ def load_graph(graph: object, runtime: str, precision: str) -> nn.Module:
 
 
 def write_program(folder: Path, runtime: str, steps: list[dict]) -> None:
-    """Write the program that runs the network, and its requirements: the installed version of the runtime, and the
-    installed major versions of packages that prepare images."""
+    """Write the program that runs the network, and its requirements.txt.
+
+    It requires the installed version of the runtime, and the installed major versions of packages that prepare images.
+    """
     shutil.copyfile(PROGRAM, folder / PROGRAM.name)
     packages = {"numpy": np.__version__, "opencv-python-headless": cv2.__version__}
     if any(step.get("backend") == "pillow" for step in steps):

@@ -85,16 +85,20 @@ def padding(
 
 
 def graph_size(model: nn.Module, steps: list[dict]) -> tuple[int, int] | None:
-    """Return the height and width of the images that a model gets when tested: of its sliding window, or after the
-    steps; None if they depend on the image."""
+    """Return the height and width of the images that a model gets when tested; None if they depend on the image.
+
+    These are the sides of its sliding window, if it has one, or those of an image after the steps.
+    """
     test_cfg = getattr(model, "test_cfg", None) or {}
     window = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
     return window or output_size(steps)
 
 
 def output_size(steps: list[dict]) -> tuple[int, int] | None:
-    """Return the height and width of an image after the steps, unless it is smaller than a crop or larger than a
-    padding; None if they depend on the image."""
+    """Return the height and width of an image after the steps; None if they depend on the image.
+
+    Images are assumed to be at least as large as crops, and at most as large as the size that they are padded to.
+    """
     size = None
     for step in steps:
         kind = step["type"]

@@ -65,8 +65,10 @@ def class_map(sample: BaseDataElement) -> np.ndarray:
 
 
 def to_png(kind: str, array: np.ndarray) -> np.ndarray:
-    """Convert a label map to an image that PNG stores without loss: classes as gray values of 8 or 16 bits, segment
-    numbers as BGR, as in COCO."""
+    """Convert a label map to an image that PNG stores without loss.
+
+    Classes become gray values of 8 or 16 bits, segment numbers BGR values, as in COCO.
+    """
     if kind == "panoptic_seg":
         return np.stack([array >> shift & 255 for shift in (16, 8, 0)], 2).astype(np.uint8)
     return array.astype(np.uint8 if array.max() < 2**8 else np.uint16)

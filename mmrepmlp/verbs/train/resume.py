@@ -99,8 +99,11 @@ def checkpoint_hook(cfg: Config) -> dict:
 
 
 def make_resumable(cfg: Config) -> list[str]:
-    """Change a config so that interrupted training can resume, in deterministic mode exactly; return a sentence with
-    the reason for each change."""
+    """Change a config so that interrupted training can resume, in deterministic mode exactly.
+
+    Returns:
+        A sentence with the reason for each change.
+    """
     changes = []
     checkpoint = checkpoint_hook(cfg)
     if checkpoint.get("max_keep_ckpts") == 1:

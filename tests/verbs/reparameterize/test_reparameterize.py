@@ -229,7 +229,7 @@ def assert_refused(error, message, out, *arguments, **options):
 
 def test_what_is_converted_already_says_so(trained, config, out, tmp_path):
     report = reparameterize_checkpoint(config, trained.checkpoint, tmp_path / "first.pth")
-    assert_refused(ConversionError, "deploy form already", out, report.config, report.checkpoint)
+    assert_refused(ConversionError, "already in deploy form", out, report.config, report.checkpoint)
     assert_refused(ConversionError, f"{report.checkpoint} is already in deploy form", out, config, report.checkpoint)
 
 
@@ -253,7 +253,9 @@ def test_a_conversion_that_is_not_exact_is_refused(trained, config, out, monkeyp
         model.backbone.final_norm.bias.data += 1
         return model
 
-    assert_refused(ConversionError, "float32's rounding; --tolerance", out, config, trained.checkpoint, tolerance=1e-12)
+    assert_refused(
+        ConversionError, "rounding to float32; --tolerance", out, config, trained.checkpoint, tolerance=1e-12
+    )
     monkeypatch.setattr(module, "switch_to_deploy", bend)
     message = r"backbone\.0 in float64: .* allowed 1e-10; .*backbone\.0 in float32: .* relative, allowed 1e-05.*Nothing"
     assert_refused(ConversionError, message, out, config, trained.checkpoint)
