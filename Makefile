@@ -10,6 +10,7 @@
 # make test-fast  the same for what is not marked slow
 # make lint       format and lint checks
 # make docs       the site, in docs/_build/html; warnings are errors
+# make dist       source distribution and wheel, in dist/; dev/check_dist.py installs and tries them
 # Overrides: PYTHON=python3 TORCH=x.y.z VENV=.venv
 # STACK=onedl takes the packages that OneDL maintains instead of OpenMMLab's; its environment is .venv-onedl
 SHELL := /bin/bash
@@ -25,7 +26,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # glibc keeps the memory of a tensor for the next one instead of giving it back to the system: a twentieth of the time.
 TEST := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: env demo test test-fast lint docs clean
+.PHONY: env demo test test-fast lint docs dist clean
 env: $(STAMP)
 
 $(STAMP): setup.py tools/setup_env.sh tools/build_mmcv.py $(wildcard requirements/*.txt)
@@ -51,5 +52,11 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
 
+# The wheel is built from the source distribution. A list of files from an earlier build would add to that of this one.
+dist: $(STAMP)
+	rm -rf dist *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf docs/_build .venv .venv-onedl $(VENV) work_dirs data build *.egg-info
+	rm -rf docs/_build dist .venv .venv-onedl $(VENV) work_dirs data build *.egg-info

@@ -10,6 +10,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmrepmlp/version.py").read_text())[1]
+NEED_CLONE = ("setup_env.sh", "demo")  # of tools/: they install a clone, and write into it
 
 # OpenMMLab's packages and the onedl ones have the same import names: an environment has either. Neither is required by
 # the core, which would pull one of them over the other, or mmcv over mmcv-lite.
@@ -48,6 +49,9 @@ EXTRAS = {
         "jupytext>=1.16",
         "nbclient>=0.10",
         "ipykernel>=6",
+        # make dist; older twines do not know the metadata of today's setuptools
+        "build>=1",
+        "twine>=6.1",
     ],
 }
 
@@ -66,7 +70,7 @@ class BuildWithConfigs(build_py):
             if editable:
                 (target / name).symlink_to(Path("..", "..", name))
             elif source.is_dir():
-                shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", *NEED_CLONE))
             else:
                 shutil.copy(source, target)
 
@@ -79,7 +83,9 @@ setup(
     description="RepMLPNet, a re-parameterizable vision MLP, as a backbone for OpenMMLab",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="The mmrepmlp authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     keywords=["RepMLPNet", "structural re-parameterization", "OpenMMLab", "pruning", "quantization"],
     packages=find_packages(include=["mmrepmlp", "mmrepmlp.*"]),
     python_requires=">=3.10",

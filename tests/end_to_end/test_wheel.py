@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as others get it: a wheel in an environment that has never seen the checkout."""
+"""The package as others get it: a wheel in an environment that has never seen the checkout, made from the source
+distribution."""
 
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 import zipfile
 from email import message_from_bytes
@@ -17,6 +19,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 IGNORED = (".*", "build", "data", "dist", "work_dirs", "*.egg-info", "__pycache__")
 LINES = ("mm", "onedl")
+SDIST = "from setuptools import build_meta; build_meta.build_sdist('..')"
 PROJECT = """
 import sys
 import mmrepmlp
@@ -51,22 +54,47 @@ def run(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(build_once) -> Path:
+def distributions(build_once) -> Path:
+    """A folder with the source distribution and the wheel made from it."""
+
     def write(folder: Path) -> None:
         shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*IGNORED))
+        run(sys.executable, "-c", SDIST, cwd=folder / "source")
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
-        run(*pip, "--wheel-dir", folder, folder / "source", cwd=folder)
+        run(*pip, "--wheel-dir", folder, *folder.glob("mmrepmlp-*.tar.gz"), cwd=folder)
 
-    return next(build_once("wheel", write).glob("mmrepmlp-*.whl"))
+    return build_once("wheel", write)
 
 
-def test_it_carries_configs_tools_and_index(wheel):
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for path in [ROOT / "model-index.yml", *(p for top in ("configs", "tools") for p in (ROOT / top).rglob("*"))]:
-        if path.is_file() and "__pycache__" not in path.parts:
-            assert f"mmrepmlp/.mim/{path.relative_to(ROOT)}" in names
-    assert "mmrepmlp/py.typed" in names
-    assert not [name for name in names if name.startswith("tests") or name.endswith(".pyc")]
+@pytest.fixture(scope="module")
+def wheel(distributions) -> Path:
+    return next(distributions.glob("mmrepmlp-*.whl"))
+
+
+def files_in(*names: str) -> set[str]:
+    """Files of the checkout, those in folders included, without what Python compiles."""
+    found = {path for name in names for path in (ROOT / name, *(ROOT / name).rglob("*"))}
+    files = {path.relative_to(ROOT) for path in found if path.is_file() and "__pycache__" not in path.parts}
+    return {str(path) for path in files if ".mim" not in path.parts}
+
+
+def test_the_source_distribution_has_what_a_clone_has(distributions):
+    (source,) = distributions.glob("mmrepmlp-*.tar.gz")
+    with tarfile.open(source) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    packed = ("mmrepmlp", "configs", "dev", "requirements", "tests", "tools", "Makefile", "MANIFEST.in", "setup.py")
+    pages = ("docs/index.md", "docs/images", *(path.name for path in ROOT.glob("[A-Z]*.md")))
+    others = ("pyproject.toml", "model-index.yml", "LICENSE", "CITATION.cff")
+    assert files_in(*packed, *pages, *others) <= names
+    assert not [name for name in names if name.startswith(("docs/_build", "mmrepmlp/.mim")) or name.endswith(".pyc")]
+
+
+def test_the_wheel_has_the_package_configs_tools_and_index_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    tools = {name for name in files_in("tools") if not name.startswith(("tools/setup_env.sh", "tools/demo/"))}
+    index = {f"mmrepmlp/.mim/{name}" for name in tools | files_in("configs", "model-index.yml")}
+    assert names == files_in("mmrepmlp") | index
+    assert {"mmrepmlp/py.typed", "mmrepmlp/verbs/deploy/standalone/run.py"} <= names
 
 
 def test_it_has_the_command(wheel):
