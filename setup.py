@@ -45,7 +45,7 @@ EXTRAS = {
         "scikit-learn>=1.3",
         "timm>=1.0",
         "model-index>=0.1.11",
-        # docs/tutorial.ipynb: written from the page, and executed
+        # docs/tutorial_*.ipynb: written from the pages, and executed
         "jupytext>=1.16",
         "nbclient>=0.10",
         "ipykernel>=6",
