@@ -123,6 +123,10 @@ TABLES = {
         | {name: name for name in ("MACs, %", "weights not 0", "weights, kB", "compressed, kB")}
         | {"ms, eager": "eager, ms", "ms, openvino": "OpenVINO, ms"},
     ),
+    "training_costs": Table(
+        ("training_costs_t224",),
+        {"model": "training step", "batch": "batch", "milliseconds": "ms", "peak_mib": "MiB"},
+    ),
     "precisions": Table(
         ("precisions",),
         {"model": "network", "task": "graph", "metric": "metric"}

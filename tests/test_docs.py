@@ -107,8 +107,9 @@ def python_in(page: str) -> str:
 
 
 @pytest.mark.slow
-def test_other_networks_convert_as_their_page_shows():
-    exec(python_in("docs/other_networks.md"), {})
+@pytest.mark.parametrize("page", ["other_networks", "torchscript_fx"])
+def test_what_a_page_shows_works(page):
+    exec(python_in(f"docs/{page}.md"), {})
 
 
 def test_a_block_of_ones_own_is_converted_exactly_and_loads_both_forms():

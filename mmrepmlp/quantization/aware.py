@@ -118,7 +118,7 @@ class QuantizedRepMLPNet(RepMLPNet):
             for handle in handles:
                 handle.remove()
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self, *_: object) -> None:
         """Convert to deploy form in place; with fake quantization the weights end up on its grid."""
         if self.deploy:
             return

@@ -98,11 +98,11 @@ class Reparameterizable(nn.Module):
         """Build the layers that only the deploy form has, by name; conversion writes :meth:`equivalents` to them."""
         return {}
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self, *_: object) -> None:
         """Convert to deploy form in place; a module that is in deploy form stays as it is.
 
         Device, dtype, training mode and ``requires_grad`` stay as they are. If the conversion raises, nothing has
-        changed.
+        changed. Arguments, which MMPose's models pass, have no effect.
         """
         if self.deploy:
             return

@@ -73,8 +73,16 @@ def convertible_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     Modules in deploy form are left out. The name of the model itself is empty.
     """
-    found = outermost(model, lambda module: conversion_of(module) is not None)
+    found = outermost(model, converts_itself)
     return {name: module for name, module in found.items() if not is_converted(module)}
+
+
+def converts_itself(module: nn.Module) -> bool:
+    """Whether a module has a conversion of its own; MMPose's models just pass the call on to their parts."""
+    passes_on = not isinstance(module, Reparameterizable) and any(
+        isinstance(part, Reparameterizable) for part in module.modules()
+    )
+    return conversion_of(module) is not None and not passes_on
 
 
 def conversion_of(module: nn.Module) -> Callable[[], object] | None:

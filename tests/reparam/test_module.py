@@ -156,6 +156,32 @@ def test_only_methods_that_need_no_arguments_convert():
     assert mmrepmlp.switch_to_deploy(shared)[0] is shared[1][0] is whole[0]
 
 
+class PosesAsMMPoseDoes(nn.Module):
+    """A model that passes the call on to its parts, with an argument, as MMPose's estimators do."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = tiny(), nn.Conv2d(TINY["channels"][-1], 2, 1)
+
+    def forward(self, x):
+        return self.head(self.backbone(x)[-1])
+
+    def switch_to_deploy(self):
+        for layer in self.modules():
+            if layer is not self and callable(getattr(layer, "switch_to_deploy", None)):
+                layer.switch_to_deploy(dict(flip_test=True))
+
+
+@pytest.mark.parametrize("convert", [mmrepmlp.switch_to_deploy, PosesAsMMPoseDoes.switch_to_deploy])
+def test_models_that_pass_the_call_on_with_an_argument(convert):
+    model, x = PosesAsMMPoseDoes().double().eval(), torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    assert list(convertible_modules(model)) == ["backbone"]
+    before = model(x)
+    convert(model)
+    assert model.backbone.deploy and not convertible_modules(model)
+    assert relative_error(model(x), before) < 1e-10
+
+
 def test_a_deployed_model_can_be_fine_tuned_saved_and_loaded():
     model = tiny(spread=0.1)
     model.switch_to_deploy()
