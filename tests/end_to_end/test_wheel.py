@@ -17,7 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-IGNORED = (".*", "build", "data", "dist", "work_dirs", "*.egg-info", "__pycache__")
+IGNORED = (".*", "*.egg-info", "__pycache__")
+GENERATED = {"build", "data", "dist", "work_dirs"}
 LINES = ("mm", "onedl")
 SDIST = "from setuptools import build_meta; build_meta.build_sdist('..')"
 PROJECT = """
@@ -57,8 +58,11 @@ def run(*command: object, cwd: Path) -> str:
 def distributions(build_once) -> Path:
     """A folder with the source distribution and the wheel made from it."""
 
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return shutil.ignore_patterns(*IGNORED)(folder, names) | (GENERATED if Path(folder) == ROOT else set())
+
     def write(folder: Path) -> None:
-        shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*IGNORED))
+        shutil.copytree(ROOT, folder / "source", ignore=ignored)
         run(sys.executable, "-c", SDIST, cwd=folder / "source")
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
         run(*pip, "--wheel-dir", folder, *folder.glob("mmrepmlp-*.tar.gz"), cwd=folder)
