@@ -195,11 +195,15 @@ def cached_wheel(requirement: str, cache: Path) -> Path:
     return target / wheel.name
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("requirement", help="mmcv==VERSION or onedl-mmcv==VERSION")
     parser.add_argument("--cache", type=Path, required=True, help="folder for compiled wheels")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(arguments)
     try:
         print(cached_wheel(args.requirement, args.cache))
     except subprocess.CalledProcessError as error:
