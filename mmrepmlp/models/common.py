@@ -2,6 +2,7 @@
 """Layers that several networks share, and helpers for compilers and exporters."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -25,6 +26,12 @@ def is_tracing() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_plain() -> bool:
+    """Whether to compute by the plain formula: for compilers, exporters and tracers, or in eager mode because the
+    environment variable ``MMREPMLP_PLAIN`` is set."""
+    return is_tracing() or bool(os.environ.get("MMREPMLP_PLAIN"))
+
+
 def refuse_fx(module: nn.Module, x: Tensor | Proxy) -> None:
     """Raise an error if torch.fx traces a module: it cannot follow the sizes and branches of the forward pass."""
     if isinstance(x, Proxy):
@@ -41,7 +48,7 @@ def is_symbolic(size: int | torch.SymInt) -> bool:
 
 def multiply_add(x: Tensor, factor: Tensor, addend: Tensor) -> Tensor:
     """Compute ``x * factor + addend`` with broadcasting, in eager mode in one pass over the memory."""
-    if is_tracing():  # compilers fuse it themselves, and torch 2.6 cannot export addcmul with symbolic sizes
+    if is_plain():  # compilers fuse it themselves, and torch 2.6 cannot export addcmul with symbolic sizes
         return x * factor + addend
     return torch.addcmul(addend, x, factor)
 

@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 
 from mmrepmlp.reparam import TileTaps
 
-from ..common import is_symbolic
+from ..common import is_plain, is_symbolic
 
 
 class SetConv2d(nn.Conv2d):
@@ -40,7 +40,8 @@ class SetConv2d(nn.Conv2d):
             out = tiles * weight.view(-1, 1, 1)
         else:
             # The number of groups can be neither symbolic nor zero, and torch.jit.trace would keep it.
-            by_sets = is_symbolic(rows) or torch.jit.is_tracing() or not tiles.numel()
+            plain = is_plain() and not torch.compiler.is_compiling()
+            by_sets = plain or is_symbolic(rows) or not tiles.numel()
             out = METHODS["sets" if by_sets else self.method](tiles.squeeze(0), weight, self.h, self.w).unsqueeze(0)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1).to(out.dtype)
 

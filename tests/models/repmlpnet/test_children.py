@@ -10,10 +10,13 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 from timm.models._features import FeatureHooks
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from mmrepmlp import switch_to_deploy
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.models.repmlpnet import speed
+from mmrepmlp.models.repmlpnet.block import GlobalPerceptron
+from mmrepmlp.models.repmlpnet.local import SetConv2d
 from mmrepmlp.models.repmlpnet.tiling import PAD_MODES
 from tests.conftest import TINY
 from tests.helpers import randomize, relative_error
@@ -96,6 +99,30 @@ def test_outputs_are_not_overwritten_where_nobody_hooks(form):
     for recorder in recorders:
         for out, copied, given, given_copy in recorder.kept:
             assert torch.equal(out, copied) and torch.equal(given, given_copy)
+
+
+@pytest.mark.parametrize("form", ["training form", "deploy form"])
+@torch.no_grad()
+def test_the_plain_formula(monkeypatch, form):
+    monkeypatch.setattr(speed, "LARGE_TILE", 1)
+    monkeypatch.setattr(speed, "HIDDEN_ELEMENTS", 1)
+    model, x = forms(tiny())[form], torch.randn(2, 3, 72, 96)
+
+    def run() -> tuple[tuple[torch.Tensor, ...], Counter]:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            outputs = model(x)
+        return outputs, Counter(event.name for event in profiler.events())
+
+    outputs, operators = run()
+    monkeypatch.setenv("MMREPMLP_PLAIN", "1")
+    expected, plain = run()
+    for actual, wanted in zip(outputs, expected, strict=True):
+        assert relative_error(actual, wanted) < 1e-5
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    gates = 2 * sum(isinstance(module, GlobalPerceptron) for module in model.modules())
+    kernels_of_one = sum(isinstance(m, SetConv2d) and m.kernel_size == (1, 1) for m in model.modules())
+    assert plain["aten::conv2d"] == convolutions - gates - kernels_of_one < operators["aten::conv2d"]
+    assert plain["aten::addcmul"] == 0 < operators["aten::addcmul"]
 
 
 @pytest.mark.parametrize("form", ["training form", "deploy form"])
