@@ -127,6 +127,7 @@ TABLES = {
         ("training_costs_t224",),
         {"model": "training step", "batch": "batch", "milliseconds": "ms", "peak_mib": "MiB"},
     ),
+    "startup": Table(("startup",), {"task": "command"}, "model", ("milliseconds",)),
     "precisions": Table(
         ("precisions",),
         {"model": "network", "task": "graph", "metric": "metric"}

@@ -26,11 +26,10 @@ def draw_sample(visualizer: Visualizer, image: np.ndarray, sample: BaseDataEleme
     """
     image, sample = enlarge(image, sample, max(1, round(PANEL_WIDTH / image.shape[1])))
     if hasattr(visualizer, "visualize_cls"):
-        visualizer.visualize_cls(image, sample, draw_gt=False)
-    else:
-        known = inspect.signature(visualizer.add_datasample).parameters
-        options = {"pred_score_thr": score} if "pred_score_thr" in known else {}
-        visualizer.add_datasample("", image, sample, draw_gt=False, **options)
+        return visualizer.visualize_cls(image, sample, draw_gt=False)
+    known = inspect.signature(visualizer.add_datasample).parameters
+    options = {"pred_score_thr": score} if "pred_score_thr" in known else {}
+    visualizer.add_datasample("", image, sample, draw_gt=False, **options)
     return visualizer.get_image()
 
 

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmrepmlp.checkpoint import atomic_write, check_overwrite
 from mmrepmlp.verbs.config import read_config
 
 from .images import ImageError, find_images
-from .predictor import Predictor
+from .predictor import Prediction, Predictor
 from .results import describe, to_png
 
 MAPS = ("sem_seg", "panoptic_seg")
@@ -55,6 +56,7 @@ def infer(
     device: str | None = None,
     score: float = 0.5,
     batch: int = 1,
+    visualize: bool = True,
     cfg_options: dict | None = None,
     overwrite: bool = False,
 ) -> Inference:
@@ -72,7 +74,9 @@ def infer(
             labels of all pixels, for models that segment whole images.
         device: Device to run on. Default: a GPU if there is one.
         score: Lowest score of a detection to be drawn; the file has all detections. Default: 0.5.
-        batch: Batch size. Default: 1.
+        batch: Batch size. On a GPU, images are loaded by as many workers as the config's ``test_dataloader`` has.
+            Default: 1.
+        visualize: Whether to draw the predictions, which may take longer than to make them. Default: True.
         cfg_options: Config settings to override, by dotted name. Default: None.
         overwrite: Whether to replace the files of an earlier call. Default: False.
 
@@ -98,16 +102,16 @@ def infer(
     origin = dict(framework=predictor.framework, config=str(config), checkpoint=str(checkpoint))
     with atomic_write(about) as temporary:
         temporary.write_text(json.dumps(dict(**origin, classes=predictor.classes)))
-    with result.file.open("w") as file:
-        starts = range(0, len(paths), batch)
-        for start in track(starts, "predictions", console=Console(stderr=True), transient=True):
-            for line in predict_batch(predictor, root, paths[start : start + batch], out, score):
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                if "reason" in line:
-                    result.skipped.append(line)
-                else:
-                    result.predicted += 1
+    stream = predictor.stream(paths, batch)
+    with result.file.open("w") as file, closing(stream):
+        for prediction in track(stream, "predictions", len(paths), console=Console(stderr=True), transient=True):
+            line = write_prediction(predictor, prediction, root, out, score if visualize else None)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            if "reason" in line:
+                result.skipped.append(line)
+            else:
+                result.predicted += 1
     return result
 
 
@@ -123,33 +127,30 @@ def check_readable(predictor: Predictor, paths: Sequence[Path]) -> None:
     raise ImageError(f"None of the images can be read. {paths[0]}: {reason}.")
 
 
-def predict_batch(
-    predictor: Predictor, root: Path, paths: Sequence[Path], out: Path, score: float
-) -> Iterator[dict[str, object]]:
-    """Predict a batch of images, write visualizations and maps, and yield each prediction, or why there is none."""
-    images, reasons = {}, {}
-    for path in paths:
-        try:
-            images[path] = predictor.read(path)
-        except ImageError as error:
-            reasons[path] = str(error)
-    samples = dict(zip(images, predictor.predict(list(images.values()))))
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        if path in reasons:
-            yield dict(image=name, reason=reasons[path])
-            continue
-        image, sample = images[path], samples[path]
-        result = describe(sample, predictor.model, predictor.name_of)
-        visualization = f"visualizations/{name}" + ("" if name.lower().endswith(WRITABLE) else ".png")
-        write_image(out / visualization, predictor.draw(image, sample, score)[..., ::-1])
-        for kind in MAPS:
-            if kind in result:
-                file = f"maps/{name}.png"
-                write_image(out / file, to_png(kind, result[kind]))
-                result[kind] = file
-        height, width = image.shape[:2]
-        yield dict(image=name, height=height, width=width, visualization=visualization, **result)
+def write_prediction(
+    predictor: Predictor, prediction: Prediction, root: Path, out: Path, score: float | None
+) -> dict[str, object]:
+    """Write visualization, unless the score is None, and map of an image.
+
+    Returns:
+        The prediction as plain data, or why there is none.
+    """
+    name = prediction.path.relative_to(root).as_posix()
+    if prediction.reason:
+        return dict(image=name, reason=prediction.reason)
+    image, sample = prediction.image, prediction.sample
+    height, width = image.shape[:2]
+    line = dict(image=name, height=height, width=width)
+    if score is not None:
+        line["visualization"] = f"visualizations/{name}" + ("" if name.lower().endswith(WRITABLE) else ".png")
+        write_image(out / line["visualization"], predictor.draw(image, sample, score)[..., ::-1])
+    result = describe(sample, predictor.model, predictor.name_of)
+    for kind in MAPS:
+        if kind in result:
+            file = f"maps/{name}.png"
+            write_image(out / file, to_png(kind, result[kind]))
+            result[kind] = file
+    return line | result
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

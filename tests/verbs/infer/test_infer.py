@@ -17,6 +17,7 @@ from mmrepmlp.checkpoint import load_from_local, save_checkpoint
 from mmrepmlp.cli import main
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.config import innermost_dataset, read_config, trained_metainfo
+from mmrepmlp.verbs.infer import predictor
 from mmrepmlp.verbs.infer.images import ImageError, is_loader
 from mmrepmlp.verbs.infer.predictor import Predictor, complete_palette
 from mmrepmlp.verbs.model import build_untrained
@@ -240,6 +241,26 @@ def test_the_command_reports_what_it_skips(trained, config, images, tmp_path, ca
     assert printed.endswith(f"{tmp_path}/out/predictions.jsonl: predictions for 3 images\n")
     with pytest.raises(SystemExit, match="error: None of the images can be read"):
         main(["infer", str(config), str(trained.checkpoint), str(images / "b/broken.jpg"), "--out", f"{tmp_path}/none"])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_workers_and_pictures_change_no_prediction(config, several, tmp_path, monkeypatch, batch):
+    checkpoint, lines, stream = random_checkpoint(config, tmp_path / "random.pth"), [], Predictor.stream
+    monkeypatch.setattr(predictor, "IMAGES_PER_WORKER", 1)
+    for workers in (0, 2):
+
+        def with_workers(self, *arguments, workers=workers):
+            self.workers = workers  # as on a GPU
+            return stream(self, *arguments)
+
+        monkeypatch.setattr(Predictor, "stream", with_workers)
+        out = tmp_path / f"{workers}"
+        infer(config, checkpoint, several, out, device="cpu", batch=batch, visualize=bool(workers))
+        lines.append([json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()])
+        assert (out / "visualizations").exists() == bool(workers)
+    for line in lines[1]:
+        assert line.pop("visualization", "") or "reason" in line
+    assert lines[0] == lines[1] and len(lines[0]) == len(SEVERAL) + 1
 
 
 class Interrupted(Exception):
