@@ -56,12 +56,15 @@ def temporary_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def isolated():
-    """Seed every test alike; take back what one sets: threads, determinism, environment variables, default scope."""
+    """Seed every test alike; take back what one sets: threads, determinism, environment variables, default scope.
+
+    Where the processor has no instructions for bfloat16, tests emulate it.
+    """
     torch.manual_seed(0)
     np.random.seed(0)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
-    with patch.dict(os.environ):
+    with patch.dict(os.environ), patch("mmrepmlp.engine.bfloat16.CPUINFO", Path("unknown")):
         yield
     DefaultScope._instance_dict.clear()
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmrepmlp.engine import bfloat16
 from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.model import build_untrained
@@ -34,6 +35,22 @@ def test_a_network_gives_float32_of_products_in_bfloat16(deploy):
     assert actual.dtype == torch.float32 and 1e-4 < relative_error(actual, expected) < 0.05
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype
+
+
+@pytest.mark.parametrize(
+    ("flags", "reduced"),
+    [("avx2 avx512_bf16", True), ("avx512f amx_bf16", True), ("fp asimd bf16", True), ("avx2 avx512f", False)],
+)
+def test_float32_on_a_processor_without_bfloat16(tmp_path, monkeypatch, flags, reduced):
+    (tmp_path / "cpuinfo").write_text(f"model name\t: A processor\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(bfloat16, "CPUINFO", tmp_path / "cpuinfo")
+    said = []
+    monkeypatch.setattr(bfloat16, "print_log", lambda text, *_: said.append(text))
+    network, x = RepMLPNet(TINY, 64).eval(), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        (expected,), (actual,) = network(x), compute_in_bfloat16(network)(x)
+    assert torch.equal(actual, expected) is not reduced
+    assert said == ([] if reduced else ["This processor has no instructions for bfloat16: computed in float32."])
 
 
 @pytest.mark.slow

@@ -60,8 +60,10 @@ def in_eager(workload: Workload) -> Call:
 
 def in_eager_bfloat16(workload: Workload) -> Call:
     """Run in eager PyTorch in bfloat16, as ``mmrepmlp test --dtype bfloat16`` does."""
-    from mmrepmlp.engine.bfloat16 import compute_in_bfloat16
+    from mmrepmlp.engine.bfloat16 import NO_BFLOAT16, compute_in_bfloat16, has_bfloat16
 
+    if not workload.hardware.is_gpu and not has_bfloat16():
+        raise MMRepMLPError(f"{NO_BFLOAT16}.")
     network = compute_in_bfloat16(workload.network)
     return lambda: network(workload.images)
 
@@ -123,10 +125,11 @@ def in_onnxruntime(workload: Workload) -> Call:
 
 def in_openvino(workload: Workload, precision: str) -> Call:
     """Run in OpenVINO; int8 is quantized after training."""
+    from mmrepmlp.engine.bfloat16 import NO_BFLOAT16
     from mmrepmlp.export.openvino import OpenVinoNetwork, is_fast_here, openvino
 
     if precision == "bfloat16" and not is_fast_here(precision):
-        raise MMRepMLPError("this processor has no instructions for bfloat16.")
+        raise MMRepMLPError(f"{NO_BFLOAT16}.")
     graph = openvino.convert_model(str(workload.onnx_file))
     if precision == "int8":
         from mmrepmlp.export.post_training import quantize_graph

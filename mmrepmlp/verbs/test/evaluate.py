@@ -56,8 +56,8 @@ def evaluate(
         deploy: Whether to convert the model to deploy form first. Default: False.
         tta: Whether to use test-time augmentation: the config's ``tta_model`` and ``tta_pipeline``, or else each image
             and its mirror image. Default: False.
-        dtype: Precision of backbone, neck and heads: ``float32``, or ``bfloat16`` for processors with instructions for
-            it. Everything in between, such as NMS, stays in float32. Default: ``float32``.
+        dtype: Precision of backbone, neck and heads: ``float32``, or ``bfloat16``, which becomes float32 on a processor
+            without instructions for it. Everything in between, such as NMS, stays in float32. Default: ``float32``.
         show_dir: Folder for an image of each prediction, drawn by the framework's visualization hook; mmsegmentation's
             writes to its subfolder ``vis_data/vis_image``. Default: None.
         cfg_options: Config settings to override, by dotted name. Default: None.
