@@ -15,6 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dev.breakdown import PARTS, REST
+from dev.end_to_end import ALONE, FILES, FIRST, SHARE
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.benchmark.networks import OURS, THEIRS
 from mmrepmlp.verbs.benchmark.report import COLUMNS, BenchmarkReport, format_figure
@@ -127,6 +128,9 @@ TABLES = {
         ("training_costs_t224",),
         {"model": "training step", "batch": "batch", "milliseconds": "ms", "peak_mib": "MiB"},
     ),
+    "end_to_end": Table(
+        ("end_to_end",), {"model": "program", "task": "network"} | {name: name for name in (FILES, ALONE, SHARE, FIRST)}
+    ),
     "startup": Table(("startup",), {"task": "command"}, "model", ("milliseconds",)),
     "precisions": Table(
         ("precisions",),
@@ -141,7 +145,9 @@ FORMATS |= (
     | {name: "{:.2f}" for name in TIMES}
     | {f"ms, {name}": "{:.2f}" for name in ("eager", "openvino")}
 )
-FORMATS |= {name: "{:.0f}" for name in PER_MEGAPIXEL} | {name: "{:.1f}" for name in (*PARTS, REST, "at peak")}
+FORMATS |= {name: "{:.0f}" for name in (*PER_MEGAPIXEL, SHARE)} | {
+    name: "{:.1f}" for name in (*PARTS, REST, "at peak", FILES, ALONE, FIRST)
+}
 RUNTIMES = ("onnxruntime", "openvino", "nncf")
 # What of the environment stands below a table; results of one table agree in all that is not among the first.
 SETTINGS = {"arch", "form", "autocast", "tf32", "repeats", "config"}

@@ -9,6 +9,9 @@ from mmrepmlp.registry import MODELS
 
 from .common import is_tracing
 
+# From this many channels on, torch's own norm keeps most of a GPU busy, and passes over the memory fewer times.
+MANY_CHANNELS = 64
+
 
 @MODELS.register_module()
 class ParallelBatchNorm2d(nn.BatchNorm2d):
@@ -17,8 +20,8 @@ class ParallelBatchNorm2d(nn.BatchNorm2d):
     On a GPU, torch gives each channel of a batch norm one block of threads. The norms of RepMLPNet's first stages have
     one and four channels with millions of elements each, and leave nearly all of the card idle. Here, statistics are
     ``torch.var_mean`` in float32 or better, and the backward pass follows its formula. Parameters, statistics, state
-    dict and outputs are those of ``nn.BatchNorm2d``, up to rounding. In eval mode, and for compilers and tracers, it
-    behaves as that class.
+    dict and outputs are those of ``nn.BatchNorm2d``, up to rounding. In eval mode, for compilers and tracers, and with
+    64 channels or more, it is that class.
 
     In a config, ``norm_cfg=dict(type="mmrepmlp.ParallelBatchNorm2d")``.
 
@@ -28,7 +31,7 @@ class ParallelBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        if not self.training or is_tracing():
+        if not self.training or is_tracing() or (x.dim() == 4 and x.size(1) >= MANY_CHANNELS):
             return super().forward(x)
         self._check_input_dim(x)
         count = x.numel() // x.size(1)
@@ -50,12 +53,11 @@ class NormalizeBatch(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        precise = x if x.dtype == torch.float64 else x.float()
-        variance, mean = torch.var_mean(precise, (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(x if x.dtype == torch.float64 else x.float(), (0, 2, 3), correction=0)
         inverse = (variance + eps).rsqrt()
         scale = inverse if weight is None else inverse * weight
-        out = (precise - per_channel(mean)).mul_(per_channel(scale))
-        out = (out if bias is None else out.add_(per_channel(bias))).to(x.dtype)
+        shift = -mean * scale if bias is None else bias - mean * scale
+        out = torch.addcmul(per_channel(shift), x, per_channel(scale), out=torch.empty_like(x))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -64,16 +66,17 @@ class NormalizeBatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
-        precise_grad = grad.to(mean.dtype)
-        normalized = (x.to(mean.dtype) - per_channel(mean)).mul_(per_channel(inverse))
-        grad_bias = precise_grad.sum((0, 2, 3))
-        grad_weight = (precise_grad * normalized).sum((0, 2, 3))
+        centered = x - per_channel(mean)
+        grad_bias = grad.sum((0, 2, 3), dtype=mean.dtype)
+        grad_weight = (grad * centered).sum((0, 2, 3)) * inverse
         grad_x = None
         if ctx.needs_input_grad[0]:
             count = x.numel() // x.size(1)
             scale = inverse if weight is None else inverse * weight
-            centered = precise_grad - per_channel(grad_bias / count) - normalized * per_channel(grad_weight / count)
-            grad_x = (centered * per_channel(scale)).to(x.dtype)
+            offset = per_channel(-scale * grad_bias / count)
+            slope = per_channel(-scale * inverse * grad_weight / count)
+            grad_x = torch.addcmul(offset, centered, slope, out=centered)
+            grad_x = torch.addcmul(grad_x, grad, per_channel(scale), out=torch.empty_like(x))
         affine = weight is not None
         return (
             grad_x,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmrepmlp.models import ParallelBatchNorm2d, RepMLPNet
+from mmrepmlp.models.parallel_norm import MANY_CHANNELS
 from tests.conftest import TINY
 
 SETTINGS = [
@@ -82,6 +83,22 @@ def test_statistics_of_half_precision_are_those_of_float32():
     assert_same([*ours.buffers()], [*reference.buffers()], 1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(x).dtype == reference(x).dtype == torch.bfloat16
+
+
+def test_gradients_in_half_precision_are_those_of_float32():
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, 4, 3, 16, 16).bfloat16()
+    reference, ours = pair(3, torch.float32)
+    expected, actual = results(reference, x.float(), grad.float())[1:4], results(ours, x, grad)[1:4]
+    assert [gradient.dtype for gradient in actual] == [torch.bfloat16, torch.float32, torch.float32]
+    for one, other, tolerance in zip(actual, expected, (2**-8, 1e-5, 1e-5), strict=True):
+        assert (one.float() - other).abs().max() <= tolerance * other.abs().max()
+
+
+def test_many_channels_are_torch_s_own():
+    reference, ours = pair(MANY_CHANNELS, torch.float32)
+    x, grad = torch.randn(2, 2, MANY_CHANNELS, 3, 4)
+    assert_same(results(ours, x, grad), results(reference, x, grad), 0)
 
 
 def test_large_means_do_not_cancel():

@@ -71,7 +71,7 @@ class Predictor:
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location=device, logger="silent")
         self.model = build_fitting(cfg, unwrap(content))[0].to(device)
         # On a CPU, the model itself takes all cores.
-        self.workers = 0 if device == "cpu" else cfg.test_dataloader.get("num_workers", 0)
+        self.workers = 0 if torch.device(device).type == "cpu" else cfg.test_dataloader.get("num_workers", 0)
         steps = innermost_dataset(cfg).get("pipeline") or []
         visualizer = {"type": VISUALIZERS[self.framework], **(cfg.get("visualizer") or {}), "vis_backends": None}
         with self.scope():

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
+from collections import Counter
+
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
@@ -7,7 +10,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones.repmlp import RepMLPNet as MMPretrainRepMLPNet
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrepmlp.models import RepMLPNet
@@ -184,6 +189,43 @@ def test_mixed_precision_trains():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+class CountCasts(TorchDispatchMode):
+    """Count conversions between float32 and bfloat16 by dtype and shape of their input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.casts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and out.dtype != args[0].dtype:
+            self.casts[args[0].dtype, tuple(args[0].shape)] += 1
+        return out
+
+
+def test_autocast_on_a_gpu_casts_parameters_and_the_images_alone():
+    model, counter = build().train(), CountCasts()
+    with FakeTensorMode(allow_non_fake_inputs=True):  # tensors without data, so that no GPU is needed
+        model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda"))
+        x = torch.empty(4, 3, 64, 64, device="cuda")
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            with counter:
+                (out,) = model(x)
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+            torch.set_autocast_dtype("cuda", torch.float16)
+            torch.clear_autocast_cache()
+    assert out.dtype == torch.bfloat16
+    assert {dtype for dtype, _ in counter.casts} == {torch.float32}
+    cast = {shape: number for (_, shape), number in counter.casts.items()}
+    assert cast.pop((4, 3, 64, 64)) == 1
+    parameters = Counter(tuple(parameter.shape) for parameter in model.parameters())
+    for shape, number in cast.items():
+        assert sum(n for other, n in parameters.items() if math.prod(other) == math.prod(shape)) >= number, shape
 
 
 # Which calls a compiler of C++, for one stage: it takes long.

@@ -455,7 +455,7 @@ def benchmark(network, calls=50):
 
 
 def benchmark_folder(network, source, repeats=5):
-    """Print the throughput from files to outputs, and that of the graph alone, measured in turn."""
+    """Print and return the images per second from files to outputs, and of the graph alone, measured in turn."""
     paths = list(find_images(source, None).values())
     found = (network.prepare(image) for image, _ in network.stream(paths) if image is not None)
     prepared = next(found, None)
@@ -477,6 +477,7 @@ def benchmark_folder(network, source, repeats=5):
     print(
         f"{source}: {files:.1f} images/s from files to outputs, {files / graph:.0%} of the graph's {graph:.1f} images/s"
     )
+    return files, graph
 
 
 def main():
