@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Break the time of a forward pass down by kind of operator, for images of any size."""
 
-import argparse
 import math
 import statistics
 from collections import Counter
@@ -9,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
+from dev.command import make_parser, measure_and_report
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.benchmark.hardware import Hardware
 from mmrepmlp.verbs.benchmark.measure import SGEMM_SIDE, interleave, reference_matmuls
@@ -94,24 +93,21 @@ def profile_shares(call: Callable[[], object], repeats: int) -> dict[str, float]
     return {part: time / times.total() for part, time in times.items()}
 
 
+def square(side: str) -> tuple[int, int]:
+    """Height and width of a square image."""
+    return int(side), int(side)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = make_parser(__doc__)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: B")
     parser.add_argument("--img-size", type=int, help="image size of one tile, pixels (default: 224)")
-    parser.add_argument("--sizes", nargs="+", type=int, help="sides of square images, pixels (default: --img-size)")
+    parser.add_argument("--sizes", nargs="+", type=square, help="sides of square images, pixels (default: --img-size)")
     parser.add_argument("--batches", nargs="+", type=int, help="batch sizes (default: 1 8)")
     parser.add_argument("--repeats", type=int, help="timed calls (default: 15)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32")
     parser.add_argument("--threads", type=int, help="threads (default: torch's choice)")
-    parser.add_argument("--json", metavar="RESULT.json", default=None, help="write the results here")
-    arguments = vars(parser.parse_args())
-    path = arguments.pop("json")
-    if "sizes" in arguments:
-        arguments["sizes"] = [(side, side) for side in arguments["sizes"]]
-    report = benchmark_breakdown(**arguments)
-    if path:
-        report.save_json(path)
-    Console().print(report.table())
+    measure_and_report(parser, benchmark_breakdown)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure how many images a second go from files to predictions, beside what the network alone would do."""
 
-import argparse
 import importlib.util
 import statistics
 import sys
@@ -14,8 +13,8 @@ from types import ModuleType
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
 
+from dev.command import make_parser, measure_and_report
 from dev.startup import Start
 from mmrepmlp import apis
 from mmrepmlp.checkpoint import save_checkpoint
@@ -133,16 +132,10 @@ def measure_end_to_end(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = make_parser(__doc__)
     parser.add_argument("--threads", type=int, help="default: 2")
     parser.add_argument("--repeats", type=int, help="timed passes over the images (default: 5)")
-    parser.add_argument("--json", metavar="RESULT.json", default=None, help="write the results here")
-    settings = vars(parser.parse_args())
-    path = settings.pop("json")
-    report = measure_end_to_end(**settings)
-    if path:
-        report.save_json(path)
-    Console().print(report.table())
+    measure_and_report(parser, measure_end_to_end)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure how long commands take to start, beside the frameworks' own: whole processes that take turns."""
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
+from dev.command import make_parser, measure_and_report
 from mmrepmlp.errors import MMRepMLPError
 from mmrepmlp.verbs.benchmark.hardware import Hardware
 from mmrepmlp.verbs.benchmark.networks import OURS
@@ -107,16 +106,10 @@ def measure_starts(frameworks: Sequence[str] = tuple(TRAININGS), repeats: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = make_parser(__doc__)
     parser.add_argument("--frameworks", nargs="+", choices=[*TRAININGS], help="default: all")
     parser.add_argument("--repeats", type=int, help="timed runs of each command (default: 7)")
-    parser.add_argument("--json", metavar="RESULT.json", default=None, help="write the results here")
-    settings = vars(parser.parse_args())
-    path = settings.pop("json")
-    report = measure_starts(**settings)
-    if path:
-        report.save_json(path)
-    Console().print(report.table())
+    measure_and_report(parser, measure_starts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what options of a training cost in time and in memory: training steps of RepMLPNet on a CPU."""
 
-import argparse
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -9,8 +8,8 @@ from multiprocessing import get_context
 
 import torch
 from mmengine.optim import build_optim_wrapper
-from rich.console import Console
 
+from dev.command import make_parser, measure_and_report
 from mmrepmlp.models import RepMLPNet
 from mmrepmlp.verbs.benchmark.hardware import Hardware, peak_resident_memory
 from mmrepmlp.verbs.benchmark.measure import interleave
@@ -92,19 +91,13 @@ def measure_costs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = make_parser(__doc__)
     parser.add_argument("--arch", choices=["T", "B", "D", "L"], help="default: T")
     parser.add_argument("--img-size", type=int, help="pixels (default: 224)")
     parser.add_argument("--batch", type=int, help="images of a step (default: 8)")
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--repeats", type=int, help="timed steps (default: 7)")
-    parser.add_argument("--json", metavar="RESULT.json", default=None, help="write the results here")
-    settings = vars(parser.parse_args())
-    path = settings.pop("json")
-    report = measure_costs(**settings)
-    if path:
-        report.save_json(path)
-    Console().print(report.table())
+    measure_and_report(parser, measure_costs)
 
 
 if __name__ == "__main__":

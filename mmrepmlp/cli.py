@@ -115,7 +115,7 @@ def add_infer(parser: Parser) -> None:
         "--no-visualizations",
         dest="visualize",
         action="store_false",
-        help="do not draw the predictions, which takes a fifth of the time or more",
+        help="write the predictions, but no pictures of them",
     )
     parser.add("--score", type=float, help="lowest score of a detection to be drawn (default: 0.5)")
     parser.add("--overwrite")

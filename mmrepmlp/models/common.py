@@ -28,8 +28,8 @@ def is_tracing() -> bool:
 
 def is_plain() -> bool:
     """Whether to compute by the plain formula: for compilers, exporters and tracers, or in eager mode because the
-    environment variable ``MMREPMLP_PLAIN`` is set."""
-    return is_tracing() or bool(os.environ.get("MMREPMLP_PLAIN"))
+    environment variable ``MMREPMLP_PLAIN`` is 1."""
+    return is_tracing() or os.environ.get("MMREPMLP_PLAIN") == "1"
 
 
 def refuse_fx(module: nn.Module, x: Tensor | Proxy) -> None:
