@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrepmlp.errors import MMRepMLPError
+from mmrepmlp.models.common import is_plain
 
 # x86 instructions that make a precision fast, as Linux names them.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -104,7 +105,7 @@ class Hardware:
     def environment(self) -> dict[str, object]:
         """Return the environment of the measurements: processor, threads, versions, date, settings, GPU."""
         gpu = dict(gpu=torch.cuda.get_device_name(self.device), tf32=self.tf32) if self.is_gpu else {}
-        options = dict(channels_last=self.channels_last or None, autocast=self.autocast)
+        options = dict(channels_last=self.channels_last or None, autocast=self.autocast, plain=is_plain() or None)
         return {**gpu, **{name: value for name, value in options.items() if value is not None}, **processor_facts()}
 
 

@@ -62,7 +62,7 @@ def test_layout_and_autocast_are_as_asked():
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
     assert hardware.calling(layer, x)().dtype is torch.bfloat16
     assert Hardware().calling(layer, x)().dtype is torch.float32
-    assert hardware.environment()["autocast"] == "bfloat16" and "autocast" not in Hardware().environment()
+    assert hardware.environment()["autocast"] == "bfloat16" and not {"autocast", "plain"} & {*Hardware().environment()}
 
 
 @pytest.mark.slow
@@ -89,6 +89,11 @@ def test_on_a_gpu(name, settings):
 def test_memory_on_a_gpu():
     mebibytes = Hardware("cuda").peak_memory(lambda: torch.ones(64 * 2**20, dtype=torch.uint8, device="cuda").sum())
     assert mebibytes == pytest.approx(64, abs=8)
+
+
+def test_the_plain_formula_is_reported(monkeypatch):
+    monkeypatch.setenv("MMREPMLP_PLAIN", "1")
+    assert Hardware().environment()["plain"] is True
 
 
 @GPU
